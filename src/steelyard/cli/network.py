@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard.cli.output import Output, write
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.scenario.fields import fields_of
-from steelyard.scenario.network import asks_net, read_net_scenario
+from steelyard.scenario.network import asks_net, read_net_scenario, sets_of
 from steelyard.scenario.ranges import expand
 from steelyard.scenario.space import asks_space, read_space_scenario
 from steelyard.scenario.words import Problems
@@ -43,7 +43,7 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
     found: list[NetEstimate] = []
     for on in [p.strip() for p in str(question.on).split(",") if p.strip()] or [""]:
         scenario = read_net_scenario({**words, "model": model, "on": on}, problems)
-        chosen = np.array(batches) if "batch" not in str(words.get("set", "")) else np.array([scenario.batch])
+        chosen = np.array([scenario.batch] if "batch" in sets_of(words.get("set", "")) else batches)
         found += estimates_of(scenario.with_batches(chosen))
     return found
 

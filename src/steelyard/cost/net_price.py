@@ -23,11 +23,22 @@ from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
+from steelyard.interval import Z80
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["UNMEASURED", "NetPrice", "by_arithmetic", "energy_j", "price_net", "reach_of", "scale_of", "weighed"]
+__all__ = [
+    "UNMEASURED",
+    "NetPrice",
+    "by_arithmetic",
+    "energy_j",
+    "log_spread",
+    "price_net",
+    "reach_of",
+    "scale_of",
+    "weighed",
+]
 
 #: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
 UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
@@ -142,6 +153,11 @@ def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> t
         least, limit = work, np.maximum(work, traffic)
     kernel_s = np.maximum(total, least)
     return kernel_s, np.minimum(limit, kernel_s)
+
+
+def log_spread(reach: Reach, machine: Machine) -> float:
+    """Standard deviation of log(true / predicted): of a machine that was measured, or of another."""
+    return float(np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80)
 
 
 def scale_of(machine: Machine, reach: Reach) -> tuple[float, float, float]:

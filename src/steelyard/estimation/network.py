@@ -18,13 +18,13 @@ from steelyard.cost.collective import collective_time_s
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_groups import elsewhere
-from steelyard.cost.net_price import UNMEASURED, NetPrice, price_net
+from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
 from steelyard.cost.op_models import fabrics, link_parameters
-from steelyard.interval import Z80, interval80
+from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
 from steelyard.provenance import Ledger, content_hash
-from steelyard.scenario.fields import NETWORK, fields_of
+from steelyard.scenario.fields import NETWORK, PRICE, fields_of
 from steelyard.scenario.network import NetScenario
 from steelyard.workload.pipelines import Phase
 from steelyard.workload.tensor_counts import touched
@@ -158,22 +158,17 @@ def _estimate(
     phases = tuple(_phase(scenario, p, priced, i) for p, priced in zip(scenario.phases, prices, strict=True))
     time, limit = sum(p.time_s for p in phases), sum(p.limit_s for p in phases)
     reach, ledger = prices[0].reach, Ledger()
-    measured = machine.name in reach.measured
-    spread = np.log(reach.spread if measured else reach.spread_elsewhere) / Z80
-    low, high = (float(x) for x in interval80(time, spread, at_least=limit))
+    low, high = (float(x) for x in interval80(time, log_spread(reach, machine), at_least=limit))
     joules, arithmetic = (
         sum(p.repeats * p.devices * float(x[min(i, len(x) - 1)]) for p, x in zip(scenario.phases, each, strict=True))
         for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
     )
-    joules += sum(
-        (scenario.sharing - p.devices) * static_power_w(machine) * t.time_s
-        for p, t in zip(scenario.phases, phases, strict=True)
-        if scenario.sharing > p.devices
-    )
+    idle_s = sum(max(0, scenario.sharing - p.devices) * t.time_s for p, t in zip(scenario.phases, phases, strict=True))
+    joules += static_power_w(machine) * idle_s
     passes = count / scenario.together  # beside each other
     rate, energy = scenario.batch * passes / time, joules / scenario.batch
-    _account(scenario, prices[0], ledger, measured)
-    hourly = hourly_price(machine, scenario.words.get("usd_per_hour"), ledger, scenario.cluster.system)
+    _account(scenario, prices[0], ledger)
+    hourly = hourly_price(machine, scenario.words.get(PRICE), ledger, scenario.cluster.system)
     usd = None if hourly.usd_per_hour is None else hourly.usd_per_hour * count / 3600 / rate * 1e6
     interval = {
         "latency_s": (low, high),
@@ -234,7 +229,7 @@ def _exchange_s(scenario: NetScenario, phase: Phase) -> float:
     return float(each) * phase.exchanges
 
 
-def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: bool) -> None:
+def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
     """Sources, assumptions and guesses of an answer."""
     machine, runtime, reach = scenario.cluster.machine, scenario.runtime, priced.reach
     account(machine, ledger)
@@ -258,7 +253,7 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger, measured: 
         ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
     elif not reach.measured:
         ledger.guess(f"runtime.{runtime.name}", reach.source)
-    elif not measured:
+    elif machine.name not in reach.measured:
         ledger.guess(f"runtime.{runtime.name}", f"measured on {', '.join(reach.measured)}, borrowed for {machine.name}")
 
 

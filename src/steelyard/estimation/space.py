@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
-from steelyard.cost.net_price import NetPrice, energy_j, price_net, reach_of
+from steelyard.cost.net_price import NetPrice, energy_j, log_spread, price_net, reach_of
 from steelyard.cost.space_price import SpacePrices, price_space
-from steelyard.interval import Z80, interval80
+from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE
-from steelyard.scenario.network import NetScenario
+from steelyard.scenario.network import NetScenario, sets_of
 from steelyard.scenario.space import SpaceScenario
 from steelyard.workload.nets import load_net
 from steelyard.workload.tensor_graph import TensorGraph
@@ -82,12 +82,11 @@ def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
     prices = _prices(scenario)
     usd = energy = limit = None
     if network is not None:
-        machine, reach = network.cluster.machine, _reach(network)
+        machine = network.cluster.machine
         limit = prices["limit_s"](counts)
         busy = prices["kernel_s"](counts)
         time = np.maximum(busy, prices["host_s"](counts)) + prices["step_s"](counts)
-        spread = np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80
-        low, high = interval80(time, spread, at_least=limit)
+        low, high = interval80(time, log_spread(_reach(network), machine), at_least=limit)
         account(machine, ledger)
         usd = hourly_price(machine, network.words.get(PRICE), ledger, network.cluster.system).usd_per_hour
         if scenario.space.name == "nb201" and network.runtime.fuses != "nothing" and scenario.device is None:
@@ -124,8 +123,7 @@ def _prices(scenario: SpaceScenario) -> SpacePrices:
     """What every choice costs on the machine; multiply-accumulates and parameters where there is none."""
     space, network = scenario.space, scenario.network
     words: Mapping[str, Any] = network.words if network else {}
-    sets = dict(part.split("=", 1) for part in str(words.get("set") or "").replace(" ", "").split(",") if "=" in part)
-
+    sets = sets_of(words.get("set", ""))
     sets.pop("batch", None)
 
     def graph_of(code: Any) -> TensorGraph:

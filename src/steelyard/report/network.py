@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from steelyard.report.estimate import SCHEMA
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "flat", "kernels_of", "parts", "parts_explained", "report", "summary", "to_dict"]
 
-SCHEMA = "steelyard.estimate/2"
 #: Classes of kernels shown one by one before the rest is summed.
 _SHOWN = 24
 
@@ -112,6 +112,12 @@ def report(found: NetEstimate, width: int | None = None) -> str:
     return render(parts(found), width)
 
 
+def _unknown(found: NetEstimate) -> list[Any]:
+    """Ops that the table does not have."""
+    texts = [f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes" for u in found.unknown_ops]
+    return bullets("ops that are not known, priced as traffic", texts)
+
+
 def _title(found: NetEstimate) -> list[Any]:
     s = found.scenario
     return [
@@ -147,7 +153,6 @@ def parts(found: NetEstimate) -> list[Any]:
             Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
         ]
     )
-    unknown = [f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes" for u in found.unknown_ops]
     guesses = [f"{path}: {reason}" for path, reason in found.ledger.guesses.items() if path.startswith("runtime.")]
     sources = [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]
     return [
@@ -159,7 +164,7 @@ def parts(found: NetEstimate) -> list[Any]:
         "",
         rates,
         "",
-        *bullets("ops that are not known, priced as traffic", unknown),
+        *_unknown(found),
         *bullets("assumed", found.ledger.assumptions),
         *bullets("guessed", guesses),
         *bullets("sources", sources),
@@ -224,7 +229,6 @@ def parts_explained(found: NetEstimate) -> list[Any]:
         ]
         for r in dear
     ]
-    unknown = [f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes" for u in found.unknown_ops]
     return [
         *_title(found),
         "",
@@ -239,7 +243,7 @@ def parts_explained(found: NetEstimate) -> list[Any]:
             fold=["module"],
         ),
         "",
-        *bullets("ops that are not known, priced as traffic", unknown),
+        *_unknown(found),
         *bullets("guesses", [f"{path}: {reason}" for path, reason in found.ledger.guesses.items()]),
     ]
 
@@ -252,7 +256,8 @@ def explained_dict(found: NetEstimate) -> dict[str, Any]:
 
 def table(found: Sequence[NetEstimate], width: int | None = None) -> str:
     """Several answers as a table."""
-    several = {name for name in ("machine", "batch") if len({flat(f)[name] for f in found}) > 1}
+    flats = [flat(f) for f in found]
+    several = {name for name in ("machine", "batch") if len({row[name] for row in flats}) > 1}
     head = [
         *(n for n in ("machine", "batch") if n in several),
         "latency",
@@ -263,8 +268,7 @@ def table(found: Sequence[NetEstimate], width: int | None = None) -> str:
         "",
     ]
     rows = []
-    for f in found:
-        row = flat(f)
+    for f, row in zip(found, flats, strict=True):
         cells = [f"{row[n]:,}" if n == "batch" else str(row[n]) for n in ("machine", "batch") if n in several]
         low, high = f.interval["latency_s"]
         cells += [q(f.latency_s, "s"), span(low, high), figure(f.throughput_per_s), figure(f.energy_j_per_item)]

@@ -32,7 +32,7 @@ from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetScenario", "asks_net", "read_net_scenario"]
+__all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +107,11 @@ def _served(name: str) -> bool:
     return True
 
 
+def _is_pipeline(model: Any) -> bool:
+    """Whether a model is the name of a pipeline."""
+    return isinstance(model, str) and is_pipeline(model)
+
+
 def _is_module(model: Any) -> bool:
     """Whether it is a module of torch, which is not imported to know."""
     torch = sys.modules.get("torch")
@@ -116,7 +121,7 @@ def _is_module(model: Any) -> bool:
 def _phases(values: Mapping[str, Any], sets: Mapping[str, Any]) -> tuple[Phase, ...]:
     """What runs, in order: one pass of a network, or the phases of a pipeline. Raises :class:`InputError`."""
     model = values["model"]
-    if isinstance(model, str) and is_pipeline(model):
+    if _is_pipeline(model):
         if values["train"]:
             raise InputError("training of pipelines is not priced", field="train")
         return phases_of(model, size=values["size"], steps=values["steps"], sets=sets)
@@ -166,7 +171,7 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     cluster = problems.read(read_cluster, values["on"]) if values["on"] else None
     if cluster is None and not values["on"]:
         problems.add([Problem("on", "required field is missing (machine: NAME or NAME:COUNT)")])
-    sets = problems.read(_sets, values["set"]) or {}
+    sets = problems.read(sets_of, values["set"]) or {}
     runtime = problems.read(find_runtime, values["runtime"]) if values["runtime"] else None
     precision = problems.read(precision_named, values["precision"]) if values["precision"] else None
     problems.done()
@@ -175,19 +180,19 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
         if "batch" in sets:
             values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
     batch, phases = values["batch"], problems.read(_phases, values, sets)
+    piped = _is_pipeline(values["model"])
     machine = cluster.machine
     runtime = runtime or usual_runtime(machine.launch, machine.family)
     if runtime.families and machine.family not in runtime.families:
         made = ", ".join(runtime.families)
         raise InputError(f"{runtime.name} is for machines of {made}; {machine.name} is none of them", field="runtime")
     if precision is None:
-        piped = isinstance(words.get("model"), str) and is_pipeline(words["model"])
         usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision
         precision = _usual_precision(cluster, "bf16" if piped else usual)
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
-    if values["cp"] > 1 and not (isinstance(values["model"], str) and is_pipeline(values["model"])):
+    if values["cp"] > 1 and not piped:
         problems.add([Problem("cp", "only steps of a diffusion pipeline are shared by several devices")])
     elif cluster.count % values["cp"]:
         problems.add([Problem("cp", f"expected a divisor of the {cluster.count} devices of --on, got {values['cp']}")])
@@ -195,8 +200,8 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     assert phases is not None
     if values["cp"] > 1:
         phases = tuple(replace(p, devices=values["cp"]) if p.repeats > 1 else p for p in phases)
-    model, layout = values["model"], values["layout"] or runtime.layout
-    name = find_pipeline(model).name if isinstance(model, str) and is_pipeline(model) else phases[0].graph.name
+    layout = values["layout"] or runtime.layout
+    name = find_pipeline(values["model"]).name if piped else phases[0].graph.name
     found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
     raise_all([p for technique in techniques for p in technique.network_problems(found)])
     for technique in sorted(techniques, key=lambda t: t.mechanism or t.name):
@@ -236,8 +241,8 @@ def _quantised(graph: TensorGraph) -> bool:
     return 2 * sum(graph.tensors[n.inputs[0]].dtype in ("i8", "u8") for n in products) > len(products)
 
 
-def _sets(text: str) -> dict[str, str]:
-    """``batch=1,tokens=128`` as sizes and parameters by name."""
+def sets_of(text: str) -> dict[str, str]:
+    """``batch=1,tokens=128`` as sizes and parameters by name. Raises :class:`InputError`."""
     found: dict[str, str] = {}
     for part in filter(None, (p.strip() for p in (text or "").split(","))):
         name, equals, value = (x.strip() for x in part.partition("="))
