@@ -199,3 +199,10 @@ def test_ten_networks_to_measure_first_are_a_file_to_fill_in(capsys: pytest.Capt
     head, *rows = capsys.readouterr().out.splitlines()
     assert head == "architecture,seconds"
     assert len(SPACES["fbnet"].codes(row.rstrip(",") for row in rows)) == 10
+
+
+def test_a_space_has_the_interval_of_its_precision() -> None:
+    words = {"runtime": "qnn", "precision": "int8"}
+    every = sy.estimate("nb201:all", "snapdragon_8_gen_3", **words)
+    one = sy.estimate(f"nb201:{every.architectures[0]}", "snapdragon_8_gen_3", **words)
+    assert every.high_s[0] / every.latency_s[0] == pytest.approx(one.interval["latency_s"][1] / one.latency_s)

@@ -116,7 +116,8 @@ def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
 
 
 def _reach(network: NetScenario) -> Any:
-    return reach_of(network.runtime, network.cluster.machine, network.layout, bool(network.words.get("train")))
+    train, precision = bool(network.words.get("train")), network.precision.name
+    return reach_of(network.runtime, network.cluster.machine, network.layout, train, precision)
 
 
 def _prices(scenario: SpaceScenario) -> SpacePrices:
