@@ -18,15 +18,12 @@ import numpy as np
 
 from steelyard.deployment.runtime import find_runtime
 from steelyard.errors import InputError
-from steelyard.estimation.network import estimates_of
 from steelyard.machine.cluster import parse_cluster
 from steelyard.measurements.reader import Ask, Comparison, comparison, machine_name
-from steelyard.scenario.network import read_net_scenario
-from steelyard.scenario.words import Problems
 from steelyard.workload.ingest.kept_graph import read_graph
 from steelyard.workload.nets import load_net
 from steelyard.workload.tensor_graph import TensorGraph
-from steelyard_validation.networks import KEPT
+from steelyard_validation.networks import KEPT, answers
 
 __all__ = ["ABSENT", "EdgeRow", "compare", "edge_graph"]
 
@@ -83,12 +80,7 @@ def _answers(net: str, machine: str, runtime: str, precision: str, batches: tupl
     graph = edge_graph(net)
     if isinstance(graph, str):
         return graph
-    words = {"on": parse_cluster(machine), "runtime": runtime, "precision": precision, "batch": 1, "model": graph}
-    try:
-        many = read_net_scenario(words, Problems()).with_batches(np.array(batches))
-        return np.array([(e.latency_s, *e.interval["latency_s"], e.limit_s) for e in estimates_of(many)])
-    except InputError as error:
-        return str(error)[:80]
+    return answers(graph, {"on": parse_cluster(machine), "runtime": runtime, "precision": precision}, batches)
 
 
 def compare(ask: Ask, table: str, rows: Sequence[EdgeRow]) -> Iterator[Comparison]:

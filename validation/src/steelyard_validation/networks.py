@@ -5,16 +5,23 @@ from __future__ import annotations
 import os
 import re
 import zlib
+from collections.abc import Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from steelyard.errors import InputError
+from steelyard.estimation.network import estimates_of
+from steelyard.scenario.network import read_net_scenario
+from steelyard.scenario.words import Problems
 from steelyard.workload.ingest.kept_graph import read_graph
 from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["FUSED_FROM", "KEPT", "family_of", "held_out", "split_of", "timm_graph"]
+__all__ = ["FUSED_FROM", "KEPT", "answers", "family_of", "held_out", "split_of", "timm_graph"]
 
 #: Folder of graphs ``MODEL@SIZE.json.gz`` traced before, so that a run does not trace a thousand networks again.
 KEPT = "STEELYARD_GRAPHS"
@@ -63,3 +70,12 @@ def timm_graph(model: str, size: int, fused: bool = False) -> TensorGraph | str:
     except InputError as error:
         return str(error)[:80]
     return "timm is not installed, and the catalogue has no network of this name"
+
+
+def answers(graph: TensorGraph, words: Mapping[str, Any], batches: Any) -> Any:
+    """Time, ends of its interval and limit ``[batches, 4]`` as the public verb answers; or why there is none."""
+    try:
+        many = read_net_scenario({**words, "model": graph, "batch": 1}, Problems()).with_batches(np.asarray(batches))
+        return np.array([(e.latency_s, *e.interval["latency_s"], e.limit_s) for e in estimates_of(many)])
+    except InputError as error:
+        return str(error)[:80]

@@ -29,6 +29,7 @@ from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.machine.catalogue import find_machine
 from steelyard_validation.edge import EdgeRow, edge_graph
+from steelyard_validation.fits.networks import entry, said, spread_of
 from steelyard_validation.readers import hailo, phones, qualcomm_vision, rockchip_vision
 
 __all__ = ["TABLES", "Rows", "entries", "pooled", "read_rows"]
@@ -175,20 +176,6 @@ def _transferred(rows: Rows, usual: Any, pull: float, draws: int = 5) -> tuple[A
     return (np.concatenate(made), np.concatenate(true)) if made else (np.zeros(0), np.zeros(0))
 
 
-def _said(predicted: Any, measured: Any) -> str:
-    from scipy.stats import spearmanr
-
-    error = np.abs(predicted / measured - 1.0)
-    rank = float(spearmanr(predicted, measured).statistic)
-    median, mean, p90 = (100 * float(x) for x in (np.median(error), error.mean(), np.quantile(error, 0.9)))
-    return f"median {median:.1f} %, mean {mean:.1f}, p90 {p90:.0f}, rank {rank:.3f}, n {len(error):,}"
-
-
-def _within(predicted: Any, measured: Any) -> float:
-    """The factor within which 80 % lie."""
-    return float(np.exp(np.quantile(np.abs(np.log(predicted / measured)), 0.8)))
-
-
 def entries(tables: Path, name: str) -> str:
     """The entries of a table's runtimes, with the errors of what was left out as comments."""
     rows, pull, lines = read_rows(tables, name), PULL.get(name, 3.0), []
@@ -204,35 +191,30 @@ def entries(tables: Path, name: str) -> str:
         found, scales = pooled(mine, common, pull)
         alone = _left_out(rows, way, pull)
         moved, true = _transferred(mine, common, pull)
-        spread = _within(alone, mine.time_s)
-        lines.append(f"# {way}: each network left out: {_said(alone, mine.time_s)}")
+        spread = spread_of(alone, mine.time_s)
+        lines.append(f"# {way}: each network left out: {said(alone, mine.time_s)}")
         for m in sorted(scales):
             of = mine.machine == m
-            lines.append(f"#   {m}: {_said(alone[of], mine.time_s[of])}")
+            lines.append(f"#   {m}: {said(alone[of], mine.time_s[of])}")
         if len(true):
-            lines.append(f"#   a machine left out but for ten networks: {_said(moved, true)}")
+            lines.append(f"#   a machine left out but for ten networks: {said(moved, true)}")
         strange = np.concatenate([_alone(mine, m, common, pull) for m in scales]) if len(scales) > 1 else alone * 1.5
         order = np.concatenate([np.flatnonzero(mine.machine == m) for m in scales])
-        told = _within(strange, mine.time_s[order])
+        told = spread_of(strange, mine.time_s[order])
         by = dict(zip(GROUP_TERMS, found, strict=True))
-        times = ", ".join(f'"{n}" = {v:.3g}' for n, v in by.items() if n not in ("kernels", "pass"))
-        lines += [
-            "[[runtime.reach]]",
+        times = {n: v for n, v in by.items() if n not in ("kernels", "pass")}
+        fields = [
             f'stacks = ["npu"]  # {runtime}',
             f'machines = ["{find_machine(sorted(scales)[0]).family}"]',
             f'precisions = ["{precision}"]',
             f"measured = {sorted(map(str, scales))}".replace("'", '"'),
-            f"times = {{ {times} }}",
-            f"kernel_s = {by['kernels']:.3g}",
             f"step_s = {by['pass']:.3g}",
-            f"spread = {spread:.3g}",
-            f"spread_elsewhere = {max(told, spread):.3g}",
             f'source = "fitted to {len(mine.time_s):,} passes of {len(set(mine.network))} networks"',
         ]
+        lines += entry(times, by["kernels"], (spread, told), *fields)
         if len(scales) > 1:
             lines.append("[runtime.reach.scale]")
-            lines += [f"{m} = [{', '.join(f'{float(x):.3g}' for x in s)}]" for m, s in scales.items()]
-        lines.append("")
+            lines += [*(f"{m} = [{', '.join(f'{float(x):.3g}' for x in s)}]" for m, s in scales.items()), ""]
     return "\n".join(lines)
 
 

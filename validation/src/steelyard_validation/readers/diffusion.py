@@ -7,7 +7,7 @@ an item (``cp``); the factors were fitted to one. Energy is that of the devices.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,14 @@ def _answered(words: dict[str, Any] | str) -> NetEstimate | str:
         return str(error)[:80]
 
 
+def _columns(found: Sequence[NetEstimate | str], figure: str) -> dict[str, Any]:
+    """A figure of the answers with its interval, and why there is none."""
+    rows = [(np.nan,) * 3 if isinstance(f, str) else (getattr(f, figure), *f.interval[figure]) for f in found]
+    predicted, low, high = np.array(rows).reshape(-1, 3).T
+    why = [f if isinstance(f, str) else "" for f in found]
+    return {"predicted": predicted, "low": low, "high": high, "why": why}
+
+
 _SIZES = ["image_height", "image_width", "video_height", "video_width", "num_frames"]
 _ENERGIES = ["energy_per_image_joules", "energy_per_video_joules"]
 #: What a row of ML.ENERGY's table states.
@@ -89,11 +97,8 @@ def _energy_table(path: Path, ask: Ask) -> Iterator[Comparison]:
                 for m, n in zip(frame["model"], frame["num_gpus"], strict=True)
             ],
             measured=measured,
-            predicted=[np.nan if isinstance(f, str) else getattr(f, ours) for f in found],
-            low=[np.nan if isinstance(f, str) else f.interval[ours][0] for f in found],
-            high=[np.nan if isinstance(f, str) else f.interval[ours][1] for f in found],
             split=np.where((frame["num_gpus"] == 1) & (metric == "time_s"), "fit", "left-out"),
-            why=[f if isinstance(f, str) else "" for f in found],
+            **_columns(found, ours),
         )
 
 
@@ -126,8 +131,5 @@ def _serving_table(path: Path, ask: Ask) -> Iterator[Comparison]:
         machine=frame["machine"].astype(str),
         family=[str(m).rpartition("/")[2] for m in frame["model"]],
         measured=frame["value"].to_numpy(dtype=np.float64),
-        predicted=[np.nan if isinstance(f, str) else f.latency_s for f in found],
-        low=[np.nan if isinstance(f, str) else f.interval["latency_s"][0] for f in found],
-        high=[np.nan if isinstance(f, str) else f.interval["latency_s"][1] for f in found],
-        why=[f if isinstance(f, str) else "" for f in found],
+        **_columns(found, "latency_s"),
     )

@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.errors import InputError
-from steelyard.estimation.network import estimates_of
 from steelyard.machine.cluster import parse_cluster
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard.scenario.network import read_net_scenario
-from steelyard.scenario.words import Problems
-from steelyard_validation.networks import FUSED_FROM, family_of, split_of, timm_graph
+from steelyard_validation.networks import FUSED_FROM, answers, family_of, split_of, timm_graph
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,11 +91,4 @@ def _answers(key: Any, batches: Any, train: bool) -> Any:
     if float(graph.macs()) > LARGEST * 1e9:
         return f"over {LARGEST:g} GMAC"
     words = {"on": parse_cluster(_machine(str(hardware))), "runtime": RUNTIMES[str(compiled)], "train": train}
-    words |= {"precision": str(precision), "layout": str(layout), "batch": 1}
-    try:
-        scenario = read_net_scenario({**words, "model": graph}, Problems())
-        many = scenario.with_batches(batches)
-        rows = [(e.latency_s, *e.interval["latency_s"], e.limit_s) for e in estimates_of(many)]
-    except InputError as error:
-        return str(error)[:80]
-    return np.array(rows)
+    return answers(graph, {**words, "precision": str(precision), "layout": str(layout)}, batches)
