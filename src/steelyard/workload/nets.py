@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache, lru_cache
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -234,19 +233,12 @@ def _read(path: Path, sides: tuple[int, ...], values: dict[str, Any]) -> TensorG
             "the sizes of a file are its own; open ones are set by name, as --set height=320", field="size"
         )
     if path.suffix.lower() == ".onnx":
-        return _onnx(path, values)
+        from steelyard.workload.ingest.onnx import read_onnx
+
+        return read_onnx(path, values)
     from steelyard.workload.ingest.kept_graph import read_graph
 
     return _with(read_graph(path), values)
-
-
-def _onnx(path: Path, values: dict[str, Any]) -> TensorGraph:
-    try:
-        read = import_module("steelyard.workload.ingest.onnx").read_onnx
-    except ModuleNotFoundError:
-        raise InputError("files of ONNX are not read yet", field="model") from None
-    graph: TensorGraph = read(path, values)
-    return graph
 
 
 def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> TensorGraph:

@@ -200,10 +200,6 @@ class TensorGraph:
         width = bits if bits and t.dtype in ("f32", "f16", "bf16") else WIDTHS[t.dtype]
         return self.elements(tensor, sizes) * width / 8
 
-    def producers(self) -> dict[int, int]:
-        """The node that writes each tensor."""
-        return {o: i for i, n in enumerate(self.nodes) for o in n.outputs}
-
     def users(self) -> dict[int, list[int]]:
         """The nodes that read each tensor."""
         found: dict[int, list[int]] = {}

@@ -17,7 +17,7 @@ from steelyard.workload.op_table import named_by
 __all__ = ["OURS", "einsum_depth", "found", "window"]
 
 #: Domains whose ops have the names of the table.
-OURS = ("", "ai.onnx", "com.microsoft", "com.ms.internal.nhwc", "com.microsoft.nchwc")
+OURS = ("", "com.microsoft", "com.ms.internal.nhwc", "com.microsoft.nchwc")
 
 _Attributes = Mapping[str, Any]
 _Ins = Sequence[Value | None]
@@ -77,15 +77,13 @@ def _conv(
     return [Found("conv", ins, outs, facts)]
 
 
-def _product(
-    x: Value, w: Value, more: Sequence[Value], outs: list[Value], transposed: bool = False, depth: int = 0
-) -> list[Found]:
+def _product(x: Value, w: Value, more: Sequence[Value], outs: list[Value], transposed: bool = False) -> list[Found]:
     """A linear layer where the second operand is a weight of two extents, else a product of two activations."""
     if not x.shape:
         raise InputError("a matrix product has a scalar operand")
     facts: dict[str, Any] = {}
-    if depth or transposed:
-        facts["depth"] = depth or (x.shape[-2] if len(x.shape) > 1 else x.shape[-1])
+    if transposed:
+        facts["depth"] = x.shape[-2] if len(x.shape) > 1 else x.shape[-1]
     op = "linear" if w.const and len(w.shape) == 2 else "matmul"
     return [Found(op, [x, w, *more], outs, facts)]
 

@@ -71,12 +71,12 @@ def _step(node: Any) -> Step:
     bare.input.extend(f"i{i}" if n else "" for i, n in enumerate(node.input))
     bare.output.extend(f"o{i}" for i, _ in enumerate(node.output))
     bare.attribute.extend(a for a in node.attribute if a.type not in (5, 10))
-    attributes = {a.name: _value(a, node.op_type) for a in node.attribute}
+    attributes = {a.name: _value(a) for a in node.attribute}
     key = bare.SerializeToString(deterministic=True)
     return Step(domain, node.op_type, printable(node.name[:200]), list(node.input), list(node.output), attributes, key)
 
 
-def _value(attribute: Any, op: str) -> Any:
+def _value(attribute: Any) -> Any:
     """The value of an attribute in Python; tensors as weights, graphs as parts."""
     if attribute.type in _ATTRIBUTES:
         value = getattr(attribute, _ATTRIBUTES[attribute.type])

@@ -211,7 +211,7 @@ class Walk:
             return
         for out in outs:
             out.role, out.of = "weight", largest
-            out.dtype = memory(largest).type if op in _THROUGH and op != "Cast" else ""
+            out.dtype = memory(largest).type if op in _THROUGH else ""
         self.recorder.kept += [x for x in roots if x is not largest]
 
     def _outputs(self, step: Step, ins: Sequence[Value | None]) -> list[Value]:
