@@ -18,7 +18,7 @@ from steelyard.errors import InputError, show
 from steelyard.workload.extent import parse, stated
 from steelyard.workload.tensor_graph import WIDTHS, Node, Tensor, TensorGraph
 
-__all__ = ["SCHEMA", "graph_of", "packed", "read_graph"]
+__all__ = ["SCHEMA", "data_of", "graph_of", "packed", "read_graph"]
 
 SCHEMA = "steelyard.graph/1"
 _ROLES = ("input", "weight", "buffer", "constant", "activation")
@@ -26,9 +26,9 @@ _ROLES = ("input", "weight", "buffer", "constant", "activation")
 _MOST_BYTES, _MOST = 64 << 20, 400_000
 
 
-def packed(graph: TensorGraph) -> bytes:
-    """The graph as JSON packed with gzip; equal graphs give equal bytes."""
-    data = {
+def data_of(graph: TensorGraph) -> dict[str, Any]:
+    """The graph as plain data, which :func:`graph_of` reads."""
+    return {
         "schema": SCHEMA,
         "name": graph.name,
         "source": graph.source,
@@ -37,7 +37,11 @@ def packed(graph: TensorGraph) -> bytes:
         "outputs": list(graph.outputs),
         "nodes": [[n.op, list(n.inputs), list(n.outputs), n.name, dict(n.facts)] for n in graph.nodes],
     }
-    return gzip.compress(json.dumps(data, separators=(",", ":")).encode(), 9, mtime=0)
+
+
+def packed(graph: TensorGraph) -> bytes:
+    """The graph as JSON packed with gzip; equal graphs give equal bytes."""
+    return gzip.compress(json.dumps(data_of(graph), separators=(",", ":")).encode(), 9, mtime=0)
 
 
 def read_graph(path: Path) -> TensorGraph:

@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 
 from steelyard.documents import open_file
 from steelyard.errors import InputError, Problem, SteelyardError, raise_all
-from steelyard.workload.ingest.kept_graph import graph_of, packed
+from steelyard.workload.ingest.kept_graph import data_of, graph_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["MOST_BYTES", "MOST_MEMORY", "MOST_S", "read_onnx"]
@@ -114,15 +114,12 @@ def _problem(problem: Problem, name: str) -> tuple[str, str]:
 
 
 def _graph(stream: BinaryIO, name: str, sets: dict[str, int]) -> Any:
-    import gzip
-
     from steelyard.workload.ingest.onnx_model import graph_of_model
     from steelyard.workload.ingest.onnx_slim import slim
 
     size = stream.seek(0, os.SEEK_END)
     stream.seek(0)
-    graph = graph_of_model(slim(stream, size), name, sets)
-    return json.loads(gzip.decompress(packed(graph)))
+    return data_of(graph_of_model(slim(stream, size), name, sets))
 
 
 def _limited() -> None:
