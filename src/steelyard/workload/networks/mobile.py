@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Annotated, Literal
 
@@ -115,22 +115,8 @@ class Mobile:
         """Every row as its blocks, widths and depths scaled."""
         for row in self.stages:
             block, count = _read(row)
-            wide = rounded(block.channels * self.width)
-            first = Block(
-                block.kind,
-                wide,
-                block.kernel,
-                block.stride,
-                block.expand,
-                block.reduce,
-                block.groups,
-                block.before,
-                block.act or self.act,
-            )
-            later = Block(
-                first.kind, wide, first.kernel, 1, first.expand, first.reduce, first.groups, first.before, first.act
-            )
-            yield [first] + [later] * (ceil(count * self.depth) - 1)
+            first = replace(block, channels=rounded(block.channels * self.width), act=block.act or self.act)
+            yield [first] + [replace(first, stride=1)] * (ceil(count * self.depth) - 1)
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
