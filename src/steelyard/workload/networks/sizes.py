@@ -85,15 +85,17 @@ def slid(size: Size, kernel: int, stride: int, padding: int, dilation: int, *, u
     Raises:
         InputError: the window is larger than the side, or an open size does not divide by the stride.
     """
-    room = plus(size, padding - dilation * (kernel - 1) - 1)
-    if isinstance(room, int):
+    reach = dilation * (kernel - 1) + 1
+    if isinstance(size, int):
+        room = size + padding - reach
         if room < 0:
             raise InputError(
                 f"a window of {kernel} does not fit a side of {size}: the input is too small", field="size"
             )
         places = room // stride + 1
-        if up and room % stride and places * stride < int(size if isinstance(size, int) else 0) + padding // 2:
+        if up and room % stride and places * stride < size + padding // 2:
             places += 1
         return places
-    constant = _terms(room).get((), 0)
-    return plus(divided(plus(room, -constant), stride), constant // stride + 1)
+    opened = plus(size, padding - reach)
+    constant = _terms(opened).get((), 0)
+    return plus(divided(plus(opened, -constant), stride), constant // stride + 1)
