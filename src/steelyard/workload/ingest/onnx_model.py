@@ -6,6 +6,7 @@ Everything here runs on data of strangers; :mod:`steelyard.workload.ingest.onnx`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -102,7 +103,7 @@ def _opened(
 
 
 def _walked(walk: Walk, sizes: Sizes, declared: Mapping[str, Sequence[int | str]], batch: int) -> Recorder:
-    known = {**sizes.values, **dict.fromkeys(sizes.batch, batch)}
+    known = sizes.known(batch)
     said = {}
     for name, shape in declared.items():
         try:
@@ -261,7 +262,7 @@ def _source(model: Any) -> str:
 def _with_source(graph: TensorGraph, source: str, notes: Mapping[str, int]) -> TensorGraph:
     words = [f"{words} ({n} times)" if n > 1 else words for words, n in notes.items()]
     said = "; ".join([source, *words[:5]])[:400]
-    return TensorGraph(graph.name, graph.nodes, graph.tensors, graph.outputs, graph.symbols, said)
+    return replace(graph, source=said)
 
 
 def _joined(walks: Sequence[Recorder], symbols: Mapping[str, int], name: str) -> TensorGraph:

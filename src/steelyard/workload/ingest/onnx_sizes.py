@@ -37,9 +37,13 @@ class Sizes:
     batch: frozenset[str] = frozenset()
     usual: int = 1
 
+    def known(self, batch: int) -> dict[str, int]:
+        """The value of every open size at a batch."""
+        return {**self.values, **dict.fromkeys(self.batch, batch)}
+
     def at(self, batch: int) -> dict[str, tuple[int, ...]]:
         """Shapes of the inputs. Raises :class:`InputError` where one is none."""
-        known = {**self.values, **dict.fromkeys(self.batch, batch)}
+        known = self.known(batch)
         return {name: tuple(size_of(d, known, name) for d in shape) for name, shape in self.inputs.items()}
 
 
