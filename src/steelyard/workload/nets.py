@@ -57,7 +57,7 @@ class NetEntry:
         if not 1 <= len(self.size) <= 4 or not all(1 <= s <= 2**24 for s in self.size):
             yield Problem("size", f"expected one to four sides, got {show(self.size)}")
         if self.family and normalise(self.family) not in {normalise(n) for n in NETWORKS}:
-            yield Problem("family", str(UnknownName("network family", self.family, NETWORKS).problems[0].message))
+            yield Problem("family", UnknownName("network family", self.family, NETWORKS).message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,8 +267,8 @@ def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any],
     entry = find_net(name)
     kind = NETWORKS.get(entry.family)
     known = _parameters(entry.family)
-    wrong = [UnknownName("parameter", k, known) for k, _ in parameters if k not in known]
-    raise_all([Problem(f"{name}.config", error.problems[0].message) for error in wrong])
+    wrong = [k for k, _ in parameters if k not in known]
+    raise_all([Problem(f"{name}.config", UnknownName("parameter", k, known).message) for k in wrong])
     family = build(kind, {k: list(v) if isinstance(v, tuple) else v for k, v in parameters}, name)
     net = Builder(name, source=entry.source)
     try:
@@ -302,7 +302,7 @@ def _with(graph: TensorGraph, values: Mapping[str, Any], more: Iterable[str] = (
     for name, value in values.items():
         if name not in symbols:
             unknown = UnknownName("size", str(name), [*symbols, *more])
-            problems.append(Problem(f"set.{str(name)[:40]}", f"{graph.name}: {unknown.problems[0].message}"))
+            problems.append(Problem(f"set.{str(name)[:40]}", f"{graph.name}: {unknown.message}"))
         elif not re.fullmatch(r"\d{1,9}", str(value)) or int(value) < 1:
             problems.append(Problem(f"set.{name}", f"expected a whole number of at least 1, got {show(value)}"))
         else:

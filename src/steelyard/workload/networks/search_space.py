@@ -130,7 +130,7 @@ class _Cells(Space):
             for part in group.strip("|").split("|"):
                 op, _, source = part.partition("~")
                 if op not in CELL_OPS:
-                    raise InputError(UnknownName("operation", op, CELL_OPS).problems[0].message, field=self.name)
+                    raise InputError(UnknownName("operation", op, CELL_OPS).message, field=self.name)
                 found.append(CELL_OPS.index(op))
                 sources.append((node, source))
         if sources != _EDGES:

@@ -39,7 +39,7 @@ class NasBench201:
             for part in group.strip("|").split("|"):
                 op, _, source = part.partition("~")
                 if op not in CELL_OPS:
-                    raise InputError(UnknownName("operation", op, CELL_OPS).problems[0].message, field="cell")
+                    raise InputError(UnknownName("operation", op, CELL_OPS).message, field="cell")
                 if not source.isdecimal() or int(source) > node:
                     raise InputError(f"expected a node before {node + 1} after ~, got {show(part)}", field="cell")
                 into.append((op, int(source)))
