@@ -13,7 +13,7 @@ from typing import Any
 from steelyard.errors import InputError, show
 from steelyard.workload.extent import Extent, extent
 from steelyard.workload.networks.sizes import Size, divided, plus, product
-from steelyard.workload.op_table import named_by
+from steelyard.workload.op_table import named_by, op_kinds
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
 __all__ = ["MOST_NODES", "Tensors", "symbol"]
@@ -281,8 +281,6 @@ class Tensors:
 
 
 def _row(op: str) -> str:
-    from steelyard.workload.op_table import op_kinds
-
     return op if op in op_kinds() else named_by("aten", op)
 
 
