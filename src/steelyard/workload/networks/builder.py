@@ -231,6 +231,12 @@ class Builder(Tensors):
         batch, c, height, width = self.shape(x)
         return self.copy(x, batch, divided(c, factor * factor), times(height, factor), times(width, factor))
 
+    def channel_shuffle(self, x: int, groups: int) -> int:
+        """Channels of all groups mixed: the first of each, the second of each, and so on."""
+        batch, c, height, width = self.shape(x)
+        y = self.view(x, batch, groups, -1, height, width)
+        return self.view(self.copy(self.transpose(y, 1, 2)), batch, c, height, width)
+
     # --- gathers and recurrences
 
     def embedding(self, tokens: int, words: int, width: int) -> int:

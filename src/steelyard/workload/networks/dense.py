@@ -65,7 +65,4 @@ class ShuffleNetV2:
             kept = net.conv_norm(kept, half)
         y = net.conv_norm(x, half)
         y = net.conv_norm(net.conv_norm(y, half, 3, stride, groups=half, act=""), half)
-        y = net.concat([kept, y])
-        batch, c, height, width = net.shape(y)
-        y = net.copy(net.transpose(net.view(y, batch, 2, half, height, width), 1, 2))
-        return net.view(y, batch, c, height, width)
+        return net.channel_shuffle(net.concat([kept, y]), 2)

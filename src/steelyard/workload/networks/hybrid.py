@@ -78,7 +78,7 @@ class LeVit:
         k = net.view(net.copy(net.permute(k, 0, 2, 3, 1)), flat, key, rows)
         v = net.view(net.copy(net.permute(v, 0, 2, 1, 3)), flat, rows, value)
         scores = net.view(net.matmul(q, k), batch, heads, asked, rows)
-        scores = net.binary("mul", scores, net.value((), "constant"))
+        scores = net.mul(scores, net.value((), "constant"))
         table = (net.weight(heads, sides[0] ** 2), net.buffer(asked, rows, dtype="i64"))
         scores = net.softmax(net.add(scores, net.node("gather", table, (heads, asked, rows))))
         y = net.view(net.matmul(net.view(scores, flat, asked, rows), v), batch, heads, asked, value)

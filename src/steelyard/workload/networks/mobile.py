@@ -184,15 +184,9 @@ class Once:
         b, inputs = self.block, self.net.channels(x)
         y = self.net.conv_norm(x, rounded(inputs * b.expand), groups=b.groups, act=b.act)
         if b.groups > 1:
-            y = self._shuffled(y)
+            y = self.net.channel_shuffle(y, b.groups)
         y = self._squeeze(self._depthwise(y, b.kernel, b.stride, b.act), inputs)
         return self.net.conv_norm(y, b.channels, groups=b.groups, act="")
-
-    def _shuffled(self, x: int) -> int:
-        """Channels of all groups mixed."""
-        batch, c, height, width = self.net.shape(x)
-        y = self.net.view(x, batch, self.block.groups, -1, height, width)
-        return self.net.view(self.net.copy(self.net.transpose(y, 1, 2)), batch, c, height, width)
 
     def _fused(self, x: int) -> int:
         b, inputs = self.block, self.net.channels(x)

@@ -40,12 +40,11 @@ class ResNet:
     def stages(self, net: Builder, x: int) -> list[int]:
         """What each stage puts out for an image."""
         if self.stem == "7x7":
-            x = net.conv(x, 64, 7, 2)
+            x = net.conv_norm(x, 64, 7, 2)
         else:
-            x = net.relu(net.norm(net.conv(x, self.stem_width, 3, 2)))
-            x = net.relu(net.norm(net.conv(x, self.stem_width, 3)))
-            x = net.conv(x, 64, 3)
-        x = net.max_pool(net.relu(net.norm(x)), 3, 2, 1)
+            x = net.conv_norm(x, self.stem_width, 3, 2)
+            x = net.conv_norm(net.conv_norm(x, self.stem_width, 3), 64, 3)
+        x = net.max_pool(x, 3, 2, 1)
         made = []
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):
@@ -65,18 +64,18 @@ class ResNet:
             one, three = (stride, 1) if self.strided == "first 1x1" else (1, stride)
             y = net.conv_norm(x, inner, 1, one)
             y = net.conv_norm(y, inner, 3, three, groups=self.groups)
-            y = net.norm(net.conv(y, out))
+            y = net.conv_norm(y, out, act="")
         else:
-            y = net.relu(net.norm(net.conv(x, width, 3, stride)))
-            y = net.norm(net.conv(y, out, 3))
+            y = net.conv_norm(x, width, 3, stride)
+            y = net.conv_norm(y, out, 3, act="")
         if self.reduce:
-            y = net.squeeze(y, out // self.reduce, gate="sigmoid")
+            y = net.squeeze(y, out // self.reduce)
         if net.channels(x) == out and self.strided == "last 3x3":
             x = net.max_pool(x, 1, stride) if stride > 1 else x
         elif stride != 1 or net.channels(x) != out:
             if self.pooled:
                 x = net.avg_pool(x, stride, stride, up=True) if stride > 1 else x
-                x = net.norm(net.conv(x, out))
+                x = net.conv_norm(x, out, act="")
             else:
-                x = net.norm(net.conv(x, out, 1, stride))
+                x = net.conv_norm(x, out, 1, stride, act="")
         return net.relu(net.add(y, x, inplace=True))

@@ -49,7 +49,7 @@ class NasBench201:
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
         edges = self.edges()
-        x = net.norm(net.conv(net.image(self.channels, size), self.width, 3))
+        x = net.conv_norm(net.image(self.channels, size), self.width, 3, act="")
         for stage in range(3):
             if stage:
                 with net.within(f"reduction{stage}"):
@@ -66,7 +66,7 @@ class NasBench201:
         return net.add(net.conv(net.avg_pool(x, 2, 2), width), y)
 
     def _unit(self, net: Builder, x: int, width: int, kernel: int, stride: int) -> int:
-        return net.norm(net.conv(net.act(x, "relu", inplace=False), width, kernel, stride))
+        return net.conv_norm(net.act(x, "relu", inplace=False), width, kernel, stride, act="")
 
     def _cell(self, net: Builder, x: int, edges: list[list[tuple[str, int]]]) -> int:
         nodes = [x]
@@ -82,7 +82,7 @@ class NasBench201:
         if op == "skip_connect":
             return x
         if op == "none":
-            return net.binary("mul", x, net.value((), "constant"))
+            return net.mul(x, net.value((), "constant"))
         if op == "avg_pool_3x3":
             return net.avg_pool(x, 3, 1, 1)
         return self._unit(net, x, net.channels(x), int(op[-1]), 1)

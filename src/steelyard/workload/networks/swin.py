@@ -69,7 +69,7 @@ class Swin:
         head, n = c // heads, self.window**2
         qkv = net.permute(net.view(net.linear(x, 3 * c), rows, places, 3, heads, head), 2, 0, 3, 1, 4)
         q, k, v = net.unbind(qkv)
-        q = net.binary("mul", q, net.value((), "constant"))
+        q = net.mul(q, net.value((), "constant"))
         flat = times(rows, heads)
         q = net.view(net.copy(q), flat, n, head)
         k = net.view(net.copy(net.transpose(k)), flat, head, n)

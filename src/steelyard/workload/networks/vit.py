@@ -46,7 +46,7 @@ class Vit:
             return net.linear(x, self.classes)
         x = net.layer_norm(x)
         made = [net.linear(net.expand(x, batch, self.width), self.classes) for _ in range(self.tokens)]
-        return made[0] if len(made) == 1 else net.binary("mul", net.add(*made), net.value((), "constant"))
+        return made[0] if len(made) == 1 else net.mul(net.add(*made), net.value((), "constant"))
 
 
 @dataclass(frozen=True, slots=True)

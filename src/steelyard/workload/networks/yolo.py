@@ -72,7 +72,7 @@ class YoloV5:
     def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
         c64, c128, c256, c512, c1024 = (_wide(64 * 2**i, self.width, 1 << 20) for i in range(5))
-        x = net.act(net.norm(net.conv(net.image(self.channels, size), c64, 6, 2, 2)), "silu")
+        x = net.conv_norm(net.image(self.channels, size), c64, 6, 2, 2, act="silu")
         x = self._c3(net, _unit(net, x, c128, 3, 2), c128, 3)
         p3 = self._c3(net, _unit(net, x, c256, 3, 2), c256, 6)
         p4 = self._c3(net, _unit(net, p3, c512, 3, 2), c512, 9)
