@@ -28,6 +28,8 @@ __all__ = ["trace_given", "trace_module", "trace_open"]
 _BATCHES = (2, 3)
 #: Most ops of a trace: a network that unrolls into more is a loop that should be one op.
 MOST_OPS = 200_000
+#: Widest window of a pool, points: beyond it the numbers are no window.
+_WIDEST = 4096
 
 _DTYPES = {
     "float32": "f32",
@@ -58,6 +60,7 @@ class _Recorder:
         self.alive: list[Any] = []
         self.storages: dict[int, int] = {}
         self.path: list[str] = []
+        self.names: dict[int, str] = {}  # of modules
         self.muted = 0
 
     def add(self, tensor: Any, role: str) -> int:
@@ -113,9 +116,10 @@ def _convolution(arguments: Sequence[Any]) -> dict[str, Any]:
     }
 
 
-def _pool(arguments: Sequence[Any]) -> dict[str, Any]:
+def _pool(arguments: Sequence[Any]) -> list[int]:
+    """What a pool is told of its window; nothing where that is none by axis."""
     kernel = arguments[1] if len(arguments) > 1 else ()
-    return {"kernel": [int(k) for k in kernel]} if isinstance(kernel, list | tuple) else {}
+    return [int(k) for k in kernel] if isinstance(kernel, list | tuple) else []
 
 
 def _facts(op: str, arguments: Sequence[Any], made: Sequence[Any]) -> dict[str, Any]:
@@ -123,14 +127,14 @@ def _facts(op: str, arguments: Sequence[Any], made: Sequence[Any]) -> dict[str, 
     if op == "conv":
         return _convolution(arguments)
     if op in ("max_pool", "avg_pool"):
-        name = _pool(arguments)
+        kernel = _pool(arguments)
         x, out = arguments[0], made[0] if made else arguments[0]
-        if name and all(k <= 0 or k > 4096 for k in name["kernel"]):
+        if all(k <= 0 or k > _WIDEST for k in kernel):
             return {}
-        adaptive = list(name.get("kernel", ())) == [int(d) for d in out.shape[-len(name.get("kernel", ())) or None :]]
-        if name and adaptive and x.shape != out.shape:  # an adaptive pool names the extents of its output
-            return {"kernel": [-(-int(a) // max(int(b), 1)) for a, b in zip(x.shape[-2:], out.shape[-2:], strict=True)]}
-        return name
+        adaptive = kernel == [int(d) for d in out.shape[-len(kernel) :]]
+        if adaptive and x.shape != out.shape:  # an adaptive pool names the extents of its output
+            kernel = [-(-int(a) // max(int(b), 1)) for a, b in zip(x.shape[-2:], out.shape[-2:], strict=True)]
+        return {"kernel": kernel}
     return {}
 
 
@@ -198,12 +202,11 @@ def _recording(recorder: _Recorder, torch: Any) -> Iterator[None]:
             return made
 
     def enter(module: Any, _: Any) -> None:
-        recorder.path.append(names.get(id(module), recorder.path[-1] if recorder.path else ""))
+        recorder.path.append(recorder.names.get(id(module), recorder.path[-1] if recorder.path else ""))
 
     def leave(module: Any, _: Any, __: Any) -> None:
         recorder.path.pop()
 
-    names: dict[int, str] = recorder.__dict__.setdefault("names", {})
     with ExitStack() as stack:
         hooks = torch.nn.modules.module
         for handle in (
@@ -269,7 +272,7 @@ def _trace(build: Callable[[], Any], given: Any, torch: Any) -> tuple[_Recorder,
             recorder.add(parameter, "weight")
     for _, buffer in module.named_buffers():
         recorder.add(buffer, "buffer")
-    recorder.__dict__["names"] = {id(m): name for name, m in module.named_modules()}
+    recorder.names = {id(m): name for name, m in module.named_modules()}
     for tensor in _tensors(given, torch.Tensor):
         recorder.add(tensor, "input")
     with _recording(recorder, torch):
