@@ -19,7 +19,7 @@ from steelyard.cost.kernel import Kernel, Program
 if TYPE_CHECKING:
     from steelyard.cost.step import Replica
 
-__all__ = ["Effect", "each_kernel", "scaled_cost", "total_s"]
+__all__ = ["Effect", "at_time", "each_kernel", "scaled_cost", "shown_s", "total_s"]
 
 
 class Effect:
@@ -53,6 +53,16 @@ def each_kernel(program: Program, change: Callable[[Kernel], Kernel]) -> Program
 def scaled_cost(cost: KernelCost, factor: Any) -> KernelCost:
     """The price of a kernel whose time is so many times as long; at least its limit."""
     return replace(cost, time_s=np.maximum(np.asarray(cost.time_s) * factor, cost.limit_s))
+
+
+def at_time(cost: KernelCost, time_s: Any) -> KernelCost:
+    """The price of a kernel with another time, which may be less than its limit: other work hides the rest."""
+    return replace(cost, time_s=time_s, limit_s=np.minimum(cost.limit_s, time_s))
+
+
+def shown_s(copying_s: Any, computing_s: Any, overlap: float) -> Any:
+    """Of the time of copies, a share ``overlap`` of which runs beside what computes, what is not hidden; s."""
+    return np.maximum(overlap * copying_s - computing_s, 0.0) + (1.0 - overlap) * copying_s
 
 
 def total_s(kernels: Iterable[KernelCost]) -> Any:

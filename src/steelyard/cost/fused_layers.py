@@ -11,12 +11,12 @@ Used by engines that run so (``fused_layers``) and by ``dataflow-fusion``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.cost import KernelCost
+from steelyard.cost.effect import at_time
 
 __all__ = ["fused"]
 
@@ -31,7 +31,7 @@ def fused(kernels: Iterable[KernelCost], sustained: float) -> tuple[KernelCost, 
     found = list(kernels)
     groups: dict[str, list[int]] = {}
     for i, k in enumerate(found):
-        if "." in k.kernel.name and not k.kernel.stage:
+        if k.kernel.in_layers:
             groups.setdefault(k.kernel.name.split(".")[0], []).append(i)
     for members in groups.values():
         needs = [_needs(found[i], sustained) for i in members]
@@ -39,8 +39,7 @@ def fused(kernels: Iterable[KernelCost], sustained: float) -> tuple[KernelCost, 
         each = [np.maximum(np.maximum(n[0], n[1]), n[2]) for n in needs]
         whole = np.maximum(sum(each), 1e-30)
         for i, own in zip(members, each, strict=True):
-            time_s = total * own / whole
-            found[i] = replace(found[i], time_s=time_s, limit_s=np.minimum(found[i].limit_s, time_s))
+            found[i] = at_time(found[i], total * own / whole)
     return tuple(found)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from steelyard.deployment.plan import Plan
@@ -80,6 +80,11 @@ class Kernel:
         """All compulsory traffic per copy."""
         return sum(self.traffic.values()) if self.traffic else 0.0
 
+    @property
+    def in_layers(self) -> bool:
+        """Whether it is of a layer, not of the embedding or the head."""
+        return "." in self.name and not self.stage
+
 
 @dataclass(frozen=True, eq=False)
 class Program:
@@ -96,6 +101,10 @@ class Program:
 
     def __iter__(self) -> Iterator[Kernel]:
         return iter(self.kernels)
+
+    def without(self, names: Collection[str]) -> Program:
+        """The other kernels of it."""
+        return replace(self, kernels=tuple(k for k in self.kernels if k.name not in names))
 
     @property
     def flops(self) -> Any:

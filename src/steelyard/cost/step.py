@@ -118,6 +118,10 @@ class Replica:
         """The same without effects."""
         return replace(self, effects=())
 
+    def without(self, kind: type[Effect]) -> Replica:
+        """The same without the effects of a kind."""
+        return replace(self, effects=tuple(x for x in self.effects if not isinstance(x, kind)))
+
     def price(
         self, step: Step, *, decode: bool = True, absorb: bool | None = None, keep: Callable[[Op], bool] | None = None
     ) -> StepPrice:

@@ -33,8 +33,8 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from steelyard.cost.cost import Cost, KernelCost
-from steelyard.cost.effect import Effect, total_s
+from steelyard.cost.cost import Cost
+from steelyard.cost.effect import Effect, at_time, shown_s, total_s
 from steelyard.cost.kernel import Program
 from steelyard.cost.step import Replica
 from steelyard.errors import Problem
@@ -59,20 +59,13 @@ class FetchedUnder(Effect):
         copies = [k for k in cost.kernels if k.kernel.name.endswith(".fetch")]
         if not copies or program.step is None:
             return cost
-        own = {k.kernel.name for k in cost.kernels}
-        lowered = replica.plain.lower(program.step, program.absorb)
-        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
+        rest = replica.plain.lower(program.step, program.absorb).without({k.kernel.name for k in cost.kernels})
         beside = (*cost.kernels, *replica.plain.cost(rest).kernels)
         copying = total_s(copies)
-        computing = total_s(k for k in beside if "." in k.kernel.name and not k.kernel.stage) - copying
-        shown = np.maximum(self.overlap * copying - computing, 0.0) + (1.0 - self.overlap) * copying
-        left = shown / np.maximum(copying, 1e-30)
-
-        def under(k: KernelCost) -> KernelCost:
-            time_s = k.time_s * left
-            return replace(k, time_s=time_s, limit_s=np.minimum(k.limit_s, time_s))
-
-        return replace(cost, kernels=tuple(under(k) if k in copies else k for k in cost.kernels))
+        computing = total_s(k for k in beside if k.kernel.in_layers) - copying
+        left = shown_s(copying, computing, self.overlap) / np.maximum(copying, 1e-30)
+        kernels = (at_time(k, k.time_s * left) if k in copies else k for k in cost.kernels)
+        return replace(cost, kernels=tuple(kernels))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from steelyard.cost.cost import Cost, KernelCost
-from steelyard.cost.effect import Effect, total_s
+from steelyard.cost.effect import Effect, at_time, total_s
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.step import Replica
 from steelyard.errors import Problem
@@ -35,11 +35,6 @@ __all__ = ["MoeOverlap", "exchanges", "no_exchange"]
 def exchanges(kernel: Kernel) -> bool:
     """Whether a kernel is the dispatch or the combination of routed tokens."""
     return kernel.kind == "collective" and kernel.features["operation"] == "all_to_all"
-
-
-def _at(k: KernelCost, time_s: Any) -> KernelCost:
-    """The price of a kernel with another time, which may be less than what binds a whole step's."""
-    return replace(k, time_s=time_s, limit_s=np.minimum(k.limit_s, time_s))
 
 
 def no_exchange(name: str, scenario: Any) -> list[Problem]:
@@ -73,9 +68,9 @@ class Overlapped(Effect):
         for k in cost.kernels:
             if exchanges(k.kernel):
                 time_s = k.time_s * shows
-                kernels.append(replace(k, time_s=time_s, network_s=time_s, limit_s=np.minimum(k.limit_s, time_s)))
+                kernels.append(replace(at_time(k, time_s), network_s=time_s))
             else:
-                kernels.append(_at(k, k.time_s * slower) if self._beside(k.kernel) else k)
+                kernels.append(at_time(k, k.time_s * slower) if self._beside(k.kernel) else k)
         return replace(cost, kernels=tuple(kernels))
 
     def _best(self, cost: Cost, program: Program, replica: Replica, more_s: Any = 0.0) -> tuple[Any, Any]:
@@ -100,10 +95,10 @@ class Overlapped(Effect):
 
     def _under_rest(self, cost: Cost, work: list[KernelCost], program: Program, replica: Replica) -> Cost:
         """Kernels that are priced apart from the exchanges, attention's: what they add to a step's best time."""
-        plain, own = self._others(replica), {k.kernel.name for k in work}
-        lowered = plain.lower(program.step, program.absorb)  # type: ignore[arg-type]
-        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
-        priced = plain.cost(rest)
+        others = replica.without(Overlapped)
+        lowered = others.lower(program.step, program.absorb)  # type: ignore[arg-type]
+        rest = lowered.without({k.kernel.name for k in work})
+        priced = others.cost(rest)
         if not any(exchanges(k) for k in rest.kernels):
             return cost
         more_s = total_s(work)
@@ -111,18 +106,12 @@ class Overlapped(Effect):
         left = np.clip((whole - alone) / np.maximum(more_s, 1e-30), 1e-6, 1.0)
         return replace(
             cost,
-            kernels=tuple(_at(k, k.time_s * left) if self._beside(k.kernel) else k for k in cost.kernels),
+            kernels=tuple(at_time(k, k.time_s * left) if self._beside(k.kernel) else k for k in cost.kernels),
         )
 
     def _beside(self, kernel: Kernel) -> bool:
         """Whether a kernel runs while tokens are exchanged."""
-        if kernel.kind == "collective" or kernel.stage:
-            return False
-        return "." in kernel.name and (kernel.block == "moe" or self.batches)
-
-    def _others(self, replica: Replica) -> Replica:
-        """What prices a step without exchanges under other work, all else as it is."""
-        return replace(replica, effects=tuple(x for x in replica.effects if not isinstance(x, Overlapped)))
+        return kernel.in_layers and kernel.kind != "collective" and (kernel.block == "moe" or self.batches)
 
     def _chunked(self, chunks: int, program: Program, replica: Replica, names: set[str]) -> tuple[Any, Any]:
         """Time of all chunks: what computes, and the exchanges."""
@@ -130,10 +119,10 @@ class Overlapped(Effect):
         assert step is not None
         logits = None if step.logits is None else np.asarray(step.logits) / chunks
         part = Step(np.asarray(step.batch) / chunks, step.new, step.context, logits, None, step.skew, step.first)
-        plain = self._others(replica)
-        lowered = plain.lower(part, program.absorb)
+        others = replica.without(Overlapped)
+        lowered = others.lower(part, program.absorb)
         found: list[KernelCost] = [
-            *plain.cost(replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name in names))).kernels
+            *others.cost(replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name in names))).kernels
         ]
         network = [k for k in found if exchanges(k.kernel)]
         return chunks * total_s(k for k in found if not exchanges(k.kernel)), chunks * total_s(network)

@@ -22,7 +22,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from steelyard.cost.cost import Cost, KernelCost
-from steelyard.cost.effect import Effect, total_s
+from steelyard.cost.effect import Effect, at_time, total_s
 from steelyard.cost.host_memory import THERE
 from steelyard.cost.kernel import Program
 from steelyard.cost.step import Replica
@@ -38,10 +38,6 @@ __all__ = ["AttentionBeside", "NearMemory"]
 UNITS, BANKS = "near memory", "banks"
 #: Formats that the units multiply in.
 FORMATS = ("bf16", "fp16", "fp8", "int8", "int4", "fp4")
-
-
-def _in_layers(k: KernelCost) -> bool:
-    return not k.kernel.stage and "." in k.kernel.name
 
 
 @dataclass(frozen=True)
@@ -66,10 +62,7 @@ class AttentionBeside(Effect):
         whole_s = np.minimum(together + rest_s, np.maximum(together, halves_s))
         whole_s = np.where(np.asarray(step.batch) >= 2, whole_s, together + rest_s)
         left = np.clip((whole_s - rest_s) / np.maximum(together, 1e-30), 1e-6, 1.0)
-        kernels = (
-            replace(k, time_s=k.time_s * left, limit_s=np.minimum(k.limit_s, k.time_s * left)) if self._apart(k) else k
-            for k in cost.kernels
-        )
+        kernels = (at_time(k, k.time_s * left) if self._apart(k) else k for k in cost.kernels)
         return replace(cost, kernels=tuple(kernels))
 
     def _apart(self, k: KernelCost) -> bool:
@@ -77,11 +70,9 @@ class AttentionBeside(Effect):
 
     def _rest_s(self, step: Step, program: Program, replica: Replica, own: set[str]) -> Any:
         """Time of everything in the layers but the attention."""
-        others = replace(replica, effects=tuple(x for x in replica.effects if not isinstance(x, AttentionBeside)))
-        lowered = others.lower(step, program.absorb)
-        names = own | {name.removesuffix(THERE) for name in own}
-        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in names))
-        return total_s(k for k in others.cost(rest).kernels if _in_layers(k))
+        others = replica.without(AttentionBeside)
+        rest = others.lower(step, program.absorb).without(own | {name.removesuffix(THERE) for name in own})
+        return total_s(k for k in others.cost(rest).kernels if k.kernel.in_layers)
 
 
 @dataclass(frozen=True)

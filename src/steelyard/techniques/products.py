@@ -50,7 +50,7 @@ LOOKUPS_PER_CLOCK = 32.0
 
 def multiplies(kernel: Kernel) -> bool:
     """Whether a kernel is a product with weights inside the layers."""
-    return kernel.kind in KINDS and bool(kernel.weight_format) and "." in kernel.name and not kernel.stage
+    return kernel.kind in KINDS and bool(kernel.weight_format) and kernel.in_layers
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 
 from steelyard.cost.cost import Cost, KernelCost
-from steelyard.cost.effect import Effect, each_kernel, total_s
+from steelyard.cost.effect import Effect, at_time, each_kernel, shown_s, total_s
 from steelyard.cost.host_memory import THERE
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.step import Replica
@@ -81,53 +81,39 @@ class Copied(Effect):
 
     def priced(self, cost: Cost, program: Program, replica: Replica) -> Cost:
         """Copies with the time that shows."""
-        layers = [k for k in cost.kernels if _in_layers(k)]
+        layers = [k for k in cost.kernels if k.kernel.in_layers]
         if not self.overlap or not layers or program.step is None:
             return cost
         copying = total_s(replace(k, time_s=k.network_s) for k in layers if _copies(k))
         if not np.any(copying):
             return self._under_rest(cost, layers, program, replica)
-        shown_s = self._shown(copying, total_s(layers) - copying)
-        shows = shown_s / np.maximum(copying, 1e-30)
+        shows = shown_s(copying, total_s(layers) - copying, self.overlap) / np.maximum(copying, 1e-30)
         kernels = []
         for k in cost.kernels:
             if _copies(k):
                 time_s = k.time_s - k.network_s * (1.0 - shows)
-                limit_s = np.minimum(k.limit_s, time_s)
-                k = replace(k, time_s=time_s, limit_s=limit_s, network_s=k.network_s * shows)
+                k = replace(at_time(k, time_s), network_s=k.network_s * shows)
             kernels.append(k)
         return replace(cost, kernels=tuple(kernels))
-
-    def _shown(self, copying_s: Any, computing_s: Any) -> Any:
-        """Of the time of copies, what is not under computing."""
-        return np.maximum(self.overlap * copying_s - computing_s, 0.0) + (1.0 - self.overlap) * copying_s
 
     def _under_rest(self, cost: Cost, layers: list[KernelCost], program: Program, replica: Replica) -> Cost:
         """Kernels that are priced apart from what is copied, attention's: what they add to a step."""
         assert program.step is not None
-        own = {k.kernel.name for k in layers}
         lowered = self.lowered(replica.plain.lower(program.step, program.absorb), replica)
-        rest = replace(lowered, kernels=tuple(k for k in lowered.kernels if k.name not in own))
-        beside = [k for k in replica.plain.cost(rest).kernels if _in_layers(k)]
+        rest = lowered.without({k.kernel.name for k in layers})
+        beside = [k for k in replica.plain.cost(rest).kernels if k.kernel.in_layers]
         copying = total_s(replace(k, time_s=k.network_s) for k in beside if _copies(k))
         if not np.any(copying):
             return cost
         computing, more_s = total_s(beside) - copying, total_s(layers)
-        hidden = self._shown(copying, computing) - self._shown(copying, computing + more_s)
+        hidden = shown_s(copying, computing, self.overlap) - shown_s(copying, computing + more_s, self.overlap)
         left = np.clip(1.0 - hidden / np.maximum(more_s, 1e-30), 1e-6, 1.0)
-        kernels = (
-            replace(k, time_s=k.time_s * left, limit_s=np.minimum(k.limit_s, k.time_s * left)) if _in_layers(k) else k
-            for k in cost.kernels
-        )
+        kernels = (at_time(k, k.time_s * left) if k.kernel.in_layers else k for k in cost.kernels)
         return replace(cost, kernels=tuple(kernels))
 
 
 def _copies(k: KernelCost) -> bool:
     return k.kernel.name.endswith(THERE)
-
-
-def _in_layers(k: KernelCost) -> bool:
-    return not k.kernel.stage and "." in k.kernel.name
 
 
 @dataclass(frozen=True)
