@@ -17,6 +17,7 @@ from typing import Annotated, Any, ClassVar
 from steelyard.errors import InputError, Problem
 from steelyard.machine.component import Compute, Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 
 __all__ = ["Cores"]
@@ -47,11 +48,7 @@ class Cores(Technique):
 
     def applies(self, scenario: Any) -> list[Problem]:
         """No processor, or one with fewer cores."""
-        try:
-            self.machine(scenario.cluster.machine)
-        except InputError as error:
-            return list(error.problems)
-        return []
+        return refused_by(self.name, lambda: self.machine(scenario.cluster.machine))
 
     def machine(self, machine: Machine) -> Machine:
         """The processor with so many."""

@@ -19,9 +19,10 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import Precision
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
 from steelyard.techniques.network_passes import NetTechnique
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 from steelyard.workload.tensor_graph import TensorGraph
 
@@ -76,11 +77,7 @@ class LowBit(NetTechnique):
 
     def network_problems(self, scenario: Any) -> list[Problem]:
         """See :class:`Technique`: the machine has the arithmetic."""
-        try:
-            net_site(scenario.cluster.machine, self.precision)
-        except InputError as error:
-            return [Problem(self.name, error.problems[0].message)]
-        return []
+        return refused_by(self.name, lambda: net_site(scenario.cluster.machine, self.precision))
 
     def network(self, scenario: Any) -> Any:
         """See :class:`Technique`: other arithmetic, and weights in few bits."""

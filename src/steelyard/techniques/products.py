@@ -33,9 +33,10 @@ from steelyard.cost.effect import Effect
 from steelyard.cost.kernel import Kernel, Program
 from steelyard.cost.step import Replica
 from steelyard.deployment.formats import Format, find_format
-from steelyard.errors import InputError, Problem
+from steelyard.errors import Problem
 from steelyard.machine.component import Compute, Machine
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 
 __all__ = ["BitPlanes", "LookupTable", "MixedBits", "WeightSparsity"]
@@ -276,10 +277,9 @@ class MixedBits(_Products):
 
     def problems(self) -> list[Problem]:
         """Formats that are none, or the wrong way round."""
-        try:
-            low, high = self._formats()
-        except InputError as error:
-            return [Problem(self.name, error.problems[0].message)]
+        if found := refused_by(self.name, self._formats):
+            return found
+        low, high = self._formats()
         if low.gguf or high.gguf or low.stored_bits > high.stored_bits:
             return [Problem(self.name, f"expected two formats, low narrower than high, got {self.low} and {self.high}")]
         return []
