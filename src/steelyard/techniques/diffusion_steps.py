@@ -30,7 +30,7 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
-from steelyard.techniques.network_passes import NetTechnique
+from steelyard.techniques.network_passes import NetTechnique, with_phases
 from steelyard.units import Quantity
 from steelyard.workload.pipelines import Phase, find_pipeline
 
@@ -48,17 +48,17 @@ __all__ = [
 ]
 
 #: Names of the phases that evaluate the denoiser: for the answer, and for gradients of it.
-DENOISERS = ("denoise", "optimise")
+DENOISERS = DENOISE, OPTIMISE = "denoise", "optimise"
 
 
 def denoisers(scenario: Any) -> list[Phase]:
     """The phases of a question that evaluate the denoiser for its picture."""
-    return [p for p in scenario.phases if p.name == "denoise"]
+    return [p for p in scenario.phases if p.name == DENOISE]
 
 
-def with_denoisers(scenario: Any, change: Callable[[Phase], Phase], names: tuple[str, ...] = ("denoise",)) -> Any:
+def with_denoisers(scenario: Any, change: Callable[[Phase], Phase], names: tuple[str, ...] = (DENOISE,)) -> Any:
     """The question with its phases of those names changed."""
-    return replace(scenario, phases=tuple(change(p) if p.name in names else p for p in scenario.phases))
+    return with_phases(scenario, lambda p: change(p) if p.name in names else p)
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,7 @@ class Guidance(OnDenoiser):
         """See :class:`Technique`: steps in two groups."""
         phases: list[Phase] = []
         for p in scenario.phases:
-            groups = (
-                [(self.share, p.items), (1.0 - self.share, p.items / 2)] if p.name == "denoise" else [(1.0, p.items)]
-            )
+            groups = [(self.share, p.items), (1.0 - self.share, p.items / 2)] if p.name == DENOISE else [(1.0, p.items)]
             phases += [replace(p, repeats=p.repeats * share, items=items) for share, items in groups if share]
         return replace(scenario, phases=tuple(phases))
 
@@ -171,23 +169,19 @@ class FrameCache(NetTechnique):
 
     def network_problems(self, scenario: Any) -> list[Problem]:
         """See :class:`Technique`: frames are a third axis of the network's input."""
-        videos = [p for p in scenario.phases if "frames" in p.sizes or _over_time(p)]
+        videos = any(map(_over_time, scenario.phases))
         return [] if videos else [Problem(self.name, f"{scenario.name} takes no clips of frames")]
 
     def network(self, scenario: Any) -> Any:
         """See :class:`Technique`: work in proportion to new frames."""
-        return replace(
-            scenario,
-            phases=tuple(
-                replace(p, repeats=p.repeats * (1.0 - self.cached)) if "frames" in p.sizes or _over_time(p) else p
-                for p in scenario.phases
-            ),
-        )
+        new = 1.0 - self.cached
+        return with_phases(scenario, lambda p: replace(p, repeats=p.repeats * new) if _over_time(p) else p)
 
 
 def _over_time(phase: Phase) -> bool:
-    """Whether a network convolves over frames, height and width."""
-    return any(n.op == "conv" and len(n.facts.get("kernel", ())) == 3 for n in phase.graph.nodes)
+    """Whether a network takes clips: it is told of frames, or convolves over frames, height and width."""
+    convs = (n for n in phase.graph.nodes if n.op == "conv")
+    return "frames" in phase.sizes or any(len(n.facts.get("kernel", ())) == 3 for n in convs)
 
 
 @dataclass(frozen=True)
@@ -222,13 +216,13 @@ class StreamBatch(OnDenoiser):
         """See :class:`Technique`: evaluations as items of one pass; a stream encodes its text once."""
 
         def batched(p: Phase) -> Phase:
-            if p.name != "denoise":
+            if p.name != DENOISE:
                 return replace(p, repeats=0.0 if p.name == "text" else p.repeats * (1.0 - self.skip))
             steps = p.repeats
             more = {"full": steps * (p.items - 1.0), "once": p.items - 1.0, "none": 0.0}[self.guidance]
             return replace(p, items=steps + more, repeats=1.0 - self.skip)
 
-        return replace(scenario, phases=tuple(batched(p) for p in scenario.phases))
+        return with_phases(scenario, batched)
 
     def conflict(self, other: Technique) -> str:
         """See :class:`Technique`: a batch of steps has no step to reuse, and no gradients."""
@@ -259,7 +253,7 @@ class LatentOptimisation(OnDenoiser):
         """See :class:`Technique`: a phase of gradients before the answer's."""
         first = denoisers(scenario)[0]
         repeats = self.iterations * self.inner * (1.0 + self.backward)
-        gradients = replace(first, name="optimise", repeats=repeats, items=1.0)
+        gradients = replace(first, name=OPTIMISE, repeats=repeats, items=1.0)
         at = scenario.phases.index(first)
         return replace(scenario, phases=(*scenario.phases[:at], gradients, *scenario.phases[at:]))
 

@@ -21,9 +21,11 @@ from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
-from steelyard.techniques.network_passes import NetTechnique
+from steelyard.techniques.diffusion_steps import DENOISERS
+from steelyard.techniques.network_passes import NetTechnique, with_phases
 from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
+from steelyard.workload.pipelines import Phase
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["LowBit", "narrowed"]
@@ -81,9 +83,9 @@ class LowBit(NetTechnique):
 
     def network(self, scenario: Any) -> Any:
         """See :class:`Technique`: other arithmetic, and weights in few bits."""
-        names = {p.name for p in scenario.phases} & {"denoise", "optimise"}
-        phases = tuple(
-            replace(p, graph=narrowed(p.graph, _KEPT[self.w], self.kept)) if not names or p.name in names else p
-            for p in scenario.phases
-        )
-        return replace(scenario, precision=self.precision, phases=phases)
+        names = {p.name for p in scenario.phases}.intersection(DENOISERS)
+
+        def narrow(p: Phase) -> Phase:
+            return replace(p, graph=narrowed(p.graph, _KEPT[self.w], self.kept)) if not names or p.name in names else p
+
+        return with_phases(replace(scenario, precision=self.precision), narrow)

@@ -1,4 +1,4 @@
-"""What techniques of networks share: they refuse models that are served, and change the graphs of a question."""
+"""What techniques of networks share: they refuse models that are served, and change phases or graphs of a question."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Technique
+from steelyard.workload.pipelines import Phase
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetTechnique", "graphs_of", "with_graphs"]
+__all__ = ["NetTechnique", "graphs_of", "with_graphs", "with_phases"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ def graphs_of(scenario: Any) -> Iterator[TensorGraph]:
     yield from (phase.graph for phase in scenario.phases)
 
 
+def with_phases(scenario: Any, change: Callable[[Phase], Phase]) -> Any:
+    """The question with every phase changed."""
+    return replace(scenario, phases=tuple(map(change, scenario.phases)))
+
+
 def with_graphs(scenario: Any, change: Callable[[TensorGraph], TensorGraph]) -> Any:
     """The question with every graph changed."""
-    return replace(scenario, phases=tuple(replace(p, graph=change(p.graph)) for p in scenario.phases))
+    return with_phases(scenario, lambda p: replace(p, graph=change(p.graph)))

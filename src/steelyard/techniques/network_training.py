@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
-from steelyard.techniques.network_passes import NetTechnique
+from steelyard.techniques.network_passes import NetTechnique, with_phases
 
 __all__ = ["AdversarialStep"]
 
@@ -42,4 +42,4 @@ class AdversarialStep(NetTechnique):
         """See :class:`OnNetworks`."""
         if self.stale:
             return scenario
-        return replace(scenario, phases=tuple(replace(p, repeats=2 * p.repeats) for p in scenario.phases))
+        return with_phases(scenario, lambda p: replace(p, repeats=2 * p.repeats))

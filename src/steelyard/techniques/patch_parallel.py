@@ -23,7 +23,7 @@ import numpy as np
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
-from steelyard.techniques.diffusion_steps import DENOISERS, OnDenoiser, denoisers
+from steelyard.techniques.diffusion_steps import DENOISERS, OnDenoiser, denoisers, with_denoisers
 from steelyard.units import Quantity
 from steelyard.workload.extent import Extent, extent
 from steelyard.workload.pipelines import Phase
@@ -107,10 +107,7 @@ class PatchParallel(OnDenoiser):
         """See :class:`Technique`: phases of a patch."""
         steps = max(sum(p.repeats for p in denoisers(scenario)), 1.0)
         exposed = 1.0 if self.synchronous else min(1.0, self.warmup / steps)
-        phases = tuple(
-            self._split(p, scenario.cluster.count, exposed) if p.name in DENOISERS else p for p in scenario.phases
-        )
-        return replace(scenario, phases=phases)
+        return with_denoisers(scenario, lambda p: self._split(p, scenario.cluster.count, exposed), DENOISERS)
 
     def _split(self, p: Phase, devices: int, exposed: float) -> Phase:
         halves = 2 if self.guidance_split and p.items >= 2 and devices % 2 == 0 else 1
