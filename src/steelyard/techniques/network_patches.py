@@ -68,9 +68,16 @@ class PatchInference(NetTechnique):
         for rows in _parts(_side(graph, tensor, 0), self.patches):
             for columns in _parts(_side(graph, tensor, 1), self.patches):
                 nodes += _part(graph, count, tensor, (rows, columns), tensors)
-        image = next(i for i, t in enumerate(tensors) if t.role == "input")
+        image = _image(graph)
         tensors[image] = replace(tensors[image], role="constant")  # never whole in memory
         return replace(graph, nodes=(*nodes, *graph.nodes[count:]), tensors=tuple(tensors))
+
+
+def _image(graph: TensorGraph) -> int:
+    """The one image that a network reads; -1: it reads something else, or sides are not known."""
+    found = [i for i, t in enumerate(graph.tensors) if t.role == "input"]
+    shape = graph.tensors[found[0]].shape if len(found) == 1 else ()
+    return found[0] if len(shape) == 4 and all(isinstance(d, int) for d in shape[2:]) else -1
 
 
 def _side(graph: TensorGraph, tensor: int, axis: int) -> int:
@@ -105,10 +112,10 @@ def _maps(graph: TensorGraph, node: Node) -> tuple[list[int], int] | None:
 def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
     """A stage of nodes that look at windows alone, and the one map that leaves it: the smallest there is, and of those
     the first."""
-    images = [t for t in graph.tensors if t.role == "input"]
-    if len(images) != 1 or len(images[0].shape) != 4 or not all(isinstance(d, int) for d in images[0].shape[2:]):
+    image = _image(graph)
+    if image < 0:
         return None
-    height = int(str(images[0].shape[2]))
+    height = _side(graph, image, 0)
     last: dict[int, int] = {graph.storage(o): len(graph) for o in graph.outputs}
     for k, node in enumerate(graph.nodes):
         last |= {graph.storage(i): max(k, last.get(graph.storage(i), 0)) for i in node.inputs}
@@ -124,8 +131,7 @@ def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
         size = _side(graph, maps[1], 0)
         if size * until < height:
             break
-        image_free = all(last.get(i, -1) <= k for i, t in enumerate(graph.tensors) if t.role == "input")
-        if len(alive) == 1 and image_free and size > 1:
+        if len(alive) == 1 and last.get(image, -1) <= k and size > 1:
             ((_, left),) = alive.items()
             elements = float(graph.elements(left, {**graph.symbols, "batch": 1}))
             if elements < least:
@@ -160,8 +166,7 @@ def _part(graph: TensorGraph, count: int, left: int, wanted: _Box, tensors: list
             copies[i] = len(tensors) - 1
         return copies[i]
 
-    image = next(i for i, t in enumerate(graph.tensors) if t.role == "input")
-    yield Node("fill", (), (copy_of(image),), "image")
+    yield Node("fill", (), (copy_of(_image(graph)),), "image")
     for node in graph.nodes[:count]:
         if graph.storage(node.outputs[0]) in box:
             yield replace(node, inputs=tuple(map(copy_of, node.inputs)), outputs=tuple(map(copy_of, node.outputs)))
@@ -172,7 +177,7 @@ def _needed(graph: TensorGraph, node: Node, source: int, out: int, wanted: _Box)
     found = []
     for axis, (first, end) in enumerate(wanted):
         size, made = _side(graph, source, axis), _side(graph, out, axis)
-        points, step, apart = (_fact(node.facts, n, axis, 1) for n in ("kernel", "stride", "dilation"))
+        points, step, apart = (_fact(node.facts, n, axis) for n in ("kernel", "stride", "dilation"))
         if node.kind.group == "pool" and "stride" not in node.facts:
             step = max(round(size / made), 1)
         reach = apart * (points - 1) + 1 if node.op == "conv" or node.kind.group == "pool" else 1
@@ -182,6 +187,6 @@ def _needed(graph: TensorGraph, node: Node, source: int, out: int, wanted: _Box)
     return tuple(found)
 
 
-def _fact(facts: Mapping[str, Any], name: str, axis: int, usual: int) -> int:
-    value = facts.get(name, usual)
+def _fact(facts: Mapping[str, Any], name: str, axis: int) -> int:
+    value = facts.get(name, 1)
     return int(value[axis] if isinstance(value, list | tuple) else value)
