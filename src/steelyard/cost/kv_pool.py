@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pages import Printed, pages_of, printed
-from steelyard.cost.memory import activation_bytes, kv_bytes, weight_bytes, windowed_bytes
+from steelyard.cost.memory import kv_bytes, step_bytes, weight_bytes, windowed_bytes
 from steelyard.deployment.engine import Engine
 from steelyard.deployment.engine_config import EngineConfig
 from steelyard.deployment.plan import Plan
@@ -223,8 +223,7 @@ def left_bytes(
         weights = weight_bytes(model, plan, exact_weights, engine.multiples(machine))
     rows = min(config.max_num_seqs, config.max_num_batched_tokens)
     step_tokens = min(config.max_num_batched_tokens, model.max_context or config.max_num_batched_tokens)
-    scored = step_tokens if engine.whole_logits else rows
-    step = float(activation_bytes(model, plan, step_tokens, scored, engine.logit_bytes, engine.partial_sums))
+    step = float(step_bytes(model, plan, step_tokens, rows, engine))
     beside = engine.beside_bytes(machine, plan.tp)
     if engine.profiles_images and model.towers:
         towers, kept = start_up_bytes(model, plan, machine, config.max_num_batched_tokens)

@@ -30,6 +30,7 @@ __all__ = [
     "kv_bytes",
     "largest_that_fits",
     "memory_use",
+    "step_bytes",
     "tower_notes",
     "towers_loaded",
     "weight_bytes",
@@ -255,9 +256,7 @@ def memory_use(
     return MemoryUse(
         weights=weight_bytes(model, plan, exact_weights, engine.multiples(machine)) if weights is None else weights,
         kv_cache=_held(model, plan, engine, batch, context),
-        activations=activation_bytes(
-            model, plan, tokens, tokens if engine.whole_logits else batch, engine.logit_bytes, engine.partial_sums
-        ),
+        activations=step_bytes(model, plan, tokens, batch, engine),
         other=engine.beside_bytes(machine, plan.tp),
         capacity=engine.memory_frac * machine.usable_bytes,
         host=beside,
@@ -323,7 +322,7 @@ def activation_bytes(
     Args:
         model, plan: what runs.
         tokens: of the step.
-        rows: sequences a token is chosen for; all tokens of the step where the engine keeps scores of them all.
+        rows: whose scores are kept: of sequences a token is chosen for, or all tokens of the step.
         logit_bytes: of each score while it is: in fp32, with what the engine's sampling keeps beside.
         partial_sums: copies of a product's outputs with 4-bit weights that are added afterwards.
     """
@@ -333,6 +332,12 @@ def activation_bytes(
     if partial_sums and plan.format("weight").base == "int4":
         alive = alive + partial_sums * _widest_product(model, plan)
     return np.maximum(np.asarray(tokens, dtype=np.float64) / plan.cp * alive * each, scores)
+
+
+def step_bytes(model: Workload, plan: Plan, tokens: Size, rows: Size, engine: Engine) -> Any:
+    """Working set of a step of an engine that chooses a token for each of ``rows``; see :func:`activation_bytes`."""
+    scored = tokens if engine.whole_logits else rows
+    return activation_bytes(model, plan, tokens, scored, engine.logit_bytes, engine.partial_sums)
 
 
 def _widest_product(model: Workload, plan: Plan) -> float:

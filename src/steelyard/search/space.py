@@ -10,7 +10,7 @@ import numpy as np
 
 from steelyard.cost.encode import start_up_bytes
 from steelyard.cost.kv_pool import kv_pool
-from steelyard.cost.memory import activation_bytes
+from steelyard.cost.memory import step_bytes
 from steelyard.cost.step import Replica
 from steelyard.deployment.engine_config import EngineConfig, engine_config
 from steelyard.deployment.formats import compute_with, find_format
@@ -130,8 +130,7 @@ def limits_of(config: EngineConfig, longest_tokens: int) -> tuple[Integers, Inte
 def _step_bytes(pricer: Replica, budgets: Integers, tokens: Any, rows: Any) -> Any:
     """Working memory of an engine's start under each pair of limits, ``[c, s]`` B."""
     model, plan, engine = pricer.model, pricer.plan, pricer.engine
-    scored = tokens if engine.whole_logits else rows
-    work = np.array(activation_bytes(model, plan, tokens, scored, engine.logit_bytes, engine.partial_sums))
+    work = np.array(step_bytes(model, plan, tokens, rows, engine))
     if engine.profiles_images and model.towers:
         for i, budget in enumerate(budgets.tolist()):
             towers, kept = start_up_bytes(model, plan, pricer.cluster.machine, budget)
