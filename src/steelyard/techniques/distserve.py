@@ -14,14 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
+from steelyard.simulation.kernel.state import DECODE, ENTRY, OUTPUT, PREFILL
 from steelyard.techniques._base import Citation, Technique
 from steelyard.units import Quantity
 
 __all__ = ["DistServe"]
-
-#: Places of the roles in :data:`steelyard.deployment.deployment.ROLES`; stages of a request.
-PROMPTS, OUTPUTS = 2, 3
-ENTRY, OUTPUT = 0, 1
 
 
 def lend(view: Any, request: int, stage: int, now: float) -> int:
@@ -31,20 +28,20 @@ def lend(view: Any, request: int, stage: int, now: float) -> int:
         chosen = -1
         for r in range(replicas.shape[0]):
             role = setups[replicas[r].pool].role
-            if role == PROMPTS and replicas[r].up and replicas[r].queued < view.params[0]:
+            if role == PREFILL and replicas[r].up and replicas[r].queued < view.params[0]:
                 return -1
-            free = role == OUTPUTS and replicas[r].up and replicas[r].queued == 0
+            free = role == DECODE and replicas[r].up and replicas[r].queued == 0
             if free and (chosen < 0 or replicas[r].load < replicas[chosen].load):
                 chosen = r
         return int(chosen)
     own = view.requests[request].replica
-    if stage != OUTPUT or own < 0 or setups[replicas[own].pool].role != PROMPTS:
+    if stage != OUTPUT or own < 0 or setups[replicas[own].pool].role != PREFILL:
         return -1
     tokens = view.requests[request].isl + view.requests[request].osl
     for r in range(replicas.shape[0]):
         setup = setups[replicas[r].pool]
         room = (replicas[r].free + replicas[r].evictable * setup.unit_blocks) * setup.block
-        if setup.role == OUTPUTS and replicas[r].up and replicas[r].queued == 0 and room > tokens:
+        if setup.role == DECODE and replicas[r].up and replicas[r].queued == 0 and room > tokens:
             return -1
     return int(own)
 
