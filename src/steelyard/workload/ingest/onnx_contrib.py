@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.errors import InputError
-from steelyard.workload.ingest.onnx_values import Value
+from steelyard.workload.ingest.onnx_values import F32, I8, I32, I64, U8, Value
 
 __all__ = ["contrib_shapes", "guessed"]
 
@@ -58,7 +58,7 @@ def _projected(ins: _Ins, a: Mapping[str, Any]) -> list[_Told]:
     sizes = a.get("qkv_hidden_sizes") or [w.shape[1] // 3] * 3
     b, n, _ = x.shape
     past = next((v for v in ins[4:] if v is not None and len(v.shape) == 5), None)
-    elem = 1 if x.elem in (2, 3) else x.elem
+    elem = F32 if x.elem in (U8, I8) else x.elem
     told: list[_Told] = [([b, n, int(sizes[-1])], elem)]
     if past is not None:
         told.append(([*past.shape[:3], past.shape[3] + n, past.shape[4]], elem))
@@ -107,7 +107,10 @@ def _normed(ins: _Ins, a: Mapping[str, Any]) -> list[_Told]:
 
 def _embedded(ins: _Ins, a: Mapping[str, Any]) -> list[_Told]:
     ids, words = _at(ins, 0), _at(ins, 2)
-    return [([*ids.shape, words.shape[-1] if words.shape else 1], words.elem), ([ids.shape[0] if ids.shape else 1], 6)]
+    return [
+        ([*ids.shape, words.shape[-1] if words.shape else 1], words.elem),
+        ([ids.shape[0] if ids.shape else 1], I32),
+    ]
 
 
 def _broadcast(ins: _Ins, a: Mapping[str, Any]) -> list[_Told]:
@@ -180,7 +183,7 @@ _CONTRIB: Mapping[str, Callable[[_Ins, Mapping[str, Any]], list[_Told]]] = {
     **dict.fromkeys(("FusedMatMul", "TransposeMatMul", "FusedGemm"), _matmul(0, 1)),
     "QGemm": _matmul(0, 3),
     "DynamicQuantizeMatMul": _matmul(0, 1),
-    "MatMulIntegerToFloat": _matmul(0, 1, 1),
+    "MatMulIntegerToFloat": _matmul(0, 1, F32),
     "MatMulNBits": _few_bits,
     "EmbedLayerNormalization": _embedded,
     **dict.fromkeys(("QLinearAdd", "QLinearMul"), _broadcast),
@@ -223,16 +226,16 @@ def guessed(op: str, ins: _Ins, a: Mapping[str, Any], told: _Told | None) -> _To
     """A shape where neither a rule nor the file says one: the most that the op can put out, or as its first input."""
     first = next((x for x in ins if x is not None), None)
     if first is None:
-        return [1], told[1] if told else 1
+        return [1], told[1] if told else F32
     elem = told[1] if told else first.elem
     if op == "NonZero":
-        return [len(first.shape), first.size], 7
+        return [len(first.shape), first.size], I64
     if op == "NonMaxSuppression":
         boxes = first.shape[1] if len(first.shape) > 1 else 1
         classes = prod(ins[1].shape[:2]) if len(ins) > 1 and ins[1] is not None else 1
         most = ins[2].data if len(ins) > 2 and ins[2] is not None else None
         each = min(boxes, max(int(most.reshape(-1)[0]), 0)) if most is not None and most.size else boxes
-        return [each * classes, 3], 7
+        return [each * classes, 3], I64
     if told is None:
         return list(first.shape), elem
     dims, alike = told[0], len(told[0]) == len(first.shape)

@@ -15,7 +15,7 @@ from steelyard.workload.extent import Extent, extent
 from steelyard.workload.ingest.onnx_patterns import put_together
 from steelyard.workload.ingest.onnx_sizes import BATCHES, Sizes, open_sizes, size_of
 from steelyard.workload.ingest.onnx_slim import MOST_NODES
-from steelyard.workload.ingest.onnx_values import DTYPES, FLOATS, Found, Recorder, Value, memory
+from steelyard.workload.ingest.onnx_values import DTYPES, F32, FLOATS, GRAPH, TENSOR, Found, Recorder, Value, memory
 from steelyard.workload.ingest.onnx_walk import Walk
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
@@ -138,9 +138,9 @@ def _checked(model: Any) -> tuple[Any, dict[str, tuple[tuple[int, ...], int]]]:
         if any(d < 0 for d in dims) or prod(dims) > 2**48:
             raise InputError(f"{show(name)}: expected extents from 0, at most 2^48 elements")
         if name not in given:
-            model.graph.input.append(onnx.helper.make_tensor_value_info(name, elem or 1, dims))
+            model.graph.input.append(onnx.helper.make_tensor_value_info(name, elem or F32, dims))
     for function in model.functions:
-        if any(_elsewhere(a.t) for n in function.node for a in n.attribute if a.type == 4):
+        if any(_elsewhere(a.t) for n in function.node for a in n.attribute if a.type == TENSOR):
             raise InputError("a function of it holds weights; inline its functions where it is written")
     _counted(model)
     for each in model.graph.output:  # the check wants a shape; many writers leave it out, and it is not needed
@@ -177,13 +177,13 @@ def _lifted(graph: Any, weights: dict[str, tuple[tuple[int, ...], int]]) -> None
     steps = []
     for node in graph.node:
         for a in node.attribute:
-            if a.type == 5:
+            if a.type == GRAPH:
                 _lifted(a.g, weights)
-        first = node.attribute[0] if len(node.attribute) == 1 else None
-        if node.op_type == "Constant" and first is not None and first.type == 4 and _elsewhere(first.t) and node.output:
-            weights[node.output[0]] = (tuple(first.t.dims), first.t.data_type)
+        one = node.attribute[0] if node.op_type == "Constant" and len(node.attribute) == 1 else None
+        if one is not None and one.type == TENSOR and _elsewhere(one.t) and node.output:
+            weights[node.output[0]] = (tuple(one.t.dims), one.t.data_type)
             continue
-        if any(a.type == 4 and _elsewhere(a.t) for a in node.attribute):
+        if any(a.type == TENSOR and _elsewhere(a.t) for a in node.attribute):
             raise InputError(f"{show(node.op_type, 40)} {show(node.name, 60)} has a weight as an attribute")
         steps.append(node)
     if len(steps) < len(graph.node):
@@ -204,7 +204,7 @@ def _counted(model: Any) -> None:
                 if key in around or len(around) > 50:
                     raise InputError(f"its function {show(node.op_type, 60)} calls itself, or too many others")
                 counts[key] = count(bodies[key].node, (*around, key))
-            total += counts.get(key, 1) + sum(count(a.g.node, around) for a in node.attribute if a.type == 5)
+            total += counts.get(key, 1) + sum(count(a.g.node, around) for a in node.attribute if a.type == GRAPH)
             if total > MOST_NODES:
                 raise InputError(f"its functions unfold to more than {MOST_NODES:,} nodes")
         return total

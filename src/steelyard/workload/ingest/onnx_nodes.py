@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from steelyard.errors import InputError, printable
-from steelyard.workload.ingest.onnx_values import FLOATS, Found, Value
+from steelyard.workload.ingest.onnx_values import FLOATS, I8, Found, Value
 from steelyard.workload.op_table import named_by
 
 __all__ = ["OURS", "einsum_depth", "found", "window"]
@@ -272,7 +272,7 @@ def _few_bits(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
         scale.role = "buffer" if scale.role == "weight" else scale.role
     if bits in (2, 4, 8) and n * k == packed.size * 8 // bits:
         if packed.stored is None:  # every use of a weight is the same tensor
-            packed.stored = Value((n, k), 3, packed.role, packed.const, dtype=f"i{bits}")
+            packed.stored = Value((n, k), I8, packed.role, packed.const, dtype=f"i{bits}")
         weight = packed.stored
     return [Found("linear", [x, weight, *_picked(ins, (0, 1, 2, 3))[2:]], outs, {"depth": k} if k else {})]
 

@@ -12,12 +12,15 @@ import numpy as np
 from steelyard.errors import InputError, printable, show
 from steelyard.workload.ingest.onnx_fold import MOST_VALUES
 from steelyard.workload.ingest.onnx_sizes import MOST_EXTENT
-from steelyard.workload.ingest.onnx_values import Value
+from steelyard.workload.ingest.onnx_values import BOOL, F16, F32, F64, GRAPH, GRAPHS, I32, I64, TENSOR, Value
 
 __all__ = ["Part", "Step", "part", "weight"]
 
-#: Values of attributes that are looked at, by kind in onnx.proto.
+#: Values of attributes that are looked at, by kind in onnx.proto, and those of them that are lists.
 _ATTRIBUTES = {1: "f", 2: "i", 3: "s", 6: "floats", 7: "ints"}
+_LISTS = (6, 7)
+#: Types of initialisers whose values are read.
+_READ = (F32, I32, I64, BOOL, F16, F64)
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ def _step(node: Any) -> Step:
     bare = onnx.NodeProto(op_type=node.op_type, domain=domain)
     bare.input.extend(f"i{i}" if n else "" for i, n in enumerate(node.input))
     bare.output.extend(f"o{i}" for i, _ in enumerate(node.output))
-    bare.attribute.extend(a for a in node.attribute if a.type not in (5, 10))
+    bare.attribute.extend(a for a in node.attribute if a.type not in (GRAPH, GRAPHS))
     attributes = {a.name: _value(a) for a in node.attribute}
     key = bare.SerializeToString(deterministic=True)
     return Step(domain, node.op_type, printable(node.name[:200]), list(node.input), list(node.output), attributes, key)
@@ -80,10 +83,10 @@ def _value(attribute: Any) -> Any:
     """The value of an attribute in Python; tensors as weights, graphs as parts."""
     if attribute.type in _ATTRIBUTES:
         value = getattr(attribute, _ATTRIBUTES[attribute.type])
-        return list(value) if attribute.type > 5 else value
-    if attribute.type == 4:
+        return list(value) if attribute.type in _LISTS else value
+    if attribute.type == TENSOR:
         return _initialiser(attribute.t)
-    return part(attribute.g) if attribute.type == 5 else None
+    return part(attribute.g) if attribute.type == GRAPH else None
 
 
 def _initialiser(tensor: Any) -> Value:
@@ -92,7 +95,7 @@ def _initialiser(tensor: Any) -> Value:
     if any(not 0 <= d <= MOST_EXTENT for d in tensor.dims):
         raise InputError(f"{show(tensor.name)}: expected extents from 0 to 2^40")
     data = None
-    if prod(tensor.dims) <= MOST_VALUES and tensor.data_type in (1, 6, 7, 9, 10, 11):
+    if prod(tensor.dims) <= MOST_VALUES and tensor.data_type in _READ:
         try:
             data = numpy_helper.to_array(tensor)
         except (TypeError, ValueError, KeyError, OverflowError):

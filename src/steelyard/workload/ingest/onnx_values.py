@@ -11,7 +11,14 @@ import numpy as np
 
 from steelyard.errors import InputError
 
-__all__ = ["DTYPES", "FLOATS", "Found", "Recorder", "Value", "memory"]
+__all__ = [
+    *("BOOL", "DTYPES", "F16", "F32", "F64", "FLOATS", "GRAPH", "GRAPHS", "I8", "I32", "I64", "TENSOR", "U8"),
+    *("Found", "Recorder", "Value", "memory"),
+]
+
+#: Types of tensors, and kinds of attributes, by their number in onnx.proto.
+F32, U8, I8, I32, I64, BOOL, F16, F64 = 1, 2, 3, 6, 7, 9, 10, 11
+TENSOR, GRAPH, GRAPHS = 4, 5, 10
 
 #: Types of onnx.proto by their number, in ours.
 DTYPES: Mapping[int, str] = {
@@ -55,7 +62,7 @@ class Value:
     """
 
     shape: tuple[int, ...] = ()
-    elem: int = 1
+    elem: int = F32
     role: str = "activation"
     const: bool = False
     data: np.ndarray[Any, Any] | None = None

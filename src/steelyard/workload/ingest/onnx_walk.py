@@ -20,7 +20,7 @@ from steelyard.workload.ingest.onnx_nodes import OURS, found
 from steelyard.workload.ingest.onnx_parts import Part, Step, part, weight
 from steelyard.workload.ingest.onnx_sizes import MOST_EXTENT
 from steelyard.workload.ingest.onnx_slim import MOST_NODES
-from steelyard.workload.ingest.onnx_values import FLOATS, Found, Recorder, Value, memory
+from steelyard.workload.ingest.onnx_values import BOOL, DTYPES, F32, FLOATS, I64, Found, Recorder, Value, memory
 from steelyard.workload.tensor_counts import macs
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
 
@@ -36,7 +36,7 @@ _ALIKE = ("Add", "Sub", "Mul", "Div", "Where", "Min", "Max", "Pow", "PRelu", "An
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 #: What a weight of few bits passes through as it is.
 _THROUGH = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Dropout")
-_FLOAT_ELEMS = (1, 10, 11, 16)
+_FLOAT_ELEMS = tuple(number for number, name in DTYPES.items() if name in FLOATS)
 
 
 class _Scope:
@@ -228,7 +228,7 @@ class Walk:
                 if said is not None and (told is None or len(told[0]) == len(said)):
                     told = (list(said), told[1] if told else self._elem(ins))
                 elif not name:
-                    told = ([], 1)
+                    told = ([], F32)
                 else:
                     told = guessed(step.op, ins, step.attributes, told)
                     if name == step.outputs[0]:  # further ones, as the mask of a Dropout, are seldom read
@@ -241,7 +241,7 @@ class Walk:
 
     @staticmethod
     def _elem(ins: Sequence[Value | None]) -> int:
-        return next((x.elem for x in ins if x is not None), 1)
+        return next((x.elem for x in ins if x is not None), F32)
 
     def _inferred(self, step: Step, ins: Sequence[Value | None]) -> list[tuple[list[int | None], int] | None]:
         """What the schema of an op says of its outputs; None for one it says nothing of."""
@@ -311,7 +311,7 @@ class Walk:
         if op == "SequenceInsert" and len(ins) > 1 and ins[1] is not None:
             return [Value(items=[*first.items, ins[1]])]
         if op == "SequenceLength":
-            return [Value((), 7, "constant", True, np.asarray(len(first.items)))]
+            return [Value((), I64, "constant", True, np.asarray(len(first.items)))]
         if op == "ConcatFromSequence" and first.items:
             return [self._joined(first.items, int(a.get("axis", 0)), bool(a.get("new_axis", 0)))]
         raise InputError("it works on a sequence whose parts are not known")
@@ -409,8 +409,8 @@ class Walk:
         stacked: list[Sequence[Value]] = []
         once: tuple[int, list[Value]] = (0, [])
         while truth and (limit < 0 or len(stacked) < limit):
-            step = Value((), 7, "constant", True, np.asarray(len(stacked), np.int64))
-            on = Value((), 9, "constant", True, np.asarray(True))
+            step = Value((), I64, "constant", True, np.asarray(len(stacked), np.int64))
+            on = Value((), BOOL, "constant", True, np.asarray(True))
             made = self._body(body, scope, [step, on, *carried])
             self._count()
             if len(made) < 1 + len(carried):
