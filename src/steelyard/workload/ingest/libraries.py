@@ -21,8 +21,10 @@ from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["installed", "library_net"]
 
-#: Tokens of a text whose length is not said.
-_TOKENS = 128
+#: Tokens of a text, samples of a sound (a second at 16 kHz) and frames of a video whose length is not said.
+_TOKENS, _SAMPLES, _FRAMES = 128, 16_000, 16
+#: Tokens of a prompt as CLIP pads it (Radford et al. 2021), which denoisers are given.
+_PROMPT = 77
 
 
 def library_net(library: str, name: str, sides: tuple[int, ...] = ()) -> TensorGraph:
@@ -164,7 +166,7 @@ def _torchvision(torchvision: Any, name: str, sides: tuple[int, ...]) -> TensorG
     usual, source = _TORCHVISION_SIZES.get(name, _TORCHVISION.get(kind, 224)), f"torchvision {torchvision.__version__}"
     shape: tuple[int, ...] = (3, *_square(sides, (usual, usual)))
     if kind == "video":
-        shape = (3, 16, *shape[1:])
+        shape = (3, _FRAMES, *shape[1:])
 
     def build() -> Any:
         module = models.get_model(name, weights=None, **words)
@@ -192,8 +194,8 @@ _TORCHVISION_SIZES = {
     "vit_h_14": 224,
 }
 
-#: Boxes that the second stage of a detector looks at.
-_PROPOSALS = 1000
+#: Boxes that the second stage of a detector looks at, and places of a side that each is pooled to.
+_PROPOSALS, _POOLED = 1000, 7
 
 
 def _scored(detector: Any) -> Any:
@@ -214,7 +216,7 @@ def _scored(detector: Any) -> Any:
             made = self.first(levels)
             if self.second is None:
                 return made
-            pooled = x.new_empty((x.shape[0] * _PROPOSALS, levels[0].shape[1], 7, 7))
+            pooled = x.new_empty((x.shape[0] * _PROPOSALS, levels[0].shape[1], _POOLED, _POOLED))
             return made, self.second(pooled)
 
     return Scored()
@@ -269,7 +271,7 @@ def _transformers_input(config: Any, main: str, sides: tuple[int, ...]) -> tuple
         side = stated("image_size", usual=224)
         return (stated("num_channels", usual=3), *_square(sides, (side, side))), torch.float32
     if main == "input_values":
-        return (sides[0] if sides else 16000,), torch.float32
+        return (sides[0] if sides else _SAMPLES,), torch.float32
     if main == "input_features":
         frames = 2 * stated("max_source_positions", usual=500)
         return (
@@ -325,7 +327,7 @@ def _first(config: Any, *names: str, usual: int) -> int:
 
 def _text(torch: Any, config: Any, batch: int, _: tuple[int, int]) -> Any:
     width = _first(config, "cross_attention_dim", "joint_attention_dim", "caption_channels", "text_dim", usual=768)
-    return torch.empty(batch, 77, width, device="meta")
+    return torch.empty(batch, _PROMPT, width, device="meta")
 
 
 def _latents(torch: Any, config: Any, batch: int, size: tuple[int, int]) -> Any:
@@ -346,5 +348,5 @@ _DENOISED: dict[str, Callable[[Any, Any, int, tuple[int, int]], Any]] = {
     ),
     "guidance": lambda torch, config, batch, size: torch.empty(batch, device="meta"),
     "img_ids": lambda torch, config, batch, size: torch.empty(size[0] * size[1] // 4, 3, device="meta"),
-    "txt_ids": lambda torch, config, batch, size: torch.empty(77, 3, device="meta"),
+    "txt_ids": lambda torch, config, batch, size: torch.empty(_PROMPT, 3, device="meta"),
 }

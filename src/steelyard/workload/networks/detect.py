@@ -13,6 +13,9 @@ from steelyard.workload.networks.values import symbol
 
 __all__ = ["FasterRcnn", "RetinaNet"]
 
+#: Boxes that Faster R-CNN proposes at a place of each level, and places of a side that a box is pooled to.
+_ANCHORS, _POOLED = 3, 7
+
 
 def _pyramid(net: Builder, stages: Sequence[int], width: int) -> list[int]:
     """Levels of one width, the small ones added to the larger ones."""
@@ -80,9 +83,9 @@ class FasterRcnn:
         for x in levels:
             with net.sharing("proposals"):
                 y = net.relu(net.conv(x, self.width, 3, bias=True))
-                made += [net.conv(y, 3, bias=True), net.conv(y, 12, bias=True)]
+                made += [net.conv(y, _ANCHORS, bias=True), net.conv(y, 4 * _ANCHORS, bias=True)]
         boxes = times(symbol("batch"), self.proposals)
-        y = net.node("roi_align", levels[:4], (boxes, self.width, 7, 7))
+        y = net.node("roi_align", levels[:4], (boxes, self.width, _POOLED, _POOLED))
         y = net.act(net.linear(net.flatten(y), self.hidden), "relu", inplace=False)
         y = net.act(net.linear(y, self.hidden), "relu", inplace=False)
         return [*made, net.linear(y, self.classes), net.linear(y, 4 * self.classes)]

@@ -50,11 +50,11 @@ class Fsrcnn:
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
-        x = rectified(net, net.conv(net.image(self.channels, size), self.width, 5, bias=True))
-        x = rectified(net, net.conv(x, self.narrow, 1, bias=True))
+        x = _rectified(net, net.conv(net.image(self.channels, size), self.width, 5, bias=True))
+        x = _rectified(net, net.conv(x, self.narrow, 1, bias=True))
         for _ in range(self.depth):
-            x = rectified(net, net.conv(x, self.narrow, 3, bias=True))
-        x = rectified(net, net.conv(x, self.width, 1, bias=True))
+            x = _rectified(net, net.conv(x, self.narrow, 3, bias=True))
+        x = _rectified(net, net.conv(x, self.width, 1, bias=True))
         return net.deconv(x, self.channels, 9, self.factor, 4, extra=self.factor - 1)
 
 
@@ -104,14 +104,14 @@ class Sesr:
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
         image = net.image(self.channels, size)
-        first = x = rectified(net, net.conv(image, self.width, 5))
+        first = x = _rectified(net, net.conv(image, self.width, 5))
         for _ in range(self.blocks):
-            x = rectified(net, net.conv(x, self.width, 3))
+            x = _rectified(net, net.conv(x, self.width, 3))
         x = net.conv(net.add(x, first), self.channels * self.factor**2, 5)
         beside = image if self.channels == 1 else net.concat([image] * self.factor**2)
         return net.pixel_shuffle(net.add(x, beside), self.factor)
 
 
-def rectified(net: Builder, x: int) -> int:
+def _rectified(net: Builder, x: int) -> int:
     """A rectifier with a learned slope by channel."""
     return net.node("prelu", (x, net.weight(net.channels(x))), net.shape(x))

@@ -51,8 +51,9 @@ class SsdMobile:
         for width, stride, count in ((24, 2, 2), (32, 2, 3), (64, 2, 4), (96, 1, 3)):
             for i in range(count):
                 x = Once(net, Block("mb", width, 3, 1 if i else stride, 6.0, act="relu6"))(x)
-        wide = net.conv_norm(x, 6 * 96, act="relu6")
-        x = net.conv_norm(net.conv_norm(wide, 576, 3, 2, groups=576, act="relu6"), 160, act="")
+        inner = 6 * net.channels(x)
+        wide = net.conv_norm(x, inner, act="relu6")
+        x = net.conv_norm(net.conv_norm(wide, inner, 3, 2, groups=inner, act="relu6"), 160, act="")
         for width in (160, 160, 320):
             x = Once(net, Block("mb", width, 3, 1, 6.0, act="relu6"))(x)
         return [wide, net.conv_norm(x, 1280, act="relu6")]
