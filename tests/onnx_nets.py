@@ -24,6 +24,17 @@ def number(name: str, *values: int) -> Any:
     return numpy_helper.from_array(np.array(values, np.int64), name)
 
 
+def ours(op: str, ins: Sequence[str], outs: Sequence[str], **a: Any) -> Any:
+    """A node of ONNX Runtime's own ops."""
+    return node(op, list(ins), list(outs), domain="com.microsoft", **a)
+
+
+def quantisers() -> list[Any]:
+    """Scales and zero points of an input, a weight and an output in eight bits."""
+    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
+    return [*scales, *(numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy"))]
+
+
 def model(
     nodes: Sequence[Any], inputs: Sequence[Any], output: str, weights: Sequence[Any] = (), functions: Sequence[Any] = ()
 ) -> Any:
@@ -72,8 +83,6 @@ def attention() -> Any:
 
 def quantised() -> Any:
     """A convolution between quantisers, its weight in eight bits."""
-    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
-    zeros = [numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy")]
     nodes = [
         node("QuantizeLinear", ["x", "sx", "zx"], ["xq"]),
         node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"]),
@@ -83,7 +92,7 @@ def quantised() -> Any:
         node("QuantizeLinear", ["c", "sy", "zy"], ["cq"]),
         node("DequantizeLinear", ["cq", "sy", "zy"], ["y"]),
     ]
-    return model(nodes, [value("x", "N", 4, 6, 6)], "y", [weight("w", 8, 4, 1, 1, kind=np.int8), *scales, *zeros])
+    return model(nodes, [value("x", "N", 4, 6, 6)], "y", [weight("w", 8, 4, 1, 1, kind=np.int8), *quantisers()])
 
 
 def loop(trips: int | None) -> Any:
@@ -108,10 +117,6 @@ def branches(weights: Sequence[Any] = (), inputs: Sequence[Any] = ()) -> Any:
 
 def of_runtime() -> Any:
     """Ops that the optimiser of ONNX Runtime writes, and one that nobody knows."""
-
-    def ours(op: str, ins: Sequence[str], outs: Sequence[str], **a: Any) -> Any:
-        return node(op, list(ins), list(outs), domain="com.microsoft", **a)
-
     nodes = [
         ours("Attention", ["x", "w", "b"], ["a"], num_heads=4),
         ours("SkipLayerNormalization", ["a", "x", "g"], ["n"]),

@@ -32,7 +32,9 @@ from tests.onnx_nets import (  # noqa: E402
     node,
     number,
     of_runtime,
+    ours,
     quantised,
+    quantisers,
     small_net,
     value,
     weight,
@@ -202,17 +204,12 @@ def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths(tmp_pa
     graph = read(model([few], [value("x", "N", 6, 64)], "y", packed))
     assert graph.macs() == 6 * 64 * 32 and graph.weight_bytes() == 32 * 64 / 2 + 4 * 64
     whole = node("QLinearConv", ["x", "sx", "zx", "w", "sw", "zw", "sy", "zy"], ["y"])
-    scales = [numpy_helper.from_array(np.float32(0.1), s) for s in ("sx", "sw", "sy")]
-    zeros = [numpy_helper.from_array(np.int8(0), z) for z in ("zx", "zw", "zy")]
-    weights = [weight("w", 8, 4, 1, 1, kind=np.int8), *scales, *zeros]
+    weights = [weight("w", 8, 4, 1, 1, kind=np.int8), *quantisers()]
     graph = read(model([whole], [value("x", "N", 4, 6, 6, kind=3)], "y", weights))
     assert graph.macs() == 36 * 32 and float(graph.peak_bytes()) == 36 * 4 + 36 * 8
 
 
 def test_ops_of_onnx_runtime_have_their_work() -> None:
-    def ours(op: str, ins: Sequence[str], outs: Sequence[str], **a: Any) -> Any:
-        return node(op, list(ins), list(outs), domain="com.microsoft", **a)
-
     graph = read(of_runtime())
     assert graph.macs() == 6 * 32 * 96 + 2 * 6 * 6 * 32 + 6 * 32 * 64
     assert [n.op for n in graph.unknown()] == ["unknown:f.Made"] and "layer_norm" in ops(graph)
