@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.errors import InputError, show
 
-__all__ = ["Extent", "at", "extent", "stated"]
+__all__ = ["Extent", "Monomial", "at", "extent", "parse", "stated"]
 
 #: Symbols of one term, in order; none: the constant.
 Monomial = tuple[str, ...]

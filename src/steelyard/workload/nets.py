@@ -27,7 +27,7 @@ from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.search_space import space_of
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetEntry", "find_net", "is_net", "kept_net", "load_net", "net_names", "summarise_net"]
+__all__ = ["NetEntry", "NetSummary", "find_net", "is_net", "kept_net", "load_net", "net_names", "summarise_net"]
 
 #: Prefixes that name a library's own networks.
 LIBRARIES: tuple[str, ...] = ("timm", "torchvision", "transformers", "diffusers")

@@ -14,7 +14,7 @@ from steelyard.errors import InputError, printable
 from steelyard.workload.ingest.onnx_values import FLOATS, I8, Found, Value
 from steelyard.workload.op_table import named_by
 
-__all__ = ["OURS", "einsum_depth", "found", "window"]
+__all__ = ["OURS", "found"]
 
 #: Domains whose ops have the names of the table.
 OURS = ("", "com.microsoft", "com.ms.internal.nhwc", "com.microsoft.nchwc")
@@ -35,7 +35,7 @@ def _picked(ins: _Ins, places: Sequence[int], needed: int = 2) -> list[Value]:
     return _present(got)
 
 
-def window(a: _Attributes, rank: int, kernel: Sequence[int], x: Sequence[int], out: Sequence[int]) -> dict[str, Any]:
+def _window(a: _Attributes, rank: int, kernel: Sequence[int], x: Sequence[int], out: Sequence[int]) -> dict[str, Any]:
     """Kernel, stride, padding in front and dilation of a window over ``rank`` extents."""
     stride = [int(s) for s in a.get("strides") or [1] * rank]
     dilation = [int(d) for d in a.get("dilations") or [1] * rank]
@@ -70,7 +70,7 @@ def _conv(
         raise InputError(f"a convolution of {channels} channels has a weight for others")
     kernel = w.shape[1:-1] if last else w.shape[2:]
     spatial = slice(1, -1) if last else slice(2, None)
-    facts = window(a, rank, kernel, x.shape[spatial], outs[0].shape[spatial])
+    facts = _window(a, rank, kernel, x.shape[spatial], outs[0].shape[spatial])
     facts["groups"] = int(a.get("group", 1))
     if transposed:
         facts["transposed"] = True
@@ -88,7 +88,7 @@ def _product(x: Value, w: Value, more: Sequence[Value], outs: list[Value], trans
     return [Found(op, [x, w, *more], outs, facts)]
 
 
-def einsum_depth(equation: str, shapes: Sequence[Sequence[int]]) -> int:
+def _einsum_depth(equation: str, shapes: Sequence[Sequence[int]]) -> int:
     """Extents of all indices over those of the output: the depth of a product written as an einsum."""
     left, _, right = equation.replace(" ", "").partition("->")
     terms = left.split(",")
@@ -115,7 +115,7 @@ def einsum_depth(equation: str, shapes: Sequence[Sequence[int]]) -> int:
 def _einsum(ins: list[Value], outs: list[Value], a: _Attributes) -> list[Found]:
     equation = a.get("equation", b"")
     equation = equation.decode("ascii", "replace") if isinstance(equation, bytes) else str(equation)
-    depth = einsum_depth(equation, [x.shape for x in ins])
+    depth = _einsum_depth(equation, [x.shape for x in ins])
     if len(ins) == 1:
         return [Found("mean" if depth > 1 else "copy", ins, outs)]
     if depth == 1:
@@ -140,12 +140,12 @@ def _pool(op: str, ins: list[Value], outs: list[Value], a: _Attributes) -> list[
     if len(x) != rank + 2 or len(out) != rank + 2:
         raise InputError("a pool has inputs of other ranks")
     spatial = slice(1, -1) if a.get("channels_last", 0) else slice(2, None)
-    facts = window(a, rank, kernel, x[spatial], out[spatial])
+    facts = _window(a, rank, kernel, x[spatial], out[spatial])
     facts.pop("dilation")
     return [Found(op, ins[:1], outs, facts)]
 
 
-def heads(x: Value, count: int) -> tuple[Value, list[Found]]:
+def _heads(x: Value, count: int) -> tuple[Value, list[Found]]:
     """(batch, length, heads x width) as (batch, heads, length, width); four extents stay."""
     if len(x.shape) == 4:
         return x, []
@@ -156,14 +156,14 @@ def heads(x: Value, count: int) -> tuple[Value, list[Found]]:
     return view, [Found("view", [x], [view])]
 
 
-def attended(
+def _attended(
     q: Value, k: Value, v: Value, mask: Sequence[Value], out: Value, counts: tuple[int, int], causal: bool
 ) -> list[Found]:
     """An attention over heads; keys and values of fewer heads are shared among queries."""
     steps: list[Found] = []
     made = []
     for x, count in zip((q, k, v), (counts[0], counts[1], counts[1]), strict=True):
-        view, more = heads(x, count)
+        view, more = _heads(x, count)
         steps += more
         made.append(view)
     return [*steps, Found("attention", [*made, *mask], [out], {"causal": True} if causal else {})]
@@ -173,7 +173,7 @@ def _cached(past: Value | None, new: Value, count: int, present: Value | None) -
     """Keys or values with those of earlier tokens before them."""
     if past is None or len(past.shape) != 4:
         return new, []
-    view, steps = heads(new, count)
+    view, steps = _heads(new, count)
     b, n, length, width = view.shape
     shape = (b, n, past.shape[2] + length, width)
     whole = present if present is not None and present.shape == shape else Value(shape, new.elem)
@@ -188,7 +188,7 @@ def _attention(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
     shared = int(a.get("kv_num_heads") or k.shape[1])
     k, one = _cached(past_k, k, shared, outs[1] if len(outs) > 1 else None)
     v, two = _cached(past_v, v, shared, outs[2] if len(outs) > 2 else None)
-    return [*one, *two, *attended(q, k, v, _present([mask]), outs[0], (count, shared), bool(a.get("is_causal", 0)))]
+    return [*one, *two, *_attended(q, k, v, _present([mask]), outs[0], (count, shared), bool(a.get("is_causal", 0)))]
 
 
 def _with_projection(ins: _Ins, outs: list[Value], a: _Attributes, quantised: bool = False) -> list[Found]:
@@ -211,7 +211,7 @@ def _with_projection(ins: _Ins, outs: list[Value], a: _Attributes, quantised: bo
         k, one = _cached(earlier, k, count, None)
         v, two = _cached(earlier, v, count, None)
         steps += [Found("view", [past], [earlier]), *one, *two]
-    return [*steps, *attended(q, k, v, (), outs[0], (count, count), bool(a.get("unidirectional", 0)))]
+    return [*steps, *_attended(q, k, v, (), outs[0], (count, count), bool(a.get("unidirectional", 0)))]
 
 
 def _many_heads(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
@@ -241,7 +241,7 @@ def _many_heads(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
     k, one = _cached(past_k, k, count, outs[1] if len(outs) > 1 else None)
     v, two = _cached(past_v, v, count, outs[2] if len(outs) > 2 else None)
     causal = bool(a.get("unidirectional", 0))
-    return [*steps, *one, *two, *attended(q, k, v, _present([more]), outs[0], (count, count), causal)]
+    return [*steps, *one, *two, *_attended(q, k, v, _present([more]), outs[0], (count, count), causal)]
 
 
 def _grouped(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
@@ -260,7 +260,7 @@ def _grouped(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:
         q, k, v = parts
     k, one = _cached(past_k, k, shared, outs[1] if len(outs) > 1 else None)
     v, two = _cached(past_v, v, shared, outs[2] if len(outs) > 2 else None)
-    return [*steps, *one, *two, *attended(q, k, v, (), outs[0], (count, shared), True)]
+    return [*steps, *one, *two, *_attended(q, k, v, (), outs[0], (count, shared), True)]
 
 
 def _few_bits(ins: _Ins, outs: list[Value], a: _Attributes) -> list[Found]:

@@ -27,7 +27,7 @@ __all__ = ["trace_given", "trace_module", "trace_open"]
 #: Batch sizes of the two traces.
 _BATCHES = (2, 3)
 #: Most ops of a trace: a network that unrolls into more is a loop that should be one op.
-MOST_OPS = 200_000
+_MOST_OPS = 200_000
 #: Widest window of a pool, points: beyond it the numbers are no window.
 _WIDEST = 4096
 
@@ -83,9 +83,9 @@ class _Recorder:
 
     def record(self, op: str, read: Sequence[Any], made: Sequence[Any], facts: dict[str, Any]) -> None:
         """Write one op down."""
-        if len(self.nodes) >= MOST_OPS:
+        if len(self.nodes) >= _MOST_OPS:
             raise InputError(
-                f"expected at most {MOST_OPS:,} ops: a loop of the network should be one op", field="model"
+                f"expected at most {_MOST_OPS:,} ops: a loop of the network should be one op", field="model"
             )
         inputs = tuple(self.number(t) for t in read)
         outputs = tuple(self.add(t, "activation") for t in made)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.workload.networks.spaces import CELL_OPS, FBNET_OPS
 
-__all__ = ["SPACES", "Space", "find_space", "space_of"]
+__all__ = ["LARGEST", "SPACES", "Space", "find_space", "space_of"]
 
 #: Most architectures of one call, and of a space that is listed whole.
 LARGEST = 1_000_000
