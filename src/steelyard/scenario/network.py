@@ -95,7 +95,7 @@ def asks_net(words: Mapping[str, Any]) -> bool:
     if not isinstance(model, str | Path):
         return _is_module(model)
     name = str(model)
-    return (is_net(name) or is_pipeline(name)) and not _served(name)
+    return not _served(name) and (is_net(name) or is_pipeline(name))
 
 
 def _served(name: str) -> bool:
