@@ -123,6 +123,9 @@ def test_the_command_prints_rows_pages_and_json(
     assert main([*shlex.split(command.replace("\\\n", ""))[1:], "--quiet"]) == 0  # it can be pasted
     capsys.readouterr()
     assert "--with fp8-kv" in told and "hangs on isl=128: direction" in told
+    assert main(["claims", path, "--sensitivity", "--quiet", "--pages", str(tmp_path / "pages")]) == 0
+    capsys.readouterr()
+    assert "hangs on isl=128: direction" in (tmp_path / "pages" / "format.md").read_text()
     assert main(["claims", path, "--sensitivity", "--quiet"]) == 0
     assert "hangs on isl=128: direction" in capsys.readouterr().out  # it was said by --explain alone
     assert main(["claims", path, path, "--quiet"]) == 2

@@ -81,6 +81,7 @@ def _layer(layer: str, papers: Sequence[Paper], answers: Answers) -> str:
         told = [f"claim {f.claim.n}: {f.why}" for f in answers[paper.id] if f.why and f.claim.n]
         whys = [paper.why] if paper.why else []
         whys += told or ([row.why] if row.why and not whys else [])
+        whys += [f"claim {f.claim.n} hangs on {one}" for f in answers[paper.id] for one in f.hangs_on]
         if whys or row.command:
             command = f" `{row.command}`" if row.command else ""
             lines.append(f"- **{paper.id} {paper.name}** ({row.verdict}): {'; '.join(whys) or paper.title}{command}")
