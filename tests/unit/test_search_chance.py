@@ -100,6 +100,14 @@ def test_more_certainty_never_costs_less_and_every_winner_has_it() -> None:
     assert "steelyard calibrate" in text(asked(0.5))
 
 
+def test_a_plan_that_is_sure_says_what_to_measure_where_an_even_chance_is_cheaper() -> None:
+    answer = asked(0.95, remedies=True)
+    even, winner = answer.certainty[0.5], answer.winner
+    assert even is not None and winner is not None and winner.chance[ALL] >= 0.95
+    assert even.value < winner.value and f"as fast as predicted, {even.devices} l40s would do" in answer.narrowing
+    assert asked(0.95).narrowing == ""
+
+
 def test_a_plan_below_the_chance_asked_for_says_so() -> None:
     dearer = asked(0.95).winner
     cheap = asked(0.5).winner
@@ -142,8 +150,10 @@ def test_a_share_in_per_cent_is_the_same_question() -> None:
 
 def test_machines_never_calibrated_and_fleets_nobody_builds_are_marked() -> None:
     words = {"rate": "2000/s", "isl": 1000, "osl": 100, "requests": 200, "remedies": False}
-    fleet = plan("llama-3.1-8b", "rtx_4090", mode="aggregated", **words).winner  # type: ignore[arg-type]
+    answer = plan("llama-3.1-8b", "rtx_4090", mode="aggregated", **words)  # type: ignore[arg-type]
+    fleet = answer.winner
     assert fleet is not None and fleet.devices > 64
+    assert all(f"{c.devices}! " in text(answer) for c in answer.runners_up) and "! nobody builds it" in text(answer)
     assert any(x.startswith("nobody builds it") for x in fleet.doubts)
     assert any(x.startswith(NEVER_MEASURED) for x in fleet.doubts)
     winner = asked().winner

@@ -27,7 +27,7 @@ from steelyard.report.ways import parts as ways_parts
 from steelyard.scenario.fields import SKEW
 from steelyard.search.chance import ALL
 from steelyard.search.describe import chance_text
-from steelyard.search.doubts import NEVER_MEASURED
+from steelyard.search.doubts import NEVER_MEASURED, NOBODY_BUILDS
 from steelyard.traffic.trace import LENGTHS
 from steelyard.units import format_quantity as q
 
@@ -417,12 +417,17 @@ def unmeasured(c: Candidate) -> bool:
     return any(x.startswith(NEVER_MEASURED) for x in c.doubts)
 
 
+def unbuilt(c: Candidate) -> bool:
+    """Whether it is a fleet that nobody would build: its count is marked."""
+    return any(x.startswith(NOBODY_BUILDS) for x in c.doubts)
+
+
 #: What a candidate can show in a table: heading, and what makes a cell.
 COLUMNS: dict[str, Callable[[Candidate], str]] = {
     "machine": lambda c: c.machine + "*" * unmeasured(c),
     "shape": lambda c: c.shape,
     "engine": lambda c: c.engine,
-    "count": lambda c: str(c.devices),
+    "count": lambda c: str(c.devices) + "!" * unbuilt(c),
     "USD/h": lambda c: "-" if c.rent_usd_per_hour is None else f"{c.rent_usd_per_hour:,.2f}",
     "USD/M tok": lambda c: "-" if c.usd_per_million_tokens is None else f"{c.usd_per_million_tokens:,.3g}",
     "TTFT": lambda c: q(c.ttft_s, "s"),
@@ -437,6 +442,8 @@ _RENT = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "max/s"
 _RUNNERS = ("machine", "count", "shape", "engine", "USD/h", "TTFT", "TPOT", "chance")
 #: What the star behind a machine says.
 STAR = f"* {NEVER_MEASURED}: kernels borrowed from others' measurements, wider intervals (steelyard calibrate)"
+#: What the mark behind a count says.
+MARK = f"! {NOBODY_BUILDS}: so many cards of a kind that no server is sold with"
 _SPEED = ("machine", "count", "shape", "engine", "tok/s/user", "tok/s/device", "USD/h")
 
 
@@ -470,10 +477,11 @@ def _tables(answer: Answer, width: int | None) -> Iterator[Any]:
 
 
 def star(answer: Answer) -> str:
-    """What the star behind a machine says, where one stands."""
+    """What the star behind a machine and the mark behind a count say, where they stand."""
     w = answer.winner
     shown = (*([w] if w else []), *answer.runners_up, *answer.front, *answer.cost_front)
-    return STAR if any(unmeasured(c) for c in shown) else ""
+    said = [STAR] * any(unmeasured(c) for c in shown) + [MARK] * any(unbuilt(c) for c in shown)
+    return "; ".join(said)
 
 
 def _notes(answer: Answer, files: str) -> Iterator[Any]:

@@ -9,12 +9,14 @@ from steelyard.cost.parameters import calibration_table
 from steelyard.machine.component import Machine
 from steelyard.search.options import PoolOption
 
-__all__ = ["NEVER_MEASURED", "doubts", "narrowing"]
+__all__ = ["NEVER_MEASURED", "NOBODY_BUILDS", "doubts", "narrowing"]
 
 #: Cards without a server that is sold with them that anybody puts together: eight nodes of eight.
 MOST_CARDS = 64
 #: How the doubt about a machine begins whose kernels were not measured.
 NEVER_MEASURED = "never calibrated"
+#: How the doubt about a fleet begins that nobody would put together.
+NOBODY_BUILDS = "nobody builds it"
 
 
 def calibrated(machine: Machine) -> bool:
@@ -41,7 +43,7 @@ def _doubts(pools: Sequence[PoolOption], devices: int) -> Iterator[str]:
         if machine.node:
             continue
         if devices > MOST_CARDS:
-            yield f"nobody builds it: {devices:,} {machine.name}, a card no server is sold with"
+            yield f"{NOBODY_BUILDS}: {devices:,} {machine.name}, a card no server is sold with"
         across = len(pools) > 1 and devices > cluster.per_node
         if (across or pool.replica.devices > cluster.per_node) and not machine.links("network"):
             network = cluster.inter.title or cluster.inter.name if cluster.inter else "a network"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from steelyard.machine.catalogue import account
@@ -25,6 +25,8 @@ __all__ = ["solve"]
 
 #: Stays of a request that the simulated traffic should last, below which the answer says that it did not.
 STAYS = 3
+#: Share of the cost from which a measurement that may save it is named for a plan that is sure already.
+DEAR = 0.05
 
 
 def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Callable[[str], object] = str) -> Answer:
@@ -63,7 +65,7 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
         breaks_first=breaking(shown[0], question) if shown else "",
         stages_s=stages_s,
         certainty=certainty,
-        narrowing=_narrowing(player, finals, shown),
+        narrowing=_narrowing(player, finals, shown, certainty),
     )
     if not shown and remedies:
         progress("nothing fits; looking for the nearest changes that would")
@@ -72,14 +74,21 @@ def solve(task: PlanTask, ledger: Ledger, *, remedies: bool = True, progress: Ca
     return replace(answer, cpu_s=time.process_time() - cpu)
 
 
-def _narrowing(player: Player, finals: Finals, shown: Sequence[Candidate]) -> str:
-    """What to measure for the winner; nothing when it is sure enough."""
-    if not shown or shown[0].chance[ALL] >= CERTAINTIES[-1]:
+def _narrowing(
+    player: Player, finals: Finals, shown: Sequence[Candidate], certainty: Mapping[float, Candidate | None]
+) -> str:
+    """What to measure for the winner; nothing when it is sure enough and certainty costs nothing."""
+    even = certainty.get(CERTAINTIES[0])
+    dear = bool(shown) and even is not None and even.value < shown[0].value * (1 - DEAR)
+    if not shown or (shown[0].chance[ALL] >= CERTAINTIES[-1] and not dear):
         return ""
     best = next(f for f in finals.finalists if f.row.pools[0].replica.machine in shown[0].machine)
     chance = {k: v for k, v in shown[0].chance.items() if k != ALL}
     first = "ttft" in chance and chance["ttft"] <= min(chance.values())
-    return narrowing(shown[0].machine, player.spread(best.row.pools)[0], first)
+    said = narrowing(shown[0].machine, player.spread(best.row.pools)[0], first)
+    if not dear or even is None:
+        return said
+    return f"{said}; as fast as predicted, {even.devices} {even.machine} would do"
 
 
 class _Levels:
