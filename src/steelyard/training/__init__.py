@@ -1,0 +1,1 @@
+"""Training: a step of one layout, its memory, and the run it belongs to."""
