@@ -227,6 +227,7 @@ def gemm_roofline_s(
     device: GemmDevice,
     groups: ArrayLike = 1,
     weights_hot: bool = False,
+    accumulates: bool = False,
 ) -> Array:
     """Physical limit: max(2 m n k groups / peak, (weights + activations + outputs) / bandwidth).
 
@@ -236,13 +237,14 @@ def gemm_roofline_s(
         device: spec sheet.
         groups: independent products of that size in one kernel.
         weights_hot: data may come from the last-level cache, as in a benchmark that repeats one product.
+        accumulates: the product is added to what C holds, which is read as well.
 
     Returns:
         Seconds, of the broadcast shape.
     """
     shape, (m_, n_, k_, wb, ab, ob, g) = flatten(m, n, k, weight_bits, act_bits, out_bits, groups)
     compute = 2.0 * m_ * n_ * k_ * g / device.peak_ops_per_s
-    traffic = g * (n_ * k_ * wb + m_ * k_ * ab + m_ * n_ * ob) / 8.0
+    traffic = g * (n_ * k_ * wb + m_ * k_ * ab + m_ * n_ * ob * (2.0 if accumulates else 1.0)) / 8.0
     bandwidth = max(device.dram_bytes_per_s, device.l2_bytes_per_s) if weights_hot else device.dram_bytes_per_s
     return np.asarray(np.maximum(compute, traffic / bandwidth).reshape(shape))
 
@@ -260,6 +262,7 @@ def gemm_time_s(
     facts: GemmFacts = DEFAULT_FACTS,
     groups: ArrayLike = 1,
     weights_hot: bool = False,
+    accumulates: bool = False,
 ) -> Array:
     """Time of one GEMM, kernel only, inside a captured graph (no host launch overhead).
 
@@ -278,6 +281,7 @@ def gemm_time_s(
         groups: independent products of that size in one kernel.
         weights_hot: benchmark conditions: small weights and activations are found in the last-level cache.
             False for serving.
+        accumulates: the product is added to what C holds (a gradient), which is read as well.
 
     Returns:
         Seconds, of the broadcast shape; never below ``gemm_roofline_s``.
@@ -295,7 +299,7 @@ def gemm_time_s(
     for start in range(0, rows, chunk):
         piece = slice(start, start + chunk)
         part = [a[slice(1) if one else piece, None] for a, one in zip(flat, constant, strict=True)]
-        out[piece] = _best_s(part, table, device, parameters, facts, weights_hot)
+        out[piece] = _best_s(part, table, device, parameters, facts, weights_hot, accumulates)
     limit = gemm_roofline_s(
         m,
         n,
@@ -306,6 +310,7 @@ def gemm_time_s(
         device=device,
         groups=groups,
         weights_hot=weights_hot,
+        accumulates=accumulates,
     )
     work = (flat[0] * flat[1] * flat[2] * flat[6] > 0.0).reshape(shape)
     return np.asarray(np.where(work, np.maximum(out.reshape(shape), limit), 0.0))
@@ -325,6 +330,7 @@ def _best_s(
     p: GemmParameters,
     facts: GemmFacts,
     weights_hot: bool,
+    accumulates: bool,
 ) -> Array:
     """Time of the best candidate for each row of ``columns`` (each (rows, 1), or (1, 1) where all rows have the same);
     shape (rows,), or (1,) where no column differs between rows.
@@ -349,7 +355,7 @@ def _best_s(
     weights = n * k * weight_bytes * groups
     passes = np.maximum(np.ceil(m / facts.rows_per_pass), 1.0)
     again = (passes - 1.0) * np.maximum(weights - device.l2_bytes, 0.0)
-    moving = (m * k * act_bytes + m * n * out_bytes) * groups
+    moving = (m * k * act_bytes + m * n * out_bytes * (2.0 if accumulates else 1.0)) * groups
     cached = np.zeros_like(weights)
     if weights_hot:
         cached = weights * _resident(weights, p.hot_frac * device.l2_bytes)

@@ -1,0 +1,96 @@
+"""The share of its data-sheet peak that a matrix engine holds, second after second, under the power limit of its board.
+
+    share = held min(0.83, clock(x))       x = (W - idle) / (E held peak)
+    held  = share of the peak that a benchmark of one kernel reaches (``cost.gemm``, ``compute_frac``)
+    W     = power limit of the board;  E = J per operation on real numbers at the full clock
+    clock = of the rated clock, what a share x of the dynamic power allows: power = f V^2 (``cost.energy.clock_at``)
+
+0.83 is the stack's own figure: what real numbers reach of a benchmark on constant ones where power is no limit.
+Theory and measured accuracy: ``docs/methods/training_kernels.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from steelyard.cost.energy import clock_at, idle_power_w
+from steelyard.cost.op_models import product_parameters
+from steelyard.cost.parameters import Calibrated, calibrated
+from steelyard.cost.site import Site, site_for
+from steelyard.deployment.formats import Format, computes, find_format, widened
+from steelyard.machine.component import Machine
+
+__all__ = ["SustainedParameters", "held_frac", "sustained_frac", "sustained_parameters", "trained_in"]
+
+
+@dataclass(frozen=True, slots=True)
+class SustainedParameters:
+    """What long products of a family's boards reach and draw. Defaults: no figure known, power limits nothing."""
+
+    held_frac: float = 0.0
+    """Share of the 16-bit peak that long products of real numbers reach where power is no limit; 0: the benchmark's
+    share times the stack's figure."""
+    energy_j_per_op: float = 0.0
+    """J of the board per 16-bit operation on real numbers at the full clock, above its idle power; 0: not known."""
+    narrow_frac: float = 0.6
+    """Energy of an operation on operands of half the width, over the wider one's (guess: sums stay 32 bits wide)."""
+
+
+def sustained_parameters(machine: Machine) -> Calibrated:
+    """The parameters of a machine's family, or the defaults."""
+    return calibrated("sustained", SustainedParameters, machine.name, (machine.family,), last="")
+
+
+def held_frac(site: Site, compute_frac: float) -> float:
+    """Share of the peak held under power by an engine that reaches ``compute_frac`` of it in a kernel benchmark.
+
+    A matrix engine that is capped below what its units do elsewhere (H20, GeForce) stays below its power limit.
+    """
+    machine = site.machine
+    if site.capped:
+        return compute_frac
+    p = sustained_parameters(machine).parameters
+    clock = site.stack.sustained_frac
+    if p.held_frac:
+        compute_frac, clock = p.held_frac, 1.0
+    limit_w = machine.power_limit_w or machine.tdp_w
+    if limit_w > 0.0 and p.energy_j_per_op > 0.0:
+        energy_j, wider = p.energy_j_per_op, site.peak16_ops_per_s
+        while wider < 0.75 * site.peak_ops_per_s:
+            energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider
+        asked_w = energy_j * compute_frac * site.peak_ops_per_s
+        clock = min(clock, float(clock_at((limit_w - idle_power_w(machine)) / asked_w)))
+    return compute_frac * clock
+
+
+def trained_in(machine: Machine, precision: str) -> tuple[Site, Format]:
+    """Where products of a training step in a format run, and the format: what the machine lacks is 16 bits wide.
+
+    Raises:
+        InputError: no such format, or no peak on the machine that wide.
+    """
+    stored = find_format(precision)
+    stored = stored if computes(machine, stored) else widened(machine, stored)
+    return site_for(machine, stored.name, stored.name), stored
+
+
+def sustained_frac(machine: Machine, precision: str = "bf16") -> float:
+    """Share of the dense peak in a format that long products of real numbers hold under the board's power.
+
+    Args:
+        machine: the device; its ``tdp_w``, or a lower limit that is set, is the power allowed.
+        precision: a number format of the catalogue.
+
+    Returns:
+        Share of the data-sheet peak, above 0 and at most 1.
+
+    Raises:
+        InputError: no such format, or no peak on the machine that wide.
+    """
+    site, stored = trained_in(machine, precision)
+    found, _ = product_parameters(site, stored.name, stored.stored_bits, stored.stored_bits)
+    reached = found.parameters.compute_frac
+    if site.machine.tdp_w > 0.0:
+        wide = min(site.peak_ops_per_s, site.peak16_ops_per_s)
+        reached = min(reached, found.parameters.ops_per_joule * site.machine.tdp_w / wide)
+    return held_frac(site, reached)
