@@ -30,7 +30,7 @@ WRITTEN = {"deployment/plan_file.py"}
 #: Parameters of a public function written by hand at most.
 MOST_PARAMETERS = 12
 #: Functions over columns take each array by its own name: prices of a kernel, and rows of a measured table.
-COLUMNS = {"decode_attention_time_s", "prefill_attention_time_s", "comparison"}
+COLUMNS = {"attention_time", "decode_attention_time_s", "prefill_attention_time_s", "comparison"}
 PUBLIC_VERBS = ("compare", "estimate", "explain", "plan", "simulate", "study")
 
 
