@@ -45,12 +45,14 @@ The smallest reader::
 
 from __future__ import annotations
 
+import gzip
+import io
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,6 +84,8 @@ Texts = NDArray[np.str_]
 
 #: Largest table read, bytes.
 MAX_BYTES = 2 * 2**30
+#: Largest table that was packed.
+MAX_UNPACKED_BYTES = 256 * 2**20
 #: What a row was to the fit: used by it, of a fitted table but held back, or of a table nothing was fitted to.
 SPLITS = ("fit", "left-out", "all")
 
@@ -262,7 +266,7 @@ def _rows_in(path: Path) -> int:
 
 
 def read_frame(path: Path, columns: Sequence[str] = (), optional: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV or Parquet table as a DataFrame.
+    """A CSV (also packed, ``.csv.gz``) or Parquet table as a DataFrame.
 
     Args:
         path: the file.
@@ -275,7 +279,7 @@ def read_frame(path: Path, columns: Sequence[str] = (), optional: Sequence[str] 
     import pandas as pd
 
     with open_file(path, MAX_BYTES) as file:
-        frame = pd.read_parquet(file) if path.suffix == ".parquet" else pd.read_csv(file, low_memory=False)
+        frame = pd.read_parquet(file) if path.suffix == ".parquet" else pd.read_csv(_plain(file), low_memory=False)
     absent = [name for name in columns if name not in frame.columns]
     if absent:
         raise InputError(f"columns missing: {', '.join(absent)}", field=path.name)
@@ -283,6 +287,19 @@ def read_frame(path: Path, columns: Sequence[str] = (), optional: Sequence[str] 
         if name not in frame.columns:
             frame[name] = np.nan
     return frame[[*columns, *optional]] if columns else frame
+
+
+def _plain(file: IO[bytes]) -> IO[bytes]:
+    """A file, unpacked where it is packed."""
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    if not packed:
+        return file
+    with gzip.open(file, "rb") as unpacked:
+        data = unpacked.read(MAX_UNPACKED_BYTES + 1)
+    if len(data) > MAX_UNPACKED_BYTES:
+        raise InputError(f"expected at most {MAX_UNPACKED_BYTES >> 20} MiB unpacked")
+    return io.BytesIO(data)
 
 
 @cache

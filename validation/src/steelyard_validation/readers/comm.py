@@ -1,4 +1,4 @@
-"""Collectives: aiconfigurator (NCCL, oneCCL and the serving libraries' own all-reduce), APEX, Vidur, and DeepEP.
+"""Collectives: aiconfigurator (NCCL, oneCCL and all-reduces of serving libraries), APEX, Vidur, LLMCompass, DeepEP.
 
 Sizes mean the full tensor, as in ``steelyard.cost.collective``. aiconfigurator counts elements, Vidur bytes, APEX KiB.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from steelyard.machine.component import Machine
 
-__all__ = ["aiconfigurator", "apex", "apex_rows", "deepep", "vidur"]
+__all__ = ["aiconfigurator", "apex", "apex_rows", "deepep", "llmcompass", "vidur"]
 
 #: Machines whose captured rows inside one node the calibration reads (``fits.collective``).
 FITTED = ("a100_sxm", "h100_sxm", "h200_sxm", "b200_sxm", "l40s", "v100_pcie")
@@ -95,6 +95,28 @@ def apex_rows(path: Path) -> pd.DataFrame:
         per_node=raw["num_gpus_per_node"].astype(int),
         time_s=raw["time(us)"].astype(float) * 1e-6,
     )
+
+
+def llmcompass(folder: Path, ask: Ask) -> Iterator[Comparison]:
+    """``hw/allreduce_4xA100_NVLink_us.csv``: all-reduces of four A100 of one node, as LLMCompass measured them."""
+    for path in ask.files(folder, "allreduce_4xA100_NVLink_us.csv"):
+        if ask.wants(path.stem):
+            yield from guarded(ask, path, _llmcompass, path, ask)
+
+
+def _llmcompass(path: Path, ask: Ask) -> Iterator[Comparison]:
+    raw = read_frame(path, ("bytes", "latency_us"))
+    frame = raw[[]].assign(
+        device="a100_sxm",
+        library="nccl",
+        eager=False,
+        operation="all_reduce",
+        message_bytes=raw["bytes"].astype(float),
+        devices=4,
+        per_node=0,
+        time_s=raw["latency_us"].astype(float) * 1e-6,
+    )
+    yield from _compare(frame, path.stem, path.stem, ask, ())
 
 
 def vidur(folder: Path, ask: Ask) -> Iterator[Comparison]:
