@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steelyard import InputError, estimate, plan, simulate
-from steelyard.cost.energy import clock_at
+from steelyard.cost.energy import clock_at, clock_beside
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import parse_cluster
 
@@ -68,3 +68,21 @@ def test_power_goes_with_the_clock_and_the_square_of_its_voltage() -> None:
     assert clocks[-1] == 1.0 and np.all(np.diff(clocks) > 0)
     assert clocks[1:3] == pytest.approx([0.52, 0.77], abs=0.03)
     assert find_machine("rtx_3090").most_w == 350
+
+
+def test_networks_slow_down_where_arithmetic_binds_them() -> None:
+    free, held = (estimate("sdxl", "h100_sxm", power_limit_w=watts) for watts in (None, 400))
+    assert 1.1 * free.latency_s < held.latency_s < 1.5 * free.latency_s
+    assert held.energy_j_per_item < free.energy_j_per_item
+    assert free.limit_s == held.limit_s
+    with pytest.raises(InputError, match="at most 700 W") as told:
+        estimate("resnet50", "rtx_3090", power_limit_w=9999)
+    assert [p.field for p in told.value.problems] == ["power_limit_w"]
+
+
+def test_a_board_of_little_power_runs_its_units_slower_than_one_that_was_measured() -> None:
+    """BERT of MLPerf: an L4 reaches 0.88 of what its peak says beside an L40S, an H100 PCIe 0.84 beside an SXM."""
+    l4, l40s, pcie, sxm = map(find_machine, ("l4", "l40s", "h100_pcie", "h100_sxm"))
+    assert clock_beside(l4, l40s) == pytest.approx(0.85, abs=0.05)
+    assert clock_beside(pcie, sxm) == pytest.approx(0.84, abs=0.05)
+    assert clock_beside(sxm, pcie) == clock_beside(sxm, sxm) == clock_beside(sxm, find_machine("epyc_9654")) == 1.0

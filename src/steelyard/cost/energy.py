@@ -22,6 +22,7 @@ __all__ = [
     "DEFAULT_LINK_ENERGY_J_PER_BYTE",
     "TRANSPORT_J_PER_BYTE",
     "clock_at",
+    "clock_beside",
     "energy_per_op_j",
     "held_back_s",
     "idle_power_w",
@@ -58,6 +59,28 @@ _POWERS = _CLOCKS * (LEAST_VOLTAGE + (1.0 - LEAST_VOLTAGE) * _CLOCKS) ** 2
 def clock_at(power_frac: Any) -> Any:
     """Clock at a share of the dynamic power, both of the rated: ``power = f V^2``, ``V = 0.5 + 0.5 f``."""
     return np.interp(np.asarray(power_frac, dtype=np.float64), _POWERS, _CLOCKS)
+
+
+def clock_beside(machine: Machine, other: Machine) -> float:
+    """Clock that a board holds in arithmetic, over its rated one, known how another board of its family does.
+
+    One architecture draws the same power per unit at a clock, so that a board with less power for each of its units
+    runs them slower: ``f = f_other clock_at(p / p_other)`` of the dynamic power per unit ``p``, at most the rated
+    clock. An L4 (72 W) holds 0.82 of the clock at which its peak is stated, beside an L40S.
+
+    Args:
+        machine: the board, at its rated power.
+        other: one whose kernels were measured, or the same.
+    """
+    mine, theirs = machine.engines("matrix"), other.engines("matrix")
+    if not (mine and theirs and machine.tdp_w and other.tdp_w) or machine.name == other.name:
+        return 1.0
+    powers = [
+        (m.tdp_w - idle_power_w(m)) / engines[0].units if engines[0].units else 0.0
+        for m, engines in ((machine, mine), (other, theirs))
+    ]
+    held = theirs[0].clock_hz * above_rated(other) * float(clock_at(min(1.0, powers[0] / max(powers[1], 1e-9))))
+    return min(1.0, held / max(mine[0].clock_hz * above_rated(machine), 1.0))
 
 
 def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) -> Any:

@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP, TRANSPORT_J_PER_BYTE, static_power_w
+from steelyard.cost.energy import (
+    DEFAULT_ENERGY_J_PER_OP,
+    TRANSPORT_J_PER_BYTE,
+    clock_beside,
+    held_back_s,
+    static_power_w,
+)
 from steelyard.cost.net_backward import with_backward
 from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
@@ -24,6 +30,7 @@ from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime
 from steelyard.interval import Z80
+from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import TensorGraph
@@ -133,6 +140,7 @@ def weighed(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> 
     """Every term times its factor and the machine's scale, with which of its shares it belongs to."""
     planned = runtime.terms == "groups" and bool(reach.times)
     scale = scale_of(site.machine, reach)
+    scale = (scale[0] / clock_held(site.machine, reach), *scale[1:])
     for name, values in (group_terms(kernels, site, runtime) if planned else terms(kernels, site)).items():
         usual = 0.0 if planned or name.endswith(".steps") else 1.0 if reach.times else _GUESS
         factor = reach.kernel_s if name == "kernels" else reach.times.get(name, usual)
@@ -152,12 +160,20 @@ def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> t
         # factors of traffic may be below one: what one kernel leaves in the cache, the next one finds there
         least, limit = work, np.maximum(work, traffic)
     kernel_s = np.maximum(total, least)
-    return kernel_s, np.minimum(limit, kernel_s)
+    return held_back_s(kernel_s, work, traffic, site.machine), np.minimum(limit, kernel_s)
 
 
 def log_spread(reach: Reach, machine: Machine) -> float:
     """Standard deviation of log(true / predicted): of a machine that was measured, or of another."""
     return float(np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80)
+
+
+def clock_held(machine: Machine, reach: Reach) -> float:
+    """Clock of a GPU in arithmetic over its rated one, where factors come from another board of its family."""
+    if machine.kind != "gpu" or machine.name in reach.measured:
+        return 1.0
+    kin = [m for m in map(find_machine, reach.measured) if m.family == machine.family]
+    return max((clock_beside(machine, m) for m in kin), default=1.0)
 
 
 def scale_of(machine: Machine, reach: Reach) -> tuple[float, float, float]:

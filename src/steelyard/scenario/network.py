@@ -21,7 +21,7 @@ from steelyard.deployment.runtime import (
     usual_runtime,
 )
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, held_to
 from steelyard.scenario.fields import NETWORK, fields_of
 from steelyard.scenario.scenario import read_cluster
 from steelyard.scenario.words import Problems, read_value
@@ -169,7 +169,9 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     values["techniques"] = techniques
     values["model"] = words.get("model")
     cluster = problems.read(read_cluster, values["on"]) if values["on"] else None
-    if cluster is None and not values["on"]:
+    if cluster is not None and values["power_limit_w"] is not None:
+        cluster = problems.read(held_to, cluster, values["power_limit_w"])
+    if not values["on"]:
         problems.add([Problem("on", "required field is missing (machine: NAME or NAME:COUNT)")])
     sets = problems.read(sets_of, values["set"]) or {}
     runtime = problems.read(find_runtime, values["runtime"]) if values["runtime"] else None
