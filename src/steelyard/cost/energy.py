@@ -79,7 +79,9 @@ def clock_beside(machine: Machine, other: Machine) -> float:
         (m.tdp_w - idle_power_w(m)) / engines[0].units if engines[0].units else 0.0
         for m, engines in ((machine, mine), (other, theirs))
     ]
-    held = theirs[0].clock_hz * above_rated(other) * float(clock_at(min(1.0, powers[0] / max(powers[1], 1e-9))))
+    if powers[0] >= powers[1]:
+        return 1.0
+    held = theirs[0].clock_hz * above_rated(other) * float(clock_at(powers[0] / powers[1]))
     return min(1.0, held / max(mine[0].clock_hz * above_rated(machine), 1.0))
 
 
