@@ -65,7 +65,8 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         }
         for bits, part in _by_gradient(str(op), str(which), rows):
             measured = part["time_s"].to_numpy(float)
-            family = np.where(part["qk_dim"] > 128, "head 192", "head 128") if "attention" in kind else PASSES[str(which)]
+            heads = np.where(part["qk_dim"] > 128, "head 192", "head 128")
+            family = heads if "attention" in kind else PASSES[str(which)]
             if machine is None:
                 why = "machine not in the catalogue"
                 yield comparison(ask, path.stem, family=family, measured=measured, why=why, **about)
