@@ -93,8 +93,6 @@ class TrainingAttention:
     """Most of the 16-bit peak that its products reach forward, by family or copy engine; not named: no other limit."""
     backward_share: Mapping[str, float] = field(default_factory=_numbers)
     """Of the 16-bit peak that its products reach backward, by family or copy engine."""
-    full_square: bool = False
-    """Pairs that a causal mask hides are computed too."""
     score_bytes: float = 0.0
     """Bytes moved per query, key and head forward by kernels apart; 0: the scores stay on the unit."""
     score_backward_bytes: float = 0.0
@@ -287,7 +285,6 @@ def attention_time(
     )
     if facts.score_bytes:
         return _unfused(facts, B, S, C, H, K, D, V, backward, at)
-    causal = causal and not facts.full_square
     pairs = _pairs(S, C, W, causal)
     held = sustained_frac(site.machine, at.compute) * at.peak_ops_per_s
     found = attention_parameters(at, "prefill")
