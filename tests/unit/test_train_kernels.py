@@ -13,6 +13,7 @@ from steelyard.cost.site import site_for
 from steelyard.cost.sustained import sustained_frac
 from steelyard.cost.train_kernels import (
     GROUP_LAUNCH_S,
+    TrainingAttention,
     attention_names,
     attention_time,
     cast_time,
@@ -21,6 +22,7 @@ from steelyard.cost.train_kernels import (
     optimizer_time,
     product_time,
 )
+from steelyard.documents import build
 from steelyard.errors import InputError, UnknownName
 from steelyard.machine.catalogue import find_machine
 
@@ -150,3 +152,10 @@ def test_wrong_words_are_named() -> None:
         product_time(1, 1, 1, which="backward", site=SITE["h100_sxm"])  # type: ignore[arg-type]
     with pytest.raises(InputError, match="fp9"):
         product_time(1, 1, 1, precision="fp9", site=SITE["h100_sxm"])
+
+
+def test_a_kernel_of_ones_own_is_checked_where_it_is_read() -> None:
+    with pytest.raises(InputError, match="forward"):
+        build(TrainingAttention, {"name": "mine", "foward": "fa2"}, "training.toml: attention.mine")
+    with pytest.raises(InputError, match="backward_share"):
+        build(TrainingAttention, {"name": "mine", "backward_share": {"async": 2.0}}, "training.toml: attention.mine")

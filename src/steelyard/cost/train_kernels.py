@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -32,9 +32,10 @@ from steelyard.cost.site import Site, site_for
 from steelyard.cost.sustained import sustained_frac, sustained_parameters, trained_in
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.formats import find_format
-from steelyard.documents import read_document
-from steelyard.errors import UnknownName
+from steelyard.documents import build, named, read_document
+from steelyard.errors import InputError, UnknownName
 from steelyard.folders import catalogue_folders
+from steelyard.units import Quantity
 
 __all__ = [
     "GROUP_LAUNCH_S",
@@ -78,24 +79,28 @@ UNFUSED_SPREAD: Final = 0.15
 """Log-space spread of unfused attention (guess: what the fusion of the passes leaves open)."""
 
 
-def _numbers(**values: float) -> Mapping[str, float]:
-    return values
+#: A share of the peak, by name.
+Shares = Mapping[str, Annotated[float, Quantity("1", "of the dense 16-bit peak", gt=0, le=1)]]
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingAttention:
     """What an attention kernel of a training framework does. Table: ``catalogue/kernels/training.toml``."""
 
+    __pydantic_config__ = {"extra": "forbid"}
+
     name: str
-    forward: str = ""
-    """Kernel of ``kernels/attention.toml`` that runs forward; empty: that of the family's library."""
-    forward_share: Mapping[str, float] = field(default_factory=_numbers)
-    """Most of the 16-bit peak that its products reach forward, by family or copy engine; not named: no other limit."""
-    backward_share: Mapping[str, float] = field(default_factory=_numbers)
-    """Of the 16-bit peak that its products reach backward, by family or copy engine."""
-    score_bytes: float = 0.0
-    """Bytes moved per query, key and head forward by kernels apart; 0: the scores stay on the unit."""
-    score_backward_bytes: float = 0.0
+    forward: Annotated[str, "kernel of attention.toml that runs forward; empty: that of the family's library"] = ""
+    forward_share: Annotated[
+        Shares, "most of the peak that its products reach forward, by family or copy engine; not named: no other limit"
+    ] = field(default_factory=dict)
+    backward_share: Annotated[Shares, "of the peak that its products reach backward, by family or copy engine"] = field(
+        default_factory=dict
+    )
+    score_bytes: Annotated[
+        float, Quantity("B", "moved per query, key and head forward; 0 = the scores stay on the unit", ge=0)
+    ] = 0.0
+    score_backward_bytes: Annotated[float, Quantity("B", "the same backward", ge=0)] = 0.0
 
 
 @cache
@@ -104,8 +109,12 @@ def _attention_table() -> Mapping[str, TrainingAttention]:
     for folder in catalogue_folders():
         path = folder / "kernels" / "training.toml"
         if path.is_file():
-            for name, entry in read_document(path).get("attention", {}).items():
-                found.setdefault(name, TrainingAttention(name, **entry))
+            entries = read_document(path).get("attention", {})
+            if not isinstance(entries, Mapping) or not all(isinstance(e, Mapping) for e in entries.values()):
+                raise InputError("expected a table of tables", field=f"{named(path)}: attention")
+            for name, entry in entries.items():
+                where = f"{named(path)}: attention.{name}"
+                found.setdefault(name, build(TrainingAttention, {"name": name, **entry}, where))
     return found
 
 
