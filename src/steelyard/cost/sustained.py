@@ -23,6 +23,10 @@ from steelyard.machine.component import Machine
 __all__ = ["SustainedParameters", "held_frac", "sustained_frac", "sustained_parameters", "trained_in"]
 
 
+#: Formats whose products cuBLAS runs as those of another: the engine scales blocks of 32 itself, at the same rate.
+SAME_KERNEL = {"mxfp8": "fp8"}
+
+
 @dataclass(frozen=True, slots=True)
 class SustainedParameters:
     """What long products of a family's boards reach and draw. Defaults: no figure known, power limits nothing."""
@@ -32,8 +36,9 @@ class SustainedParameters:
     share times the stack's figure."""
     energy_j_per_op: float = 0.0
     """J of the board per 16-bit operation on real numbers at the full clock, above its idle power; 0: not known."""
-    narrow_frac: float = 0.6
-    """Energy of an operation on operands of half the width, over the wider one's (guess: sums stay 32 bits wide)."""
+    narrow_frac: float = 0.45
+    """Energy of an operation on operands of half the width, over the wider one's. Llama steps in FP8 on B200, GB200 and
+    GB300 without tensor parallelism are no faster than their kernels at most at this (0.5 and more: they would be)."""
 
 
 def sustained_parameters(machine: Machine) -> Calibrated:
@@ -71,7 +76,8 @@ def trained_in(machine: Machine, precision: str) -> tuple[Site, Format]:
     """
     stored = find_format(precision)
     stored = stored if computes(machine, stored) else widened(machine, stored)
-    return site_for(machine, stored.name, stored.name), stored
+    site = site_for(machine, stored.name, stored.name)
+    return site, find_format(SAME_KERNEL.get(stored.name, stored.name))
 
 
 def sustained_frac(machine: Machine, precision: str = "bf16") -> float:
