@@ -27,7 +27,7 @@ from steelyard.cost.devices import attention_device, gemm_device, vector_device
 from steelyard.cost.gemm import gemm_time_s
 from steelyard.cost.models import KernelTime
 from steelyard.cost.op_models import product_parameters
-from steelyard.cost.parameters import calibrated
+from steelyard.cost.parameters import UNMEASURED_SPREAD, calibrated
 from steelyard.cost.site import Site, site_for
 from steelyard.cost.sustained import sustained_frac, sustained_parameters, trained_in
 from steelyard.cost.vector import VectorParameters, vector_time_s
@@ -75,6 +75,8 @@ GROUPED_SPREAD: Final = 0.15
 """Log-space spread of grouped products on SimuMax's rows."""
 ATTENTION_SPREAD: Final = 0.1
 """Least log-space spread of fused attention in training, of SimuMax's rows."""
+UNKNOWN_SHARE: Final = 0.3
+"""Share of the peak backward on families of which nothing is known (guess)."""
 UNFUSED_SPREAD: Final = 0.15
 """Log-space spread of unfused attention (guess: what the fusion of the passes leaves open)."""
 
@@ -135,8 +137,9 @@ def training_attention(name: str) -> TrainingAttention:
     return table[name]
 
 
-def _share(shares: Mapping[str, float], site: Site, default: float) -> float:
-    return shares.get(site.family, shares.get(site.copy_engine, shares.get("mma_sync", default)))
+def _share(shares: Mapping[str, float], site: Site) -> float | None:
+    """The share of a site's family, else of parts fed as it is; None: nothing is known."""
+    return shares.get(site.family, shares.get(site.copy_engine))
 
 
 def product_time(
@@ -298,7 +301,9 @@ def attention_time(
     held = sustained_frac(site.machine, at.compute) * at.peak_ops_per_s
     found = attention_parameters(at, "prefill")
     if backward:
-        share = min(_share(facts.backward_share, at, 0.4), held / at.peak_ops_per_s)
+        known = _share(facts.backward_share, at)
+        spread = ATTENTION_SPREAD if known else UNMEASURED_SPREAD
+        share = min(known or UNKNOWN_SHARE, held / at.peak_ops_per_s)
         time = _backward(B, S, C, H, K, D, V, pairs, share, at)
         limit = B * H * pairs * _backward_ops(D, V) / held
     else:
@@ -319,9 +324,10 @@ def attention_time(
             value_dim=V,
             cache_write=False,
         )
-        most = min(held, _share(facts.forward_share, at, np.inf) * at.peak_ops_per_s)
+        spread = ATTENTION_SPREAD
+        most = min(held, (_share(facts.forward_share, at) or 1.0) * at.peak_ops_per_s)
         limit = B * H * pairs * 2.0 * (D + V) / most
-    return KernelTime(np.asarray(np.maximum(time, limit)), max(found.spread, ATTENTION_SPREAD), found.source)
+    return KernelTime(np.asarray(np.maximum(time, limit)), max(found.spread, spread), found.source)
 
 
 def _backward_ops(D: Array, V: Array) -> Array:
