@@ -20,6 +20,7 @@ HOMES = {
     "Machine": "steelyard.machine",
     "Scenario": "steelyard.scenario.scenario",
     "Simulation": "steelyard.simulation.result",
+    "TrainEstimate": "steelyard.training.estimate",
     "advise": "steelyard.search.advise",
     "compare": "steelyard.report.compare",
     "estimate": "steelyard.estimation.estimate",
@@ -31,6 +32,7 @@ HOMES = {
     "plan": "steelyard.search.api",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
+    "train": "steelyard.training.estimate",
 }
 
 __all__ = ["__version__", *HOMES]

@@ -42,6 +42,7 @@ for _name, _help in (
     ("here", "What can I run on this machine: detect it, and list the models that fit."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
     ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
+    ("train", "Weigh training: step time, memory of every stage, energy, money, and the run with its failures."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),

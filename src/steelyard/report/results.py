@@ -58,6 +58,12 @@ def _plan() -> Forms:
     return Forms(plan.to_dict, plan.flat_rows, plan.parts, plan.summary)
 
 
+def _train() -> Forms:
+    from steelyard.report import train
+
+    return Forms(train.to_dict, lambda e: [train.flat(e)], train.parts, train.summary)
+
+
 def _study() -> Forms:
     from steelyard.report import study, study_text
 
@@ -100,6 +106,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "SpaceEstimate": _space,
     "Simulation": _simulation,
     "Answer": _plan,
+    "TrainEstimate": _train,
     "Findings": _study,
     "Explanation": _explanation,
     "Comparison": _comparison,

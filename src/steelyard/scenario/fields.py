@@ -14,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from steelyard.errors import InputError, UnknownName
+from steelyard.scenario.train_table import TRAIN, TRAIN_ROWS
 
 __all__ = [
     "ALONE",
@@ -116,7 +117,9 @@ class Field:
 
 
 #: What fields are about, in the order of the help.
-TOPICS = ("What runs", "Where it runs", "Traffic", "SLOs", "What the plan chooses", "Engine", "Techniques")
+TOPICS = (
+    *("What runs", "Where it runs", "Traffic", "The run", "SLOs", "What the plan chooses", "Engine", "Techniques"),
+)
 
 #: ``name | type | default | attributes | meaning``, below a line ``[TOPIC]``. A default ``-`` is empty text. Attributes
 #: are those of :class:`Field`, names that begin with ``--`` are its options, ``hidden`` = no option. ``||`` in a
@@ -388,7 +391,7 @@ def _default(kind: str, text: str) -> Any:
 
 
 #: Every field by its whole name.
-_BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in _read(_TABLE)}
+_BY_NAME = {f.name: replace(f, name=f.name.rpartition(".")[2]) for f in [*_read(_TABLE), *_read(TRAIN_ROWS)]}
 ENGINE_FLAGS: dict[str, Field] = {f.name: f for f in _read(_FLAG_TABLE)}
 
 _BATCH = "batch isl osl"
@@ -421,6 +424,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         ("estimate", f"model on {_BATCH} {_SHOWN} {_FORMATS} engine {_STATIC} {_HELD} techniques {_TOLD} {_NET}"),
         ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot itl max_itl e2e capacity stop_after_s"),
         ("plan", _PLAN),
+        ("train", TRAIN),
     )
 }
 #: Fields of an estimate that are of networks alone, which are not served token by token; and all that these have.
@@ -431,7 +435,7 @@ _USUAL = "on batch rate concurrency trace isl osl requests weights tp engine ttf
 USUAL = frozenset(_USUAL.split())
 
 #: Kinds of question of a study.
-KINDS = tuple(VERBS)
+KINDS = ("estimate", "simulate", "plan")
 
 #: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs, what requests show beside
 #: text, what the planner chooses.

@@ -1,1 +1,1 @@
-"""Training: a step of one layout, its memory, and the run it belongs to."""
+"""Training: the step of a layout, its memory, the schedule of its pipeline, and the run with its failures."""

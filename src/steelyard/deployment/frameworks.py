@@ -1,0 +1,139 @@
+"""What trains a model: Megatron-core, FSDP, torchtitan, DeepSpeed, MaxText, Transformers, by version.
+
+A framework is data (``catalogue/frameworks/*.toml``): which attention kernel it runs, how much of its communication is
+left uncovered by work, what its host needs for a layer, what memory it holds beside the tensors of the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from steelyard.documents import build, read_document
+from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.folders import catalogue_files
+from steelyard.units import Quantity, parse_quantity
+
+__all__ = ["Framework", "find_framework", "frameworks", "restated_facts"]
+
+Share = Annotated[float, Quantity("1", "share from 0 to 1", ge=0, le=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Framework:
+    """One framework of one time, and what it does by itself."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    name: str
+    title: str
+    version: str = ""
+    released: str = ""
+    aliases: tuple[str, ...] = ()
+    source: str = ""
+    attention: Annotated[str, "its attention kernel: flash, cudnn, triton, unfused, naive"] = "flash"
+    sequence_parallel: Annotated[bool, "what tensor parallelism does not split is split along tokens"] = True
+    zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
+    recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
+    reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
+    elementwise_passes: Annotated[
+        float, Quantity("1", "traffic of elementwise work over that of fused kernels", ge=0)
+    ] = 1.0
+    loss_bytes: Annotated[
+        float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)
+    ] = 18.0
+    logit_bytes: Annotated[float, Quantity("byte", "held of a logit at the peak", ge=0)] = 6.0
+    tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = 1.0
+    cp_exposed: Share = 0.3
+    ep_exposed: Annotated[float, Quantity("1", "of the exchange of experts' tokens, not covered by work", ge=0)] = 1.0
+    dp_exposed: Share = 0.3
+    """Of what goes over data-parallel ranks at the end of a step."""
+    host_s: Annotated[float, Quantity("s", "host time of a layer's forward pass, dense", ge=0)] = 0.0
+    host_moe_s: Annotated[float, Quantity("s", "the same of a layer with experts", ge=0)] = 0.0
+    graph_host_s: Annotated[float, Quantity("s", "the same where layers are captured graphs", ge=0)] = 0.0
+    graph: Annotated[bool, "layers are captured graphs"] = False
+    dispatcher: Annotated[Literal["alltoall", "deepep", "hybridep", "allgather"], "how tokens reach experts"] = "alltoall"
+    gradient_bits: Annotated[float, Quantity("1", "width of accumulated gradients", ge=8, le=32)] = 32.0
+    reserved_frac: Annotated[float, Quantity("1", "memory an allocator holds over what is allocated", ge=1)] = 1.0
+    context_bytes: Annotated[float, Quantity("byte", "driver, libraries and communicators, outside the allocator", ge=0)] = 2e9
+    buffer_bytes: Annotated[float, Quantity("byte", "workspaces inside the allocator", ge=0)] = 0.5e9
+    spread: Annotated[float, Quantity("1", "factor within which 80 % of step times lie", ge=1)] = 1.3
+    memory_spread: Annotated[float, Quantity("1", "the same of memory", ge=1)] = 1.15
+    guess: tuple[str, ...] = ()
+    """Facts that nobody published."""
+
+    @property
+    def called(self) -> str:
+        """Its name with the version."""
+        return f"{self.title} {self.version}".strip()
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    framework: tuple[Framework, ...] = field(default_factory=tuple)
+
+
+@cache
+def frameworks() -> Mapping[str, Framework]:
+    """Every framework by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
+    found: dict[str, Framework] = {}
+    for path in catalogue_files("frameworks"):
+        for one in build(_File, read_document(path), path.name).framework:
+            found.setdefault(one.name, one)
+    return found
+
+
+def find_framework(name: str) -> Framework:
+    """The framework of this name. Raises :class:`UnknownName`."""
+    wanted = normalise(name)
+    for one in frameworks().values():
+        if wanted in {normalise(n) for n in (one.name, *one.aliases)}:
+            return one
+    raise UnknownName("framework", name, frameworks(), hint="`steelyard ls frameworks` lists all")
+
+
+#: Fields of a framework that describe it rather than what it does.
+_TITLES = frozenset({"name", "title", "version", "released", "aliases", "source", "guess"})
+
+
+def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework:
+    """The framework with facts that a user states, ``{"graph": "true", "attention": "cudnn"}``.
+
+    Raises:
+        InputError: no such fact, or no value of its type.
+    """
+    known = {f.name: getattr(framework, f.name) for f in fields(Framework) if f.name not in _TITLES}
+    changed: dict[str, Any] = {}
+    for name, text in stated.items():
+        key = name.replace("-", "_")
+        if key not in known:
+            raise UnknownName("fact of a framework", name, known).at("set")
+        changed[key] = _value(key, str(text), known[key])
+    made = replace(framework, **changed)
+    plain = {f.name: getattr(made, f.name) for f in fields(Framework)}
+    return build(Framework, plain, "set")
+
+
+def _value(name: str, text: str, like: Any) -> Any:
+    if isinstance(like, bool):
+        if text.lower() in ("true", "yes", "on", "1"):
+            return True
+        if text.lower() in ("false", "no", "off", "0"):
+            return False
+        raise InputError(f"expected true or false, got {text!r}", field=f"set.{name}")
+    if isinstance(like, float | int):
+        unit = "s" if name.endswith("_s") else "B" if name in ("context_bytes", "buffer_bytes") else "1"
+        value = parse_quantity(text, unit) if unit != "1" else _number(name, text)
+        return int(value) if isinstance(like, int) else float(value)
+    return text
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"expected a number, got {text!r}", field=f"set.{name}") from None

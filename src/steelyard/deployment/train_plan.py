@@ -1,0 +1,141 @@
+"""How a model is trained: how it is spread over devices, what is computed again, formats, and who does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.deployment.frameworks import Framework
+from steelyard.deployment.optimizers import Optimizer
+from steelyard.deployment.plan import Plan
+from steelyard.errors import Problem, UnknownName
+from steelyard.workload.protocol import Workload
+
+__all__ = ["MODULES", "PRECISIONS", "RECOMPUTE", "TASKS", "TrainPlan", "layout_problems"]
+
+#: What may be computed again in the backward pass, beside ``none``, ``selective`` and ``full``.
+MODULES = ("core_attn", "attn", "mla_up_proj", "norm", "act", "mlp", "moe", "shared_experts", "half")
+RECOMPUTE = ("none", "selective", "full", *MODULES)
+#: Formats that products are computed in.
+PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8")
+TASKS = ("pretrain", "sft", "lora", "qlora")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """One way to train, every choice made. ``devices = tp x pp x cp x dp``; experts reuse the tp, cp and dp ranks."""
+
+    framework: Framework
+    optimizer: Optimizer
+    precision: str
+    tp: int = 1
+    pp: int = 1
+    vp: int = 1
+    """Chunks of layers a stage has."""
+    cp: int = 1
+    ep: int = 1
+    etp: int = 1
+    """Tensor-parallel degree of experts."""
+    dp: int = 1
+    zero: int = 1
+    """Stage of ZeRO: 1 shards the optimizer, 2 gradients as well, 3 parameters as well (FSDP)."""
+    shard: int = 1
+    """Data-parallel ranks over which ZeRO cuts; those beyond hold copies (HSDP)."""
+    schedule: str = "1f1b"
+    mbs: int = 1
+    """Sequences of a micro-batch."""
+    gbs: int = 1
+    """Sequences of a step."""
+    seq: int = 4096
+    recompute: tuple[str, ...] = ()
+    task: str = "pretrain"
+    rank: int = 16
+    """Of adapters."""
+
+    @property
+    def devices(self) -> int:
+        """Devices used."""
+        return self.tp * self.pp * self.cp * self.dp
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches of a step on each model replica."""
+        return max(1, self.gbs // (self.mbs * self.dp))
+
+    @property
+    def expert_dp(self) -> int:
+        """Ranks that hold the same experts."""
+        return max(1, self.tp * self.cp * self.dp // (self.ep * self.etp))
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the model's own weights stay as they are."""
+        return self.task in ("lora", "qlora")
+
+    @property
+    def sequence_parallel(self) -> bool:
+        """Whether what tensor parallelism does not split is split along tokens."""
+        return self.tp > 1 and self.framework.sequence_parallel
+
+    @property
+    def lowering(self) -> Plan:
+        """Degrees as the sharding rules of ops read them: all but experts, which are shared out by their tokens."""
+        return Plan(weights="bf16", activations="bf16", kv="bf16", communication="bf16", tp=self.tp)
+
+    @property
+    def shape(self) -> str:
+        """The degrees above one."""
+        named = {n: getattr(self, n) for n in ("tp", "pp", "vp", "cp", "ep", "dp")}
+        return ", ".join(f"{n} {d}" for n, d in named.items() if d > 1) or "one device"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan by its names in answers."""
+        names = ("tp", "pp", "vp", "cp", "ep", "etp", "dp", "zero", "shard", "schedule", "mbs", "gbs", "seq", "task")
+        found = {n: getattr(self, n) for n in names}
+        return {
+            **found,
+            "micro_batches": self.micro_batches,
+            "sequence_parallel": self.sequence_parallel,
+            "recompute": list(self.recompute) or ["none"],
+            "precision": self.precision,
+            "optimizer": self.optimizer.name,
+            "devices": self.devices,
+        }
+
+
+def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[Problem]:
+    """What is wrong with a layout: degrees that do not divide the model, the devices or the batch."""
+    if plan.devices != devices:
+        given = f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = {plan.devices}"
+        yield Problem("dp", f"{given} devices, --on has {devices}")
+    for queries, keys in model.head_groups:
+        if queries % plan.tp:
+            near = max(d for d in range(1, plan.tp + 1) if queries % d == 0)
+            yield Problem("tp", f"{plan.tp} does not divide the {queries} attention heads; nearest is {near}")
+            break
+        if keys and keys % plan.tp and plan.tp % keys:
+            yield Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {keys} key-value heads")
+            break
+    if plan.pp * plan.vp > model.depth:
+        yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {model.depth}")
+    if plan.vp > 1 and plan.pp == 1:
+        yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
+    if plan.ep > 1 and not model.experts:
+        yield Problem("ep", f"{model.name} has no experts")
+    elif plan.ep > 1 and model.experts % plan.ep:
+        near = max(d for d in range(1, plan.ep + 1) if model.experts % d == 0)
+        yield Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}")
+    if (plan.tp * plan.cp * plan.dp) % (plan.ep * plan.etp):
+        yield Problem("ep", f"ep {plan.ep} x etp {plan.etp} does not divide tp x cp x dp = {plan.tp * plan.cp * plan.dp}")
+    if plan.gbs % (plan.mbs * plan.dp):
+        at_once = plan.mbs * plan.dp
+        near = max(at_once, round(plan.gbs / at_once) * at_once)
+        yield Problem("gbs", f"{plan.gbs} is no multiple of mbs {plan.mbs} x dp {plan.dp}; nearest is {near}")
+    if plan.seq % max(1, 2 * plan.cp if plan.cp > 1 else 1):
+        yield Problem("cp", f"{plan.seq} tokens are no multiple of 2 x cp {plan.cp}")
+    if plan.dp % plan.shard:
+        yield Problem("shard", f"{plan.shard} does not divide dp {plan.dp}")
+    for name in plan.recompute:
+        if name not in RECOMPUTE:
+            yield Problem("recompute", UnknownName("module", name, RECOMPUTE).message)

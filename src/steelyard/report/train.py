@@ -1,0 +1,231 @@
+"""A training estimate: as JSON (``steelyard.train/1``), a flat row, and a report."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.training.estimate import TrainEstimate
+
+__all__ = ["SCHEMA", "flat", "parts", "remedy", "report", "shortfall", "summary", "to_dict"]
+
+SCHEMA = "steelyard.train/1"
+#: Parts of a step in words.
+_PARTS = {
+    "gemm": "products",
+    "attention": "attention",
+    "elementwise": "elementwise",
+    "head_loss": "head and loss",
+    "recompute": "computed again",
+    "tp": "tensor-parallel traffic",
+    "cp": "context-parallel traffic",
+    "ep": "experts' exchange",
+    "pp_bubble": "pipeline bubble",
+    "pp_send": "sends between stages",
+    "dp": "data-parallel traffic",
+    "optimizer": "update",
+    "host": "waiting for the host",
+}
+
+
+def to_dict(found: TrainEstimate) -> dict[str, Any]:
+    """The answer in the form ``steelyard.train/1``: SI units, nothing that is not finite."""
+    from steelyard.training.estimate import provenance_of
+
+    s = found.scenario
+    machine, plan = s.cluster.machine, s.plan
+    low, high = found.interval["step_s"]
+    framework = plan.framework
+    document = {
+        "schema": SCHEMA,
+        "model": s.model.name,
+        "machine": {
+            "name": machine.name,
+            "title": machine.title,
+            "count": s.cluster.count,
+            "per_node": int(s.cluster.per_node),
+            "nodes": int(s.cluster.node_count),
+        },
+        "plan": plan.to_dict(),
+        "fits": found.fits,
+        "step_s": {"value": found.step_s, "low": low, "high": high},
+        "tokens_per_step": found.tokens_per_step,
+        "tokens_per_s": found.tokens_per_s,
+        "tokens_per_s_per_device": found.tokens_per_s_per_device,
+        "model_tflops_per_device": found.model_tflops_per_device,
+        "mfu_frac": found.mfu_frac,
+        "hfu_frac": found.hfu_frac,
+        "breakdown_s": dict(found.breakdown_s),
+        "memory_bytes": [
+            {
+                "stage": i,
+                "layers": stage.layers,
+                **stage.parts,
+                "allocated": stage.allocated_bytes,
+                "reserved": stage.reserved_bytes,
+                "capacity": found.capacity_bytes,
+                "headroom": found.capacity_bytes - stage.reserved_bytes,
+            }
+            for i, stage in enumerate(found.stages)
+        ],
+        "peak_stage": found.peak_stage,
+        "energy_j_per_token": found.energy_j_per_token,
+        "usd_per_device_hour": found.usd_per_device_hour,
+        "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
+        "run": None if found.run is None else found.run.to_dict(),
+        "framework": {
+            "name": framework.name,
+            "version": framework.version,
+            "facts": {
+                n: getattr(framework, n)
+                for n in ("attention", "elementwise_passes", "tp_exposed", "ep_exposed", "dp_exposed", "dispatcher")
+            }
+            | {"graph": framework.graph, "host_s": framework.host_s, "host_moe_s": framework.host_moe_s},
+        },
+        "limit": {"step_s": found.limit_s},
+        "interval": {name: list(ends) for name, ends in found.interval.items()},
+        "assumptions": found.ledger.assumptions,
+        "sources": found.ledger.sources,
+        "guesses": found.ledger.guesses,
+        "provenance": provenance_of(s),
+    }
+    return plain(document)  # type: ignore[no-any-return]
+
+
+def flat(found: TrainEstimate) -> dict[str, Any]:
+    """The answer as one row of text and numbers."""
+    s, plan = found.scenario, found.scenario.plan
+    low, high = found.interval["step_s"]
+    return plain(  # type: ignore[no-any-return]
+        {
+            "model": s.model.name,
+            "machine": s.cluster.machine.name,
+            "count": s.cluster.count,
+            "framework": plan.framework.name,
+            **{n: v for n, v in plan.to_dict().items() if n not in ("recompute", "devices")},
+            "recompute": ",".join(plan.recompute) or "none",
+            "fits": found.fits,
+            "step_s": found.step_s,
+            "step_low_s": low,
+            "step_high_s": high,
+            "tokens_per_s": found.tokens_per_s,
+            "tokens_per_s_per_device": found.tokens_per_s_per_device,
+            "model_tflops_per_device": found.model_tflops_per_device,
+            "mfu_frac": found.mfu_frac,
+            "hfu_frac": found.hfu_frac,
+            "peak_memory_bytes": found.stages[found.peak_stage].reserved_bytes,
+            "energy_j_per_token": found.energy_j_per_token,
+            "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
+        }
+    )
+
+
+def summary(found: TrainEstimate) -> str:
+    """One line for a Python prompt."""
+    s = found.scenario
+    return (
+        f"<TrainEstimate of {s.model.name} on {s.cluster}, {s.plan.shape}: {q(found.step_s, 's')} a step, "
+        f"{figure(found.tokens_per_s_per_device)} tokens/s a device>"
+    )
+
+
+def report(found: TrainEstimate, width: int | None = None) -> str:
+    """The whole answer as text."""
+    return render(parts(found), width)
+
+
+def parts(found: TrainEstimate) -> list[Any]:
+    """The report as renderables."""
+    s, plan = found.scenario, found.scenario.plan
+    fullest = found.stages[found.peak_stage]
+    spare = found.capacity_bytes - fullest.reserved_bytes
+    where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
+    words = f"  {q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, {q(abs(spare), 'B')} "
+    verdict = styled(
+        ("fits", "bold green") if found.fits else ("does not fit", "bold red"),
+        words + ("to spare" if spare >= 0 else "short"),
+    )
+    low, high = found.interval["step_s"]
+    table = grid("left", "right", "right", "right")
+    table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit")))
+    table.add_row("step", styled((q(found.step_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"))
+    money = "no price known; give one with --price"
+    if found.usd_per_trillion_tokens is not None:
+        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion tokens ({found.price_note})"
+    watts = found.energy_j / found.step_s / s.cluster.count
+    rates = lines_table(
+        [
+            Line("tokens", f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device"),
+            Line(
+                "use",
+                f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}",
+            ),
+            Line("energy", f"{q(found.energy_j_per_token, 'J')} per token ({watts:,.0f} W per device)"),
+            Line("money", money),
+        ]
+    )
+    shares = [
+        [_PARTS[name], q(time, "s"), f"{time / found.step_s:.1%}"]
+        for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
+        if time / found.step_s >= 0.0005
+    ]
+    return [
+        styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
+        styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; zero {plan.zero}"),
+        styled(
+            f"{plan.gbs:,} sequences of {plan.seq:,} tokens a step, {plan.micro_batches:,} micro-batches of {plan.mbs}"
+            f" on each of {plan.dp:,} replicas; computed again: {', '.join(plan.recompute) or 'nothing'}"
+        ),
+        "",
+        verdict,
+        "",
+        table,
+        "",
+        rates,
+        *_run(found),
+        "",
+        styled(("where the time of a step goes", "bold")),
+        columns(["part", "time", "share"], shares, numeric=["time", "share"]),
+        "",
+        *_memory(found),
+        "",
+        *bullets("assumed", found.ledger.assumptions),
+        *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
+    ]
+
+
+def _run(found: TrainEstimate) -> list[Any]:
+    if found.run is None:
+        return []
+    from steelyard.report.train_run import lines_of
+
+    return ["", *lines_of(found)]
+
+
+def _memory(found: TrainEstimate) -> list[Any]:
+    """Memory by part: of the fullest stage, and of the first and the last where there are several."""
+    chosen = sorted({0, found.peak_stage, len(found.stages) - 1})
+    head = ["memory", *(f"stage {i}" if len(found.stages) > 1 else "a device" for i in chosen)]
+    names = list(found.stages[0].parts)
+    rows = [[name, *(q(found.stages[i].parts[name], "B") for i in chosen)] for name in names]
+    rows.append(["allocated", *(q(found.stages[i].allocated_bytes, "B") for i in chosen)])
+    rows.append(["with the allocator and driver", *(q(found.stages[i].reserved_bytes, "B") for i in chosen)])
+    return [columns(head, rows, numeric=head[1:])]
+
+
+def shortfall(found: TrainEstimate) -> str:
+    """How much memory is short, in words."""
+    most = found.stages[found.peak_stage].reserved_bytes
+    return f"{q(most, 'B')} of {q(found.capacity_bytes, 'B')}, {q(most - found.capacity_bytes, 'B')} short"
+
+
+def remedy(found: TrainEstimate) -> str:
+    """The nearest change that fits, in words: less kept, smaller micro-batches, more sharding."""
+    from steelyard.training.remedies import nearest_that_fits
+
+    change = nearest_that_fits(found)
+    return change or "none of these: --recompute full, --mbs 1, --zero 3, more --tp or --pp"

@@ -1,0 +1,59 @@
+"""Rows of the table of fields that are of training alone; see :mod:`steelyard.scenario.fields`."""
+
+from __future__ import annotations
+
+__all__ = ["TRAIN", "TRAIN_ROWS"]
+
+#: In the form of :data:`steelyard.scenario.fields._TABLE`.
+TRAIN_ROWS = """
+[What runs]
+task | name | pretrain | column choices=pretrain,sft,lora,qlora | what is trained: pretrain, sft (all weights), lora,
+    qlora (adapters; the model stays as it is)
+rank | whole | 16 | least=1 most=65536 | rank of adapters
+gbs | text | - | column also=int --gbs --global-batch-size | a step: sequences, or tokens as 4Mtok (default: a
+    few micro-batches of every stage)
+mbs | whole | none | least=1 most=1e+06 column --mbs --micro-batch-size | sequences of a micro-batch on each model
+    replica (default: the fastest that fits)
+seq | whole | 4096 | least=1 most=1e+08 column --seq --seq-length | tokens of a sequence
+train.precision | name | bf16 | column choices=fp32,tf32,fp16,bf16,fp8,fp8_block,mxfp8,nvfp4,mxfp4,int8 | format that
+    products are computed in: bf16, fp8, mxfp8, nvfp4 ...
+optimizer | name | adamw | column | adamw, adamw_bf16, adamw8bit, adafactor, lion, muon, sgd, galore
+    (steelyard ls optimizers)
+framework | name | - | column | what trains it: megatron, nemo, bridge, fsdp, torchtitan, deepspeed, maxtext,
+    transformers; megatron@2022 is an earlier one (steelyard ls frameworks)
+train.set | text | - | - | facts of the framework that you know better, NAME=VALUE, separated by commas:
+    graph=true,attention=flash,tp_exposed=0.2
+[Where it runs]
+train.tp | whole | none | least=1 most=1e+06 column --tp --tensor-parallel-size | tensor-parallel degree (default: with
+    the other degrees the fastest layout that fits)
+train.pp | whole | none | least=1 most=1e+06 column --pp --pipeline-parallel-size | pipeline stages
+vp | whole | 1 | least=1 most=1000 column --vp --virtual-pipeline | chunks of layers of every stage (interleaved)
+train.dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size | data-parallel replicas (default: what
+    uses every device)
+train.cp | whole | 1 | least=1 most=1e+06 column | ranks that share the tokens of a sequence
+train.ep | whole | 1 | least=1 most=1e+06 column | ranks that share the experts
+etp | whole | none | least=1 most=1e+06 column | tensor-parallel degree of experts (default: 1 with --ep, else tp)
+zero | whole | none | least=0 most=3 column | stage of ZeRO: 1 cuts the optimizer over data-parallel ranks, 2 gradients
+    too, 3 parameters too (FSDP) (default: the framework's)
+shard | whole | none | least=1 most=1e+06 column | data-parallel ranks that ZeRO cuts over; others hold copies (HSDP)
+    (default: all)
+schedule | name | - | column | pipeline schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera
+    (default: 1f1b, interleaved with --vp)
+recompute | text | - | column | computed again in the backward pass: none, selective, full, or modules as
+    core_attn,act,norm (default: the framework's)
+[The run]
+tokens | text | - | column also=float | tokens of the run: 15.6T, 300B
+epochs | number | none | least=0 most=1e+09 column | passes over --samples
+samples | text | - | column also=float | sequences or images of the data set
+failures | text | - | - | failures: 3.8/1000node-day, llama3, rsc-1; with those of the job 3/1000node-day,job=0.1/day
+checkpoint | text | auto | - | time between checkpoints: auto (the best), 30min; with what saving takes
+    30min,save=60s, async
+spares | whole | 0 | least=0 most=100000 column | nodes that stand by
+train.restart | text | - | also=float | from a failure to work again (default: 10min)
+"""
+
+TRAIN = (
+    "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
+    "recompute tokens epochs samples failures checkpoint restart spares network power_limit_w usd_per_hour years "
+    "power_price carbon generic seed"
+)

@@ -1,0 +1,153 @@
+"""A question about training: which model, where, spread how, by what, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
+from steelyard.deployment.optimizers import find_optimizer
+from steelyard.deployment.train_plan import TrainPlan, layout_problems
+from steelyard.errors import InputError, Problem, raise_all, show
+from steelyard.machine.cluster import Cluster, with_network
+from steelyard.scenario.network import sets_of
+from steelyard.scenario.scenario import read_cluster, read_model
+from steelyard.scenario.words import Problems, read_words
+from steelyard.units import parse_quantity
+from steelyard.workload.model import Model
+from steelyard.workload.protocol import Workload
+
+__all__ = ["DEGREES", "TrainScenario", "read_train_scenario", "recompute_of", "sequences_of"]
+
+#: Degrees that are chosen where they are not given.
+DEGREES = ("tp", "pp", "dp", "mbs")
+#: Micro-batches of a step for every stage, where no global batch is given.
+_IN_A_STEP = 4
+#: Devices from which on a model is not trained by a user's own script unless said.
+_CLUSTER = 8
+
+
+@dataclass(frozen=True, eq=False)
+class TrainScenario:
+    """One question about training, every choice made but those left to the search (``open``)."""
+
+    model: Model
+    cluster: Cluster
+    plan: TrainPlan
+    words: Mapping[str, Any] = field(default_factory=dict)
+    """Every field with its value, as it was given or its default."""
+    open: tuple[str, ...] = ()
+    """Choices that were not given: the fastest that fits is looked for."""
+
+    @property
+    def workload(self) -> Workload:
+        """What is trained."""
+        return self.model.transformer
+
+    def __repr__(self) -> str:
+        return f"<TrainScenario {self.model.name} on {self.cluster}: {self.plan.shape}>"
+
+
+def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = None) -> TrainScenario:
+    """The question that words ask.
+
+    Raises:
+        InputError: every problem at once: unknown fields, names, degrees that do not divide.
+    """
+    problems = problems or Problems()
+    values = read_words("train", words, problems)
+    cluster = problems.read(read_cluster, values["on"]) if values["on"] is not None else None
+    model = problems.read(read_model, values["model"], values["generic"]) if values["model"] is not None else None
+    framework = problems.read(_framework, values, cluster)
+    optimizer = problems.read(find_optimizer, values["optimizer"])
+    recompute = problems.read(recompute_of, values["recompute"], framework)
+    sequences = problems.read(sequences_of, values["gbs"], values["seq"])
+    if values["network"] and cluster is not None:
+        cluster = problems.read(with_network, cluster, values["network"])
+    problems.done()
+    assert cluster is not None
+    assert model is not None
+    assert framework is not None
+    assert optimizer is not None
+    assert recompute is not None
+    if cluster.unlike:
+        raise InputError("training on unlike devices of one replica is not priced", field="on")
+    given = {name: values[name] for name in DEGREES if values[name] is not None}
+    tp, pp = given.get("tp", 1), given.get("pp", 1)
+    used = tp * pp * values["cp"]
+    dp = given.get("dp") or max(1, cluster.count // used)
+    mbs = given.get("mbs", 1)
+    gbs = sequences or mbs * dp * (_IN_A_STEP * pp * values["vp"] if pp > 1 else 1)
+    plan = TrainPlan(
+        framework=framework,
+        optimizer=optimizer,
+        precision=values["precision"],
+        tp=tp,
+        pp=pp,
+        vp=values["vp"],
+        cp=values["cp"],
+        ep=values["ep"],
+        etp=values["etp"] or (1 if values["ep"] > 1 else tp),
+        dp=dp,
+        zero=framework.zero if values["zero"] is None else values["zero"],
+        shard=values["shard"] or dp,
+        schedule=values["schedule"] or ("interleaved" if values["vp"] > 1 else "1f1b"),
+        mbs=mbs,
+        gbs=gbs,
+        seq=values["seq"],
+        recompute=recompute,
+        task=values["task"],
+        rank=values["rank"],
+    )
+    left = tuple(name for name in DEGREES if name not in given)
+    if sequences is None:
+        left = (*left, "gbs")
+    found = TrainScenario(model, cluster, plan, values, left)
+    if not {"tp", "pp"} & set(left) and model.transformer.depth:
+        raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
+    return found
+
+
+def _framework(values: Mapping[str, Any], cluster: Cluster | None) -> Framework:
+    """The framework of a question: named, or the usual one of the task and the number of devices."""
+    name = values["framework"]
+    if not name:
+        few = cluster is not None and cluster.count < _CLUSTER
+        name = "transformers" if few or values["task"] in ("lora", "qlora") else "megatron"
+        if cluster is not None and cluster.machine.launch == "tpu":
+            name = "maxtext"
+    return restated_facts(find_framework(name), sets_of(values["set"]))
+
+
+def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
+    """What is computed again, by module: ``selective`` is the core of attention. Raises :class:`InputError`."""
+    names = tuple(p.strip() for p in (text or (framework.recompute if framework else "")).split(",") if p.strip())
+    known = {"layernorm": "norm", "moe_act": "act", "mlp_act": "act", "core-attn": "core_attn", "selective": "core_attn"}
+    found = tuple(dict.fromkeys(known.get(n, n) for n in names if n != "none"))
+    if "none" in names and len(names) > 1:
+        raise InputError(f"expected none or modules, got {show(text)}", field="recompute")
+    return found
+
+
+def sequences_of(given: Any, seq: int) -> int | None:
+    """Sequences of a step: ``1536``, ``4Mtok``; None where none is given. Raises :class:`InputError`."""
+    if given in (None, ""):
+        return None
+    text = str(given).strip()
+    tokens = text.lower().removesuffix("tokens").removesuffix("tok")
+    wrong = InputError(f"expected sequences, or tokens as 4Mtok, got {show(text)}", field="gbs")
+    try:
+        value = parse_quantity(text[: len(tokens)].strip(), "1") if tokens != text.lower() else float(text)
+    except (InputError, ValueError):
+        raise wrong from None
+    if tokens != text.lower():
+        value = round(value / seq)
+    if value < 1 or value != int(value):
+        raise wrong
+    return int(value)
+
+
+def with_plan(scenario: TrainScenario, **changes: Any) -> TrainScenario:
+    """The same question with another layout."""
+    return replace(scenario, plan=replace(scenario.plan, **changes), open=())

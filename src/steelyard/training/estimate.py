@@ -1,0 +1,265 @@
+"""What a training step costs: time, memory of every stage, throughput, energy and money, with an interval.
+
+``Model x Machine x TrainPlan -> kernels of a rank -> layers -> stages -> step``; see :mod:`steelyard.training.step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from steelyard._display import Result
+from steelyard._version import __version__
+from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, static_power_w
+from steelyard.cost.money import hourly_price
+from steelyard.cost.site import Site, site_for
+from steelyard.deployment.train_plan import TrainPlan
+from steelyard.errors import InputError
+from steelyard.interval import Z80, interval80
+from steelyard.machine.catalogue import account
+from steelyard.machine.cluster import Cluster
+from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.training import TrainScenario, read_train_scenario
+from steelyard.scenario.verbs import verb
+from steelyard.training.memory import PARTS, memory_of
+from steelyard.training.step import StepCost, StepParts, parts_of, step_of
+from steelyard.training.traffic import Links
+from steelyard.training.work import Sites, work_of
+from steelyard.workload.model import Model
+from steelyard.workload.step import Step
+
+__all__ = ["StageHeld", "TrainEstimate", "answer_train", "priced_parts", "sites_of", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageHeld:
+    """The memory of a stage at its fullest, bytes."""
+
+    parts: Mapping[str, float]
+    allocated_bytes: float
+    reserved_bytes: float
+    layers: float
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainEstimate(Result):
+    """The answer for one layout. Times in s, energy in J, money in USD, memory in bytes."""
+
+    scenario: TrainScenario
+    step_s: float
+    breakdown_s: Mapping[str, float]
+    tokens_per_step: float
+    flops: float
+    """Operations of the model in a step, forward and backward."""
+    again_flops: float
+    """Operations that were computed again."""
+    peak_ops_per_s: float
+    """Of all devices in the precision of the products."""
+    stages: tuple[StageHeld, ...]
+    capacity_bytes: float
+    energy_j: float
+    """Of a step, devices and hosts."""
+    usd_per_device_hour: float | None
+    price_note: str
+    interval: Mapping[str, tuple[float, float]]
+    limit_s: float
+    cost: StepCost
+    ledger: Ledger = field(default_factory=Ledger)
+    run: Any = None
+    """Of so many tokens, with failures; None where no length was given."""
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of all devices."""
+        return self.tokens_per_step / self.step_s
+
+    @property
+    def tokens_per_s_per_device(self) -> float:
+        """Of one device."""
+        return self.tokens_per_s / self.scenario.cluster.count
+
+    @property
+    def model_tflops_per_device(self) -> float:
+        """Operations of the model, 1e12 a second and device; what is computed again is not counted."""
+        return self.flops / self.step_s / self.scenario.cluster.count / 1e12
+
+    @property
+    def mfu_frac(self) -> float:
+        """Operations of the model over what all devices could do."""
+        return self.flops / self.step_s / self.peak_ops_per_s
+
+    @property
+    def hfu_frac(self) -> float:
+        """The same with what is computed again."""
+        return (self.flops + self.again_flops) / self.step_s / self.peak_ops_per_s
+
+    @property
+    def peak_stage(self) -> int:
+        """The stage that holds most."""
+        return max(range(len(self.stages)), key=lambda i: self.stages[i].reserved_bytes)
+
+    @property
+    def fits(self) -> bool:
+        """Whether the fullest stage fits its devices."""
+        return self.stages[self.peak_stage].reserved_bytes <= self.capacity_bytes
+
+    @property
+    def energy_j_per_token(self) -> float:
+        """Devices and hosts."""
+        return self.energy_j / self.tokens_per_step
+
+    @property
+    def usd_per_trillion_tokens(self) -> float | None:
+        """Rent; None without a price."""
+        if self.usd_per_device_hour is None:
+            return None
+        return self.usd_per_device_hour * self.scenario.cluster.count / 3600 / self.tokens_per_s * 1e12
+
+
+def sites_of(cluster: Cluster, precision: str) -> Sites:
+    """Where the kernels of a training step run. Raises :class:`InputError`: the machine has no such arithmetic."""
+    machine = cluster.machine
+    try:
+        products = site_for(machine, precision, "" if precision != "mxfp4" else "mxfp4")
+    except InputError as error:
+        raise InputError(error.problems[0].message, field="precision") from None
+    wide_format = precision if products.compute in ("fp32", "tf32", "fp16") else "bf16"
+    try:
+        wide = site_for(machine, wide_format)
+    except InputError:
+        wide = site_for(machine, "fp16")
+    return Sites(products, wide, wide)
+
+
+def priced_parts(
+    model: Model, plan: TrainPlan, cluster: Cluster, sites: Sites, links: Links, mbs: Any = None
+) -> StepParts:
+    """What a micro-batch takes under a plan; ``mbs`` may be an array over scenarios."""
+    size = np.asarray(plan.mbs if mbs is None else mbs, dtype=np.float64)
+    tokens = size * plan.seq
+    step = Step.prefill(size, float(plan.seq), logits=tokens)
+    graph = model.transformer.graph(step)
+    works = work_of(graph, plan, cluster, sites)
+    return parts_of(works, plan, links, model.transformer.hidden, tokens)
+
+
+@verb("train", read_train_scenario)
+def train(scenario: TrainScenario) -> TrainEstimate:
+    """Weigh a training step, and the run where its length is given.
+
+    Returns:
+        a :class:`TrainEstimate`.
+
+    Raises:
+        InputError: every problem of the arguments at once.
+    """
+    return answer_train(scenario)
+
+
+def answer_train(scenario: TrainScenario) -> TrainEstimate:
+    """Weigh one layout; what was left open is chosen first."""
+    plan, cluster, model = scenario.plan, scenario.cluster, scenario.model
+    sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
+    parts = priced_parts(model, plan, cluster, sites, links)
+    cost = step_of(parts, plan, links, sites.products, sites.vector)
+    held = memory_of(parts, plan, cost.stages)
+    step, limit = _one(cost.step_s), _one(cost.limit_s)
+    ledger = Ledger()
+    _account(scenario, parts, links, ledger)
+    spread = float(np.hypot(np.log(plan.framework.spread) / Z80, parts.spread))
+    low, high = (float(x) for x in interval80(step, spread, at_least=limit))
+    tokens = float(plan.gbs * plan.seq)
+    energy = _energy_j(cost, step, cluster, sites.products)
+    hourly = hourly_price(cluster.machine, scenario.words.get(PRICE), ledger, cluster.system)
+    stages = tuple(
+        StageHeld(
+            {name: _one(s.parts[name]) for name in PARTS},
+            _one(s.allocated_bytes),
+            _one(s.reserved_bytes),
+            float(sum(cost.stages[i])),
+        )
+        for i, s in enumerate(held)
+    )
+    devices = cluster.count
+    found = TrainEstimate(
+        scenario=scenario,
+        step_s=step,
+        breakdown_s={name: _one(x) for name, x in cost.breakdown_s.items()},
+        tokens_per_step=tokens,
+        flops=_one(cost.flops) * devices,
+        again_flops=_one(cost.again_flops) * devices,
+        peak_ops_per_s=sites.products.peak_ops_per_s * devices,
+        stages=stages,
+        capacity_bytes=cluster.machine.root.capacity_bytes,
+        energy_j=energy,
+        usd_per_device_hour=hourly.usd_per_hour,
+        price_note=hourly.note,
+        interval={
+            "step_s": (low, high),
+            "tokens_per_s": (tokens / high, tokens / low),
+            "tokens_per_s_per_device": (tokens / high / devices, tokens / low / devices),
+            "energy_j_per_token": (energy * low / step / tokens, energy * high / step / tokens),
+            "peak_memory_bytes": _memory_interval(stages, plan),
+        },
+        limit_s=limit,
+        cost=cost,
+        ledger=ledger,
+    )
+    return found
+
+
+def _one(value: Any) -> float:
+    return float(np.ravel(np.asarray(value, dtype=np.float64))[0])
+
+
+def _memory_interval(stages: tuple[StageHeld, ...], plan: TrainPlan) -> tuple[float, float]:
+    most = max(s.reserved_bytes for s in stages)
+    return most / plan.framework.memory_spread, most * plan.framework.memory_spread
+
+
+def _energy_j(cost: StepCost, step: float, cluster: Cluster, site: Site) -> float:
+    """Of a step: what devices draw whatever they do, operations, bytes of elementwise work, and the hosts; a device
+    draws its rated power at most."""
+    machine = cluster.machine
+    root = machine.root
+    operations = (_one(cost.flops) + _one(cost.again_flops)) * energy_per_op_j(site)
+    passing = _one(cost.breakdown_s["elementwise"]) + _one(cost.breakdown_s["optimizer"])
+    moved = passing * root.bandwidth_bytes_per_s * (root.energy_j_per_byte + TRANSPORT_J_PER_BYTE)
+    drawn = min(static_power_w(machine) * step + operations + moved, machine.most_w * step)
+    return drawn * cluster.count + cluster.host_w * cluster.node_count * step
+
+
+def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Ledger) -> None:
+    """What was used and assumed."""
+    plan, cluster = scenario.plan, scenario.cluster
+    account(cluster.machine, ledger)
+    ledger.cite(f"model {scenario.model.name}", scenario.model.source)
+    ledger.cite(f"framework {plan.framework.called}", plan.framework.source)
+    for source in parts.sources:
+        ledger.cite("training kernels", source)
+    for note in (*scenario.workload.notes, *cluster.remarks):
+        ledger.assume(note)
+    if not scenario.words.get("framework"):
+        ledger.assume(f"framework {plan.framework.called} (--framework)")
+    if "gbs" in scenario.open:
+        ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
+    if plan.framework.guess:
+        ledger.assume(f"of {plan.framework.called} nobody published {', '.join(plan.framework.guess)}: guessed (--set)")
+
+
+def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
+    """What is needed to run the same question again: version, inputs and their hash."""
+    known = fields_of("train")
+    inputs: dict[str, Any] = {
+        name: value
+        for name, value in scenario.words.items()
+        if name in known and value != known[name].default and isinstance(value, str | int | float | bool)
+    }
+    plan = scenario.plan
+    chosen = {"tp": plan.tp, "pp": plan.pp, "dp": plan.dp, "mbs": plan.mbs, "gbs": plan.gbs}
+    inputs = {**inputs, **chosen}
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

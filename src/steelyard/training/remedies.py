@@ -1,0 +1,45 @@
+"""The nearest change of a layout that fits: computing more again, smaller micro-batches, more sharding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from steelyard.deployment.train_plan import TrainPlan, layout_problems
+from steelyard.training.estimate import TrainEstimate, answer_train
+
+__all__ = ["nearest_that_fits"]
+
+
+def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Changes in the order of what they cost, with the words that ask for them."""
+    more = {"--recompute full": {"recompute": ("full",)}} if "full" not in plan.recompute else {}
+    smaller = {"--mbs 1": {"mbs": 1}} if plan.mbs > 1 else {}
+    cut = {"--zero 3": {"zero": 3}} if plan.zero < 3 and plan.dp > 1 else {}
+    yield from {**cut, **smaller, **more}.items()
+    for a, b in ((cut, more), (cut, smaller), (smaller, more)):
+        for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):
+            yield f"{x} {y}", {**first, **second}
+    for degree in ("tp", "pp"):
+        size = getattr(plan, degree)
+        for times in (2, 4, 8):
+            if plan.dp % times == 0:
+                changed: dict[str, Any] = {degree: size * times, "dp": plan.dp // times, "shard": plan.dp // times}
+                yield f"--{degree} {size * times}", changed
+                for x, first in more.items():
+                    yield f"--{degree} {size * times} {x}", {**changed, **first}
+
+
+def nearest_that_fits(found: TrainEstimate) -> str:
+    """The cheapest of a few changes that fits, as arguments; empty where none does."""
+    scenario = found.scenario
+    for words, change in _changes(scenario.plan):
+        plan = replace(scenario.plan, **change)
+        if plan.etp > 1:
+            plan = replace(plan, etp=plan.tp)
+        if list(layout_problems(plan, scenario.workload, scenario.cluster.count)):
+            continue
+        if answer_train(replace(scenario, plan=plan)).fits:
+            return words
+    return ""

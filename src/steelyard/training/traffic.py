@@ -1,0 +1,126 @@
+"""What ranks exchange in a training step: tensor, context, expert, pipeline and data parallelism, in s and per rank.
+
+Ranks lie in the order tensor, context, expert and data, pipeline, as Megatron places them: tensor parallelism has the
+nearest neighbours, pipeline stages the farthest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.collective import EXCHANGES, CollectiveParameters, Fabric, collective_time_s, expert_exchange_time_s
+from steelyard.cost.op_models import fabrics, link_parameters
+from steelyard.deployment.train_plan import TrainPlan
+from steelyard.machine.classes import family_named, stack_named
+from steelyard.machine.cluster import Cluster
+
+__all__ = ["Links"]
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """The links of a cluster, and what a collective among some of its ranks takes."""
+
+    cluster: Cluster
+    inside: Fabric
+    outside: Fabric | None
+    parameters: CollectiveParameters
+    spread: float
+    source: str
+
+    @classmethod
+    def of(cls, cluster: Cluster) -> Links:
+        """Those of a cluster."""
+        inside, outside = fabrics(cluster)
+        found = link_parameters(cluster, inside.kind)
+        return cls(cluster, inside, outside, found.parameters, found.spread, found.source)
+
+    def collective_s(self, operation: str, message_bytes: Any, devices: int, stride: int = 1) -> Any:
+        """Time of a collective of ``devices`` ranks that lie ``stride`` apart; 0 for one rank.
+
+        Args:
+            operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``send``.
+            message_bytes: the whole tensor, see :mod:`steelyard.cost.collective`.
+            devices, stride: ranks, and how far from one to the next.
+        """
+        if devices <= 1:
+            return np.zeros_like(np.asarray(message_bytes, dtype=np.float64))
+        near = max(1, self.cluster.per_node // stride)
+        outside = self.outside if devices > near else None
+        inside = self.inside
+        if near == 1 and outside is not None:  # every rank is on a node of its own
+            inside = outside
+        return collective_time_s(
+            operation,
+            message_bytes,
+            devices,
+            fabric=inside,
+            parameters=self.parameters,
+            inter=outside,
+            devices_per_node=near,
+        )
+
+    def tensor_s(self, message_bytes: Any, plan: TrainPlan) -> tuple[Any, Any]:
+        """Of a block's partial sums, forward and backward: with sequence parallelism gathered before and scattered
+        after, and gathered once more for the gradient of the weights; else reduced once each way."""
+        if plan.sequence_parallel:
+            gather = self.collective_s("all_gather", message_bytes, plan.tp)
+            scatter = self.collective_s("reduce_scatter", message_bytes, plan.tp)
+            return gather + scatter, 2.0 * gather + scatter
+        whole = self.collective_s("all_reduce", message_bytes, plan.tp)
+        return whole, whole
+
+    def context_s(self, kv_bytes: Any, plan: TrainPlan) -> tuple[Any, Any]:
+        """Keys and values passed around the ring of context-parallel ranks; backward with their gradients."""
+        once = (plan.cp - 1) * self.collective_s("send", kv_bytes, 2 if plan.cp > 1 else 1, plan.tp * max(1, self._far(plan)))
+        return once, 2.0 * once
+
+    def _far(self, plan: TrainPlan) -> int:
+        """1 where the ring lies inside a node, else what makes its slowest hop one between nodes."""
+        return 1 if plan.tp * plan.cp <= self.cluster.per_node else self.cluster.per_node
+
+    def experts_s(self, facts: dict[str, Any], plan: TrainPlan, bits: float) -> Any:
+        """Tokens of a rank to their experts and back, both together."""
+        if plan.ep == 1:
+            return 0.0
+        family = family_named(self.cluster.machine.family)
+        direct = stack_named(self.cluster.machine.launch).expert_exchange and self.inside.switched
+        near = max(1, self.cluster.per_node // plan.etp)
+        outside = self.outside if plan.ep > near else None
+        tokens, hidden, top_k = facts["tokens"], facts["hidden"], facts["top_k"]
+        if direct and plan.framework.dispatcher in ("deepep", "hybridep"):
+            return sum(
+                expert_exchange_time_s(
+                    way,  # type: ignore[arg-type]
+                    tokens,
+                    hidden,
+                    top_k,
+                    facts["experts"],
+                    plan.ep,
+                    bits=width,
+                    fabric=self.inside,
+                    parameters=EXCHANGES[family.expert_exchange],
+                    inter=outside,
+                    devices_per_node=near,
+                )
+                for way, width in (("dispatch", bits), ("combine", 16.0))
+            )
+        if plan.framework.dispatcher == "allgather":
+            whole = np.asarray(tokens) * hidden * plan.ep * 2.0
+            return self.collective_s("all_gather", whole, plan.ep, plan.etp) + self.collective_s(
+                "reduce_scatter", whole, plan.ep, plan.etp
+            )
+        message = np.asarray(tokens) * hidden * top_k
+        return self.collective_s("all_to_all", message * bits / 8, plan.ep, plan.etp) + self.collective_s(
+            "all_to_all", message * 2.0, plan.ep, plan.etp
+        )
+
+    def stage_s(self, message_bytes: Any, plan: TrainPlan) -> Any:
+        """What a stage hands to the next."""
+        if plan.pp == 1:
+            return np.zeros_like(np.asarray(message_bytes, dtype=np.float64))
+        between = plan.tp * plan.cp * plan.dp
+        return self.collective_s("send", message_bytes, 2, between)

@@ -1,0 +1,377 @@
+"""The layers of a model as the kernels one rank runs in training, priced forward and backward.
+
+Everything is read off the ops of the forward pass (:class:`~steelyard.workload.graph.Graph`): products with their
+shapes, experts with their rows, attention with its pairs, the bytes of what is elementwise, the tensors that wait for the
+backward pass. A split rank that is reduced leaves partial sums, which tensor-parallel ranks add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.price import price
+from steelyard.cost.program import lower
+from steelyard.cost.site import Site
+from steelyard.cost.train_kernels import attention_time, elementwise_time, grouped_time, product_time
+from steelyard.deployment.formats import find_format
+from steelyard.deployment.sharding import SPLIT_BY_TP, shard, split_ranks
+from steelyard.deployment.train_plan import TrainPlan
+from steelyard.machine.cluster import Cluster
+from steelyard.workload.backward import gradients, saved
+from steelyard.workload.graph import Graph
+from steelyard.workload.op import Array, Op
+
+__all__ = ["PASSES", "Work", "work_of"]
+
+#: The passes of a kernel: forward, gradient of what flows, gradient of weights.
+PASSES = ("forward", "dgrad", "wgrad")
+#: Bytes of an activation between kernels.
+_WIDE = 2.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Work:
+    """A kernel of a rank for a micro-batch. Times are of one copy, arrays over scenarios, in s."""
+
+    name: str
+    kind: str
+    """``gemm``, ``experts``, ``attention``, ``elementwise``, ``other``."""
+    block: str
+    count: Any
+    """Copies over all layers of the model."""
+    stage: str = ""
+    """``first`` (embedding), ``last`` (head and loss), empty: layers."""
+    forward_s: Any = 0.0
+    dgrad_s: Any = 0.0
+    wgrad_s: Any = 0.0
+    flops: Any = 0.0
+    """Of the forward pass."""
+    weights: Any = 0.0
+    """Elements of weights on the rank, a copy."""
+    expert_weights: Any = 0.0
+    kept_bytes: Any = 0.0
+    """Waiting for the backward pass, of a micro-batch and copy."""
+    reduces: bool = False
+    """Ends in partial sums of tensor-parallel ranks."""
+    exchanges: bool = False
+    """Its tokens come from and go back to other expert-parallel ranks."""
+    again: tuple[str, ...] = ()
+    """Modules it is part of, by which it may be computed again."""
+    spread: Any = 0.0
+    source: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def work_of(graph: Graph, plan: TrainPlan, cluster: Cluster, sites: Sites) -> tuple[Work, ...]:
+    """The kernels of a rank for one micro-batch.
+
+    Args:
+        graph: the forward pass of one micro-batch on one model replica; sizes may be arrays over scenarios.
+        plan: degrees, formats, framework.
+        cluster: the devices.
+        sites: where products and elementwise work run.
+    """
+    return tuple(_works(graph, plan, cluster, sites))
+
+
+@dataclass(frozen=True, slots=True)
+class Sites:
+    """Where kernels run: products in the plan's precision, products kept in 16 bits, elementwise work."""
+
+    products: Site
+    wide: Site
+    vector: Site
+
+
+def _works(graph: Graph, plan: TrainPlan, cluster: Cluster, sites: Sites) -> Iterator[Work]:
+    lowering = plan.lowering
+    for _, group in groupby(enumerate(graph.ops), key=lambda x: x[1].fuse or x[0]):
+        whole = [op for _, op in group]
+        ops = [shard(op, lowering) for op in whole]
+        yield from _group(whole, ops, plan, cluster, sites)
+
+
+def _group(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, cluster: Cluster, sites: Sites) -> Iterator[Work]:
+    first = ops[0]
+    if first.map in ("sample", "top_k"):
+        if first.map == "sample":
+            yield _loss(first, plan, sites)
+        return
+    if any(op.iterative for op in ops) or any(op.windows for op in ops):
+        yield _other(ops, plan, cluster)
+    elif any("e" in op.ranks and op.contracts and _weight(op) for op in ops):
+        yield from _experts(whole, ops, plan, sites)
+    elif any(t.role == "kv" for op in ops for t in op.inputs[1:]):
+        yield _attention(ops, plan, sites)
+    else:
+        for one, op in zip(whole, ops, strict=True):
+            yield _product(one, op, plan, sites) if op.contracts and _weight(op) else _elementwise(op, plan, sites)
+
+
+def _weight(op: Op) -> bool:
+    return any(t.role == "weight" for t in op.inputs)
+
+
+def _stage(op: Op) -> str:
+    named = {"embedding": "first", "head": "last"}.get(op.block, "")
+    return named or ("" if "." in op.name else "last")
+
+
+def _modules(op: Op) -> tuple[str, ...]:
+    """Modules of a model that an op is part of, by the names frameworks have for what is computed again."""
+    part = op.name.partition(".")[2]
+    found = [op.block.replace("attention", "attn")] if op.block in ("attention", "mlp", "moe", "norm") else []
+    if part.startswith("shared_"):
+        found.append("shared_experts")
+    if part in ("q_up", "k_up", "v_up", "q_norm", "kv_norm", "kv_up"):
+        found.append("mla_up_proj")
+    if part.endswith("act"):
+        found.append("act")
+    if part in ("scores", "softmax", "values"):
+        found.append("core_attn")
+    return tuple(found)
+
+
+def _kept(ops: Sequence[Op], plan: TrainPlan, width: float = _WIDE) -> Array:
+    """Bytes that ops keep for the backward pass, per copy; split along tokens where the plan does."""
+    total: Any = 0.0
+    for one in saved(ops, SPLIT_BY_TP):
+        alone = plan.tp if plan.sequence_parallel and not one.split else 1
+        total = total + one.elements * (one.bits / 8 or width) / (alone * plan.cp)
+    return np.asarray(total, dtype=np.float64)
+
+
+def _multiplied(plan: TrainPlan) -> float:
+    """Bytes of a value as the gradient of a weight reads it: products in few bits keep what they have converted."""
+    return min(_WIDE, find_format(plan.precision).stored_bits / 8)
+
+
+def _weights(op: Op) -> Array:
+    stored = [op.elements(t, visited=False) for t in op.inputs if t.role in ("weight", "table") and t.name not in op.tied]
+    return np.asarray(sum(stored, 0.0), dtype=np.float64)
+
+
+def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
+    m, n, k, groups = op.gemm_shape()
+    m = np.asarray(m) / plan.cp
+    head = op.block in ("head", "embedding") or op.name.endswith("router")
+    site = sites.wide if head else sites.products
+    precision = "bf16" if head else plan.precision
+    times = [product_time(m, n, k, groups=groups, which=w, precision=precision, site=site) for w in PASSES]
+    partial = bool(set(op.reduced) & set(split_ranks(whole, plan.lowering)))
+    return Work(
+        op.name,
+        "gemm",
+        op.block,
+        op.count,
+        _stage(op),
+        *(t.time_s for t in times),
+        flops=op.flops() / plan.cp,
+        weights=_weights(op),
+        kept_bytes=_kept([op], plan, _WIDE if head else _multiplied(plan)),
+        reduces=partial,
+        again=_modules(op),
+        spread=times[0].spread,
+        source=times[0].source,
+        facts={"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)},
+    )
+
+
+def _tokens(op: Op) -> Array:
+    return np.asarray(op.size("t") if "t" in op.ranks else 1.0, dtype=np.float64)
+
+
+def _width(op: Op) -> Array:
+    """Elements of an output per token."""
+    return np.asarray(op.elements(op.output) / np.maximum(_tokens(op), 1.0), dtype=np.float64)
+
+
+def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Iterator[Work]:
+    """Grouped products of a rank's experts, with what moves their tokens about."""
+    for one, op in zip(whole, ops, strict=True):
+        pairs = np.asarray(next(iter(one.domain.values()), 0.0), dtype=np.float64)
+        along = plan.tp // plan.etp if plan.sequence_parallel or plan.ep > 1 else 1
+        rows = pairs / (plan.cp * max(1, along))
+        if not (op.contracts and _weight(op)):
+            yield _routed_bytes(op, rows, plan, sites)
+            continue
+        local = np.asarray(one.size("e"), dtype=np.float64) / plan.ep
+        inner = 1.0 / plan.etp
+        weight = one.inputs[1]
+        n: Any = 1.0
+        k: Any = 1.0
+        for rank in weight.ranks:
+            if rank == "e":
+                continue
+            size = np.asarray(one.size(rank), dtype=np.float64) * (inner if rank == "f" else 1.0)
+            if rank in one.reduced:
+                k = k * size
+            else:
+                n = n * size
+        times = [
+            grouped_time(rows, n, k, experts=local, which=w, precision=plan.precision, site=sites.products)
+            for w in PASSES
+        ]
+        up = "f" not in one.reduced
+        yield Work(
+            op.name,
+            "experts",
+            op.block,
+            op.count,
+            "",
+            *(t.time_s for t in times),
+            flops=2.0 * rows * n * k,
+            expert_weights=local * n * k,
+            kept_bytes=rows * k * _multiplied(plan),
+            exchanges=up,
+            again=_modules(op),
+            spread=times[0].spread,
+            source=times[0].source,
+            facts={
+                "rows": rows,
+                "tokens": _tokens(one) / (plan.cp * max(1, along)),
+                "hidden": k if up else n,
+                "top_k": pairs / np.maximum(_tokens(one), 1.0),
+                "experts": one.size("e"),
+            },
+        )
+
+
+def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
+    """Activations and sums of routed rows: everything through memory once; gathering rows before them likewise."""
+    wide: Any = 0.0
+    for tensor in op.tensors:
+        each: Any = 1.0
+        for rank in tensor.ranks:
+            if rank not in ("t", "e"):
+                size = np.asarray(op.size(rank), dtype=np.float64)
+                each = each * size
+        wide = wide + each
+    moved = rows * wide * _WIDE * plan.framework.elementwise_passes
+    kept = rows * wide * _WIDE * (0.0 if op.contracts else np.asarray(op.size("u") / (op.size("u") + 1.0)) if "u" in op.ranks else 0.5)
+    return _passing(op, moved, kept, op.flops(), sites)
+
+
+def _passing(op: Op, moved: Any, kept: Any, flops: Any, sites: Sites) -> Work:
+    """Work that takes its bytes through memory; the backward pass half as much again: gradient in, saved, gradient out."""
+    time = elementwise_time(moved, site=sites.vector)
+    return Work(
+        op.name,
+        "elementwise",
+        op.block,
+        op.count,
+        _stage(op),
+        time.time_s,
+        elementwise_time(moved * 1.5, site=sites.vector).time_s,
+        0.0,
+        flops=flops,
+        weights=_weights(op) if "e" not in op.ranks else 0.0,
+        kept_bytes=kept,
+        again=_modules(op),
+        spread=time.spread,
+        source=time.source,
+    )
+
+
+def _elementwise(op: Op, plan: TrainPlan, sites: Sites) -> Work:
+    alone = plan.tp if plan.sequence_parallel and not split_ranks(op, plan.lowering) else 1
+    bits = {"weight": 16.0, "table": 16.0, "activation": 16.0, "kv": 16.0, "state": 16.0}
+    moved = op.bytes(bits) / (plan.cp * alone) * plan.framework.elementwise_passes
+    return _passing(op, moved, _kept([op], plan), op.flops() / (plan.cp * alone), sites)
+
+
+def _loss(op: Op, plan: TrainPlan, sites: Sites) -> Work:
+    """Softmax and cross entropy over the vocabulary, forward and backward."""
+    logits = np.asarray(op.size("t"), dtype=np.float64) * op.size("v") / plan.cp
+    half = elementwise_time(logits * plan.framework.loss_bytes / 2.0, site=sites.vector)
+    return Work(
+        "loss",
+        "elementwise",
+        "head",
+        1,
+        "last",
+        half.time_s,
+        half.time_s,
+        0.0,
+        flops=logits * 12.0,
+        spread=half.spread,
+        source=half.source,
+        facts={"logits": logits},
+    )
+
+
+def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
+    """Scores, softmax and values; its share of context-parallel ranks is that of their queries, evenly."""
+    parts = [op for op in ops if op.contracts]
+    if len(parts) < 2:
+        return _elementwise(ops[0], plan, sites)
+    scores, values = parts[0], parts[1]
+    heads = np.asarray(scores.size("g"), dtype=np.float64) * np.asarray(scores.size("q"), dtype=np.float64)
+    words = {
+        "causal": "causal" in scores.facts,
+        "window": scores.facts.get("window", 0),
+        "kernel": plan.framework.attention,
+        "precision": "bf16",
+        "site": sites.wide,
+    }
+    shape = (scores.size("b"), scores.size("s"), scores.size("l"), heads, scores.size("g"))
+    shape += (scores.size("c"), values.size("z"))
+    forward = attention_time(*shape, backward=False, **words)
+    back = attention_time(*shape, backward=True, **words)
+    kept = _kept(ops, plan)
+    if plan.framework.attention == "unfused":
+        # scores after the softmax, the mask of the dropout, and what it leaves: 2 + 1 + 2 bytes each
+        dense = np.asarray(scores.size("b"), dtype=np.float64) * heads * scores.size("s") * scores.size("l")
+        kept = kept + 5.0 * dense / plan.cp
+    flops: Any = sum((op.flops() for op in parts), 0.0)
+    width = np.asarray(scores.size("g"), dtype=np.float64) * (scores.size("c") + values.size("z"))
+    return Work(
+        scores.name,
+        "attention",
+        "attention",
+        scores.count,
+        "",
+        forward.time_s / plan.cp,
+        back.time_s / plan.cp,
+        0.0,
+        flops=flops / plan.cp,
+        kept_bytes=kept,
+        again=_modules(scores),
+        spread=forward.spread,
+        source=forward.source,
+        facts={"kv_bytes": np.asarray(scores.size("b"), dtype=np.float64) * scores.size("l") * width * _WIDE / plan.cp},
+    )
+
+
+def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:
+    """Kernels of another kind, scans and convolutions: by their own cost model forward, by the operations and bytes of
+    their derived gradients backward."""
+    program = lower(Graph("part", tuple(ops)), plan.lowering, cluster.machine)
+    priced = [k for k in price(program, cluster).kernels if k.kernel.kind != "collective"]
+    count = ops[0].count
+    forward: Any = sum((np.asarray(k.time_s) / np.asarray(k.kernel.count) for k in priced), 0.0)
+    made = [g for op in ops for g in gradients(op)]
+    work: Any = sum((op.flops() for op in ops), 0.0)
+    back: Any = sum((g.flops() for g in made), 0.0)
+    times = np.maximum(back / np.maximum(work, 1.0), 1.5)
+    return Work(
+        ops[0].name,
+        "other",
+        ops[0].block,
+        count,
+        _stage(ops[0]),
+        forward / plan.cp,
+        forward * times / plan.cp,
+        0.0,
+        flops=work / plan.cp,
+        weights=sum((_weights(op) for op in ops), 0.0),
+        kept_bytes=_kept(ops, plan),
+        again=_modules(ops[0]),
+        spread=max((float(np.max(k.spread)) for k in priced), default=0.2),
+        source="lowered like an engine's step",
+    )
