@@ -17,6 +17,7 @@ from steelyard.errors import InputError, suggest
 from steelyard.machine.catalogue import find_machine
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, VERBS, fields_of
 from steelyard.scenario.scenario import Scenario, read_scenario
+from steelyard.scenario.training import read_train_scenario
 from steelyard.scenario.words import Problems
 from steelyard.search.api import read_question
 from steelyard.simulation.api import read_simulation
@@ -28,11 +29,13 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "estimate": {"model": MODEL, "on": ON},
     "simulate": {"model": MODEL, "on": ON, "rate": "4/s", "requests": 10},
     "plan": {"model": MODEL, "on": ON, "rate": "4/s", "ttft": "1s"},
+    "train": {"model": MODEL, "on": f"{ON}:8", "gbs": "64"},
 }
 READ: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "estimate": lambda words: read_scenario("estimate", words, Problems()),
     "simulate": read_simulation,
     "plan": read_question,
+    "train": read_train_scenario,
 }
 EVERY = [(verb, name) for verb in VERBS for name in fields_of(verb)]
 #: Objects that no field takes.
@@ -101,7 +104,7 @@ def test_a_typo_of_its_name_tells_the_name(verb: str, name: str) -> None:
 def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
     found = problems(verb, {})
     required = {n for n, f in fields_of(verb).items() if f.default is REQUIRED}
-    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}}[verb]
+    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}, "train": set()}[verb]
     assert set(found) == required | load
     line = said(verb)
     assert set(line) == {fields_of(verb)[n].switch for n in required | load}
@@ -110,12 +113,15 @@ def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_wrong_field_is_listed(verb: str) -> None:
     wrong = {n: f for n, f in fields_of(verb).items() if f.type in ("whole", "number") and n not in ("flags",)}
-    found = problems(verb, {**RIGHT[verb], **dict.fromkeys(wrong, "zz9"), "weights": "fp9", "on": "h100_smx", "foo": 1})
-    assert set(found) >= {*wrong, "weights", "on", "foo"}
+    name, value = ("optimizer", "adanw") if verb == "train" else ("weights", "fp9")
+    found = problems(verb, {**RIGHT[verb], **dict.fromkeys(wrong, "zz9"), name: value, "on": "h100_smx", "foo": 1})
+    assert set(found) >= {*wrong, name, "on", "foo"}
     options = {n: f.switch for n, f in wrong.items() if f.options != ("",)}
-    line = f"{verb} llama-3.1-8c --on h100_smx --weights fp9 --foo 1 " + " ".join(f"{o} zz9" for o in options.values())
+    line = f"{verb} llama-3.1-8c --on h100_smx --{name} {value} --foo 1 " + " ".join(
+        f"{o} zz9" for o in options.values()
+    )
     told = said(line)
-    assert set(told) >= {*options.values(), "MODEL", "--on", "--weights", "--foo"}
+    assert set(told) >= {*options.values(), "MODEL", "--on", f"--{name}", "--foo"}
     assert "did you mean 'llama-3.1-8b'" in told["MODEL"]
     assert "did you mean 'h100_sxm'" in told["--on"]
 

@@ -41,11 +41,11 @@ class Framework:
     elementwise_passes: Annotated[
         float, Quantity("1", "traffic of elementwise work over that of fused kernels", ge=0)
     ] = 1.0
-    loss_bytes: Annotated[
-        float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)
-    ] = 18.0
+    loss_bytes: Annotated[float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)] = 18.0
     logit_bytes: Annotated[float, Quantity("byte", "held of a logit at the peak", ge=0)] = 6.0
-    tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = 1.0
+    tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = (
+        1.0
+    )
     cp_exposed: Share = 0.3
     ep_exposed: Annotated[float, Quantity("1", "of the exchange of experts' tokens, not covered by work", ge=0)] = 1.0
     dp_exposed: Share = 0.3
@@ -54,10 +54,14 @@ class Framework:
     host_moe_s: Annotated[float, Quantity("s", "the same of a layer with experts", ge=0)] = 0.0
     graph_host_s: Annotated[float, Quantity("s", "the same where layers are captured graphs", ge=0)] = 0.0
     graph: Annotated[bool, "layers are captured graphs"] = False
-    dispatcher: Annotated[Literal["alltoall", "deepep", "hybridep", "allgather"], "how tokens reach experts"] = "alltoall"
+    dispatcher: Annotated[Literal["alltoall", "deepep", "hybridep", "allgather"], "how tokens reach experts"] = (
+        "alltoall"
+    )
     gradient_bits: Annotated[float, Quantity("1", "width of accumulated gradients", ge=8, le=32)] = 32.0
     reserved_frac: Annotated[float, Quantity("1", "memory an allocator holds over what is allocated", ge=1)] = 1.0
-    context_bytes: Annotated[float, Quantity("byte", "driver, libraries and communicators, outside the allocator", ge=0)] = 2e9
+    context_bytes: Annotated[
+        float, Quantity("byte", "driver, libraries and communicators, outside the allocator", ge=0)
+    ] = 2e9
     buffer_bytes: Annotated[float, Quantity("byte", "workspaces inside the allocator", ge=0)] = 0.5e9
     spread: Annotated[float, Quantity("1", "factor within which 80 % of step times lie", ge=1)] = 1.3
     memory_spread: Annotated[float, Quantity("1", "the same of memory", ge=1)] = 1.15

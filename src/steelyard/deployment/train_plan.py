@@ -127,7 +127,9 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         near = max(d for d in range(1, plan.ep + 1) if model.experts % d == 0)
         yield Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}")
     if (plan.tp * plan.cp * plan.dp) % (plan.ep * plan.etp):
-        yield Problem("ep", f"ep {plan.ep} x etp {plan.etp} does not divide tp x cp x dp = {plan.tp * plan.cp * plan.dp}")
+        yield Problem(
+            "ep", f"ep {plan.ep} x etp {plan.etp} does not divide tp x cp x dp = {plan.tp * plan.cp * plan.dp}"
+        )
     if plan.gbs % (plan.mbs * plan.dp):
         at_once = plan.mbs * plan.dp
         near = max(at_once, round(plan.gbs / at_once) * at_once)

@@ -76,7 +76,6 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "energy_j_per_token": found.energy_j_per_token,
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
-        "run": None if found.run is None else found.run.to_dict(),
         "framework": {
             "name": framework.name,
             "version": framework.version,
@@ -157,13 +156,14 @@ def parts(found: TrainEstimate) -> list[Any]:
     if found.usd_per_trillion_tokens is not None:
         money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion tokens ({found.price_note})"
     watts = found.energy_j / found.step_s / s.cluster.count
+    use = f"MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}"
     rates = lines_table(
         [
-            Line("tokens", f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device"),
             Line(
-                "use",
-                f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}",
+                "tokens",
+                f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device",
             ),
+            Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),
             Line("energy", f"{q(found.energy_j_per_token, 'J')} per token ({watts:,.0f} W per device)"),
             Line("money", money),
         ]
@@ -186,7 +186,6 @@ def parts(found: TrainEstimate) -> list[Any]:
         table,
         "",
         rates,
-        *_run(found),
         "",
         styled(("where the time of a step goes", "bold")),
         columns(["part", "time", "share"], shares, numeric=["time", "share"]),
@@ -196,14 +195,6 @@ def parts(found: TrainEstimate) -> list[Any]:
         *bullets("assumed", found.ledger.assumptions),
         *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
     ]
-
-
-def _run(found: TrainEstimate) -> list[Any]:
-    if found.run is None:
-        return []
-    from steelyard.report.train_run import lines_of
-
-    return ["", *lines_of(found)]
 
 
 def _memory(found: TrainEstimate) -> list[Any]:

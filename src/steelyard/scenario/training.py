@@ -9,7 +9,7 @@ from typing import Any
 from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
 from steelyard.deployment.train_plan import TrainPlan, layout_problems
-from steelyard.errors import InputError, Problem, raise_all, show
+from steelyard.errors import InputError, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.network import sets_of
 from steelyard.scenario.scenario import read_cluster, read_model
@@ -123,7 +123,13 @@ def _framework(values: Mapping[str, Any], cluster: Cluster | None) -> Framework:
 def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
     """What is computed again, by module: ``selective`` is the core of attention. Raises :class:`InputError`."""
     names = tuple(p.strip() for p in (text or (framework.recompute if framework else "")).split(",") if p.strip())
-    known = {"layernorm": "norm", "moe_act": "act", "mlp_act": "act", "core-attn": "core_attn", "selective": "core_attn"}
+    known = {
+        "layernorm": "norm",
+        "moe_act": "act",
+        "mlp_act": "act",
+        "core-attn": "core_attn",
+        "selective": "core_attn",
+    }
     found = tuple(dict.fromkeys(known.get(n, n) for n in names if n != "none"))
     if "none" in names and len(names) > 1:
         raise InputError(f"expected none or modules, got {show(text)}", field="recompute")

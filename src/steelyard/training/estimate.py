@@ -185,7 +185,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         for i, s in enumerate(held)
     )
     devices = cluster.count
-    found = TrainEstimate(
+    return TrainEstimate(
         scenario=scenario,
         step_s=step,
         breakdown_s={name: _one(x) for name, x in cost.breakdown_s.items()},
@@ -209,7 +209,6 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         cost=cost,
         ledger=ledger,
     )
-    return found
 
 
 def _one(value: Any) -> float:

@@ -73,9 +73,7 @@ def _stage(
     layers: Any = sum((n * k.kept_bytes for n, k in zip(stages[i], parts.layers, strict=True)), 0.0)
     activations = layers * flight
     if plan.recompute:  # the layer that is computed again keeps everything for a moment
-        activations = activations + max(
-            (float(np.max(k.again_bytes)) for k in parts.layers), default=0.0
-        )
+        activations = activations + max((float(np.max(k.again_bytes)) for k in parts.layers), default=0.0)
     largest = np.max([np.max(k.largest) for k in parts.layers]) * kept * (0.0 if plan.frozen else 1.0)
     widest = np.max([np.max(k.widest_bytes) for k in parts.layers])
     buffers = buffers + largest + widest

@@ -14,9 +14,11 @@ __all__ = ["nearest_that_fits"]
 
 def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes in the order of what they cost, with the words that ask for them."""
-    more = {"--recompute full": {"recompute": ("full",)}} if "full" not in plan.recompute else {}
-    smaller = {"--mbs 1": {"mbs": 1}} if plan.mbs > 1 else {}
-    cut = {"--zero 3": {"zero": 3}} if plan.zero < 3 and plan.dp > 1 else {}
+    more: dict[str, dict[str, Any]] = (
+        {"--recompute full": {"recompute": ("full",)}} if "full" not in plan.recompute else {}
+    )
+    smaller: dict[str, dict[str, Any]] = {"--mbs 1": {"mbs": 1}} if plan.mbs > 1 else {}
+    cut: dict[str, dict[str, Any]] = {"--zero 3": {"zero": 3}} if plan.zero < 3 and plan.dp > 1 else {}
     yield from {**cut, **smaller, **more}.items()
     for a, b in ((cut, more), (cut, smaller), (smaller, more)):
         for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):

@@ -122,7 +122,11 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
     variance: Any = 0.0
     for w in works:
         count = float(np.max(np.asarray(w.count)))
-        kind = ends[w.stage] if w.stage else kinds.setdefault(w.name.partition(".")[0], LayerKind(w.name.partition(".")[0], count))
+        kind = (
+            ends[w.stage]
+            if w.stage
+            else kinds.setdefault(w.name.partition(".")[0], LayerKind(w.name.partition(".")[0], count))
+        )
         part = {"experts": "gemm", "other": "elementwise"}.get(w.kind, w.kind)
         times = 1.0 if w.stage else count / kind.count  # blocks that repeat inside a layer
         if w.stage:
@@ -157,7 +161,9 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
             kind.add(kind.forward, "cp", times * np.maximum(0.0, forward - hidden_part * w.forward_s))
             kind.add(kind.backward, "cp", times * np.maximum(0.0, backward - hidden_part * w.dgrad_s))
         logits = logits + w.facts.get("logits", 0.0)
-        variance = variance + (float(np.max(w.spread)) * times * (1 if w.stage else kind.count) * np.max(w.forward_s)) ** 2
+        variance = (
+            variance + (float(np.max(w.spread)) * times * (1 if w.stage else kind.count) * np.max(w.forward_s)) ** 2
+        )
     total = sum(float(np.max(k.forward_s())) * k.count for k in (*kinds.values(), *ends.values()))
     stored = rows * hidden * 2.0 / alone
     if "full" in plan.recompute:
@@ -217,7 +223,7 @@ class StepCost:
 
 
 def layers_on(parts: StepParts, pp: int) -> tuple[tuple[float, ...], ...]:
-    """Layers of every kind on each stage: in order, as evenly as whole layers allow where they divide, else in parts."""
+    """Layers of every kind on each stage, in order, in equal shares; in parts of a layer where they do not divide."""
     total = sum(kind.count for kind in parts.layers)
     share = total / pp
     edges = [kind.count for kind in parts.layers]
@@ -246,8 +252,13 @@ def step_of(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector:
     gather = [_gathered(kind, plan, links) for kind in parts.layers]
     fronts, backs, weights = [], [], []
     for i, row in enumerate(stages):
-        forward: Any = sum((n * (k.forward_s() + h[0] + g[0]) for n, k, h, g in zip(row, parts.layers, host, gather, strict=True)), 0.0)
-        backward: Any = sum((n * (k.backward_s() + h[1] + g[1]) for n, k, h, g in zip(row, parts.layers, host, gather, strict=True)), 0.0)
+        forward: Any = sum(
+            (n * (k.forward_s() + h[0] + g[0]) for n, k, h, g in zip(row, parts.layers, host, gather, strict=True)), 0.0
+        )
+        backward: Any = sum(
+            (n * (k.backward_s() + h[1] + g[1]) for n, k, h, g in zip(row, parts.layers, host, gather, strict=True)),
+            0.0,
+        )
         wgrad: Any = sum((n * k.wgrad for n, k in zip(row, parts.layers, strict=True)), 0.0)
         for end in ([parts.first] if i == 0 else []) + ([parts.last] if i == p - 1 else []):
             forward, backward, wgrad = forward + end.forward_s(), backward + end.backward_s(), wgrad + end.wgrad
@@ -338,7 +349,7 @@ def weights_on(parts: StepParts, stages: Sequence[Sequence[float]], i: int) -> t
 def _end(
     parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Site, stages: Sequence[Sequence[float]]
 ) -> tuple[Any, Any]:
-    """What follows the last micro-batch: gradients reduced and parameters gathered, and the update; the fullest stage."""
+    """What follows the last micro-batch on the fullest stage: gradients reduced, parameters gathered, the update."""
     exposed: Any = 0.0
     update: Any = 0.0
     whole, cut = ranks_of(plan)
@@ -385,7 +396,7 @@ def _breakdown(
 ) -> dict[str, Any]:
     """Where a rank of the slowest stage spends its micro-batches; the mean over scenarios' slowest stages."""
     i = int(np.max(slowest))
-    found: dict[str, Any] = {name: 0.0 for name in (*BREAKDOWN[:8], "host", "gathers")}
+    found: dict[str, Any] = dict.fromkeys((*BREAKDOWN[:8], "host", "gathers"), 0.0)
     for n, kind, waits, gathers in zip(stages[i], parts.layers, host, gather, strict=True):
         for way in (kind.forward, kind.backward):
             for part, time in way.items():

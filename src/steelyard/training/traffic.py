@@ -7,7 +7,7 @@ nearest neighbours, pipeline stages the farthest.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -75,7 +75,9 @@ class Links:
 
     def context_s(self, kv_bytes: Any, plan: TrainPlan) -> tuple[Any, Any]:
         """Keys and values passed around the ring of context-parallel ranks; backward with their gradients."""
-        once = (plan.cp - 1) * self.collective_s("send", kv_bytes, 2 if plan.cp > 1 else 1, plan.tp * max(1, self._far(plan)))
+        once = (plan.cp - 1) * self.collective_s(
+            "send", kv_bytes, 2 if plan.cp > 1 else 1, plan.tp * max(1, self._far(plan))
+        )
         return once, 2.0 * once
 
     def _far(self, plan: TrainPlan) -> int:
@@ -92,9 +94,11 @@ class Links:
         outside = self.outside if plan.ep > near else None
         tokens, hidden, top_k = facts["tokens"], facts["hidden"], facts["top_k"]
         if direct and plan.framework.dispatcher in ("deepep", "hybridep"):
-            return sum(
-                expert_exchange_time_s(
-                    way,  # type: ignore[arg-type]
+            ways: tuple[tuple[Literal["dispatch", "combine"], float], ...] = (("dispatch", bits), ("combine", 16.0))
+            time: Any = 0.0
+            for way, width in ways:
+                time = time + expert_exchange_time_s(
+                    way,
                     tokens,
                     hidden,
                     top_k,
@@ -106,8 +110,7 @@ class Links:
                     inter=outside,
                     devices_per_node=near,
                 )
-                for way, width in (("dispatch", bits), ("combine", 16.0))
-            )
+            return time
         if plan.framework.dispatcher == "allgather":
             whole = np.asarray(tokens) * hidden * plan.ep * 2.0
             return self.collective_s("all_gather", whole, plan.ep, plan.etp) + self.collective_s(

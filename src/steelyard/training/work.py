@@ -1,8 +1,8 @@
 """The layers of a model as the kernels one rank runs in training, priced forward and backward.
 
 Everything is read off the ops of the forward pass (:class:`~steelyard.workload.graph.Graph`): products with their
-shapes, experts with their rows, attention with its pairs, the bytes of what is elementwise, the tensors that wait for the
-backward pass. A split rank that is reduced leaves partial sums, which tensor-parallel ranks add.
+shapes, experts with their rows, attention with its pairs, the bytes of what is elementwise, the tensors that wait for
+the backward pass. A split rank that is reduced leaves partial sums, which tensor-parallel ranks add.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from steelyard.workload.op import Array, Op
 __all__ = ["PASSES", "Work", "work_of"]
 
 #: The passes of a kernel: forward, gradient of what flows, gradient of weights.
-PASSES = ("forward", "dgrad", "wgrad")
+PASSES: Final[tuple[Literal["forward", "dgrad", "wgrad"], ...]] = ("forward", "dgrad", "wgrad")
 #: Bytes of an activation between kernels.
 _WIDE = 2.0
 
@@ -152,7 +152,9 @@ def _multiplied(plan: TrainPlan) -> float:
 
 
 def _weights(op: Op) -> Array:
-    stored = [op.elements(t, visited=False) for t in op.inputs if t.role in ("weight", "table") and t.name not in op.tied]
+    stored = [
+        op.elements(t, visited=False) for t in op.inputs if t.role in ("weight", "table") and t.name not in op.tied
+    ]
     return np.asarray(sum(stored, 0.0), dtype=np.float64)
 
 
@@ -170,7 +172,9 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
         op.block,
         op.count,
         _stage(op),
-        *(t.time_s for t in times),
+        times[0].time_s,
+        times[1].time_s,
+        times[2].time_s,
         flops=op.flops() / plan.cp,
         weights=_weights(op),
         kept_bytes=_kept([op], plan, _WIDE if head else _multiplied(plan)),
@@ -224,7 +228,9 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
             op.block,
             op.count,
             "",
-            *(t.time_s for t in times),
+            times[0].time_s,
+            times[1].time_s,
+            times[2].time_s,
             flops=2.0 * rows * n * k,
             expert_weights=local * n * k,
             kept_bytes=rows * k * _multiplied(plan),
@@ -253,12 +259,18 @@ def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
                 each = each * size
         wide = wide + each
     moved = rows * wide * _WIDE * plan.framework.elementwise_passes
-    kept = rows * wide * _WIDE * (0.0 if op.contracts else np.asarray(op.size("u") / (op.size("u") + 1.0)) if "u" in op.ranks else 0.5)
+    kept = (
+        rows
+        * wide
+        * _WIDE
+        * (0.0 if op.contracts else np.asarray(op.size("u") / (op.size("u") + 1.0)) if "u" in op.ranks else 0.5)
+    )
     return _passing(op, moved, kept, op.flops(), sites)
 
 
 def _passing(op: Op, moved: Any, kept: Any, flops: Any, sites: Sites) -> Work:
-    """Work that takes its bytes through memory; the backward pass half as much again: gradient in, saved, gradient out."""
+    """Work that takes its bytes through memory; backward half as much again: the gradient in, what was saved, and the
+    gradient out."""
     time = elementwise_time(moved, site=sites.vector)
     return Work(
         op.name,
@@ -319,8 +331,10 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         "precision": "bf16",
         "site": sites.wide,
     }
-    shape = (scores.size("b"), scores.size("s"), scores.size("l"), heads, scores.size("g"))
-    shape += (scores.size("c"), values.size("z"))
+    shape = (
+        *(scores.size("b"), scores.size("s"), scores.size("l"), heads, scores.size("g")),
+        *(scores.size("c"), values.size("z")),
+    )
     forward = attention_time(*shape, backward=False, **words)
     back = attention_time(*shape, backward=True, **words)
     kept = _kept(ops, plan)

@@ -33,7 +33,7 @@ def _text(operand: Iterable[Axis]) -> str:
 def gradients(op: Op) -> tuple[Op, ...]:
     """The ops that differentiate an op, one for each input that has a gradient.
 
-    ``facts["of"]`` is the operand and ``facts["pass"]`` ``dgrad`` (of what flows) or ``wgrad`` (of a weight).
+    ``facts["of"]`` is the operand and ``facts["which"]`` ``dgrad`` (of what flows) or ``wgrad`` (of a weight).
     """
     if op.map == "sample" or op.map == "top_k":
         return ()
@@ -46,7 +46,9 @@ def gradients(op: Op) -> tuple[Op, ...]:
     if op.map == "take":
         table = weights[0] if weights else op.inputs[-1]
         einsum = f"{_text(out.index)} -> {_text(out.index)}"
-        return (_made(op, f"d_{table.name}", einsum, (out.name, f"d_{table.name}"), ("activation",) * 2, "add", "wgrad"),)
+        return (
+            _made(op, f"d_{table.name}", einsum, (out.name, f"d_{table.name}"), ("activation",) * 2, "add", "wgrad"),
+        )
     alone = op.map in _LINEAR or op.map == "norm"  # what is added before a norm has its gradient too
     for i, tensor in enumerate(flows[:1] if alone else flows):
         kept = () if op.map in _LINEAR else (tensor,)
@@ -84,7 +86,7 @@ def _made(
         tied=(),
         bits={n: b for n, b in op.bits.items() if n in operands},
         fuse=f"{op.fuse}.backward" if op.fuse else "",
-        facts={**op.facts, "pass": which, "of": name.removeprefix("d_")},
+        facts={**op.facts, "which": which, "of": name.removeprefix("d_")},
     )
 
 
@@ -104,7 +106,7 @@ def backward(graph: Graph, *, frozen: bool = False) -> Graph:
                 again.add(op.fuse)
                 yield replace(scores, name=f"{scores.name}.again", fuse=f"{op.fuse}.backward")
             for one in gradients(op):
-                if not (frozen and one.facts["pass"] == "wgrad"):
+                if not (frozen and one.facts["which"] == "wgrad"):
                     yield one
 
     return replace(graph, ops=tuple(derived()))
@@ -174,7 +176,7 @@ def saved(ops: Iterable[Op], split: Iterable[str] = ()) -> tuple[Saved, ...]:
             key = (prefix, flow.name, _text(flow.index) + str(np.ravel(op.elements(flow))[:1]))
             if "e" in op.ranks:
                 pairs = np.asarray(next(iter(op.domain.values())), dtype=np.float64)
-                wide = 1.0
+                wide: Any = 1.0
                 for rank in flow.ranks:
                     if rank not in ("t", "e"):
                         wide = wide * np.asarray(op.size(rank), dtype=np.float64)

@@ -1,0 +1,138 @@
+"""Training steps: gradients derived from ops, what is saved, steps of layouts, memory of stages."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+import steelyard as sy
+from steelyard.deployment.train_plan import TrainPlan
+from steelyard.errors import InputError
+from steelyard.scenario.training import read_train_scenario
+from steelyard.training.estimate import TrainEstimate
+from steelyard.workload.backward import backward, gradients, saved
+from steelyard.workload.catalogue import load_model
+from steelyard.workload.op import Op
+from steelyard.workload.step import Step
+
+MODEL, ON = "llama-3.1-8b", "h100_sxm:8"
+
+
+def trained(**words: object) -> TrainEstimate:
+    return sy.train(
+        **{
+            "model": MODEL,
+            "on": ON,
+            "gbs": 64,
+            "seq": 4096,
+            "tp": 1,
+            "pp": 1,
+            "mbs": 1,
+            "framework": "megatron",
+            **words,
+        }  # type: ignore[arg-type]
+    )
+
+
+def test_gradients_of_a_product_are_products_with_ranks_exchanged() -> None:
+    op = Op("up", "t d, d f -> t f", {"t": 7, "d": 3, "f": 5}, ("x", "w", "y"), ("activation", "weight", "activation"))
+    flows, weight = gradients(op)
+    assert (flows.einsum, weight.einsum) == ("t f, d f -> t d", "t d, t f -> d f")
+    assert (flows.facts["which"], weight.facts["which"]) == ("dgrad", "wgrad")
+    assert float(flows.macs()) == float(weight.macs()) == float(op.macs())
+    assert tuple(float(x) for x in flows.gemm_shape()[:3]) == (7.0, 3.0, 5.0)
+
+
+def test_gradients_of_a_convolution_visit_the_same_points() -> None:
+    op = Op("conv", "n c 2*p+r, k c r -> n k p", {"n": 2, "c": 3, "p": 4, "r": 3, "k": 5})
+    for one in gradients(op):
+        assert float(one.macs()) == float(op.macs())
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3-30b-a3b", "deepseek-v3"])
+def test_a_backward_pass_is_twice_the_products_and_scores_once_more(name: str) -> None:
+    graph = load_model(name).transformer.graph(Step.prefill(1, 512, logits=512.0), absorb=False)
+    scores = sum(float(op.macs() * op.count) for op in graph if op.name.endswith("scores"))
+    forward, back = float(graph.macs()), float(backward(graph).macs())
+    outer = sum(float(op.macs() * op.count) for op in graph if op.name.endswith("combine"))  # adds over nothing
+    assert back == pytest.approx(2.0 * forward + scores - outer, rel=1e-6)
+    frozen = float(backward(graph, frozen=True).macs())
+    weights = sum(float(op.macs() * op.count) for op in graph if op.contracts and op.inputs[1].role == "weight")
+    assert frozen == pytest.approx(back - weights, rel=1e-6)
+
+
+def test_a_dense_layer_saves_what_transformer_engine_saves() -> None:
+    """8 d + 2 (2 h + 2 kv) c + 6 f bytes of a token and layer, and 4 bytes a head: Korthikanti et al., 2023."""
+    graph = load_model(MODEL).transformer.graph(Step.prefill(1, 64, logits=64.0))
+    layer = [op for op in graph if op.name.startswith("layer0.")]
+    total = sum(float(np.asarray(s.elements)) * (s.bits / 8 or 2.0) for s in saved(layer)) / 64
+    d, h, kv, c, f = 4096, 32, 8, 128, 14336
+    assert total == pytest.approx(8 * d + 2 * (2 * h + 2 * kv) * c + 6 * f + 4 * h)
+
+
+def test_a_step_is_never_faster_than_its_operations() -> None:
+    for found in (trained(), trained(tp=2), trained(pp=2), trained(recompute="full"), trained(zero=3)):
+        assert found.step_s >= found.limit_s > 0
+        assert found.step_s == pytest.approx(sum(found.breakdown_s.values()), rel=1e-9)
+        assert found.hfu_frac >= found.mfu_frac > 0
+        low, high = found.interval["step_s"]
+        assert low <= found.step_s <= high
+
+
+def test_more_recompute_never_needs_more_memory_nor_less_time() -> None:
+    rows = [trained(recompute=r, mbs=2) for r in ("none", "core_attn", "core_attn,act", "core_attn,act,mlp", "full")]
+    for less, more in itertools.pairwise(rows):
+        assert more.stages[0].allocated_bytes <= less.stages[0].allocated_bytes * (1 + 1e-9)
+        assert more.step_s >= less.step_s
+
+
+def test_zero_stages_hold_ever_less_state() -> None:
+    held = [trained(zero=z).stages[0] for z in (0, 1, 2, 3)]
+    state = [sum(s.parts[n] for n in ("weights", "gradients", "optimizer")) for s in held]
+    assert state == sorted(state, reverse=True)
+    assert held[0].parts["optimizer"] == pytest.approx(8 * held[1].parts["optimizer"], rel=1e-6)
+
+
+def test_layers_of_stages_add_up_and_chunks_shrink_the_bubble() -> None:
+    one, two = trained(pp=4), trained(pp=4, vp=2)
+    for found in (one, two):
+        assert sum(s.layers for s in found.stages) == pytest.approx(32)
+    assert 0 < two.breakdown_s["pp_bubble"] < one.breakdown_s["pp_bubble"]
+
+
+def test_a_flat_pipeline_has_the_exact_bubble_of_1f1b() -> None:
+    found = trained(pp=2, gbs=32)
+    cost = found.cost
+    ideal = found.scenario.plan.micro_batches * float(cost.forward_s + cost.backward_s)
+    assert found.breakdown_s["pp_bubble"] < ideal
+    assert found.step_s > ideal
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "said"),
+    [
+        ({"tp": 3}, "tp", "nearest is 2"),
+        ({"gbs": 63}, "gbs", "nearest is 64"),
+        ({"gbs": "4Mtoks"}, "gbs", "4Mtok"),
+        ({"ep": 2}, "ep", "no experts"),
+        ({"pp": 3}, "dp", "--on has 8"),
+        ({"recompute": "al"}, "recompute", "act"),
+        ({"optimizer": "adamm"}, "optimizer", "adamw"),
+        ({"framework": "megatorn"}, "framework", "megatron"),
+        ({"set": "tp_exposd=1"}, "set", "tp_exposed"),
+        ({"vp": 2}, "vp", "--pp"),
+    ],
+)
+def test_a_wrong_layout_names_the_field_and_the_nearest(words: dict[str, object], field: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        trained(**words)
+    found = {p.field: p.message for p in error.value.problems}
+    assert said in found[field], found
+
+
+def test_a_step_in_tokens_is_one_in_sequences() -> None:
+    plan = read_train_scenario({"model": MODEL, "on": ON, "gbs": "4Mtok", "seq": 8192, "tp": 1, "pp": 1, "mbs": 1}).plan
+    assert isinstance(plan, TrainPlan)
+    assert plan.gbs == 488
