@@ -142,7 +142,7 @@ def test_every_wrong_field_is_listed(verb: str) -> None:
         ("plan", "-ngl 99", "estimate and simulate take it; a plan keeps every layer on the devices"),
         ("simulate", "--gpu-memory-utilisation 0.9", "--gpu-memory-utilization?"),
         ("plan", "--slo 1s", "--ttft?"),
-        ("plan", "--tp 2", "estimate and simulate take --tp"),
+        ("plan", "--tp 2", "estimate, simulate and train take --tp"),
         ("compare", "--tpp 2", "--tp?"),
     ],
 )

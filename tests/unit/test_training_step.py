@@ -118,7 +118,7 @@ def test_a_flat_pipeline_has_the_exact_bubble_of_1f1b() -> None:
         ({"gbs": "4Mtoks"}, "gbs", "4Mtok"),
         ({"ep": 2}, "ep", "no experts"),
         ({"pp": 3}, "dp", "--on has 8"),
-        ({"recompute": "al"}, "recompute", "act"),
+        ({"recompute": "fulll"}, "recompute", "full"),
         ({"optimizer": "adamm"}, "optimizer", "adamw"),
         ({"framework": "megatorn"}, "framework", "megatron"),
         ({"set": "tp_exposd=1"}, "set", "tp_exposed"),

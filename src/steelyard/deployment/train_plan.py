@@ -9,10 +9,19 @@ from typing import Any
 from steelyard.deployment.frameworks import Framework
 from steelyard.deployment.optimizers import Optimizer
 from steelyard.deployment.plan import Plan
-from steelyard.errors import Problem, UnknownName
+from steelyard.errors import Problem
 from steelyard.workload.protocol import Workload
 
-__all__ = ["MODULES", "PRECISIONS", "RECOMPUTE", "TASKS", "TrainPlan", "layout_problems"]
+__all__ = [
+    "CHOSEN",
+    "MODULES",
+    "PRECISIONS",
+    "RECOMPUTE",
+    "SPLITTING",
+    "TASKS",
+    "TrainPlan",
+    "layout_problems",
+]
 
 #: What may be computed again in the backward pass, beside ``none``, ``selective`` and ``full``.
 MODULES = ("core_attn", "attn", "mla_up_proj", "norm", "act", "mlp", "moe", "shared_experts", "half")
@@ -20,6 +29,9 @@ RECOMPUTE = ("none", "selective", "full", *MODULES)
 #: Formats that products are computed in.
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8")
 TASKS = ("pretrain", "sft", "lora", "qlora")
+#: Degrees that split the model; with replicas and the size of micro-batches those that are chosen where not given.
+SPLITTING = ("tp", "pp")
+CHOSEN = (*SPLITTING, "dp", "mbs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +150,3 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         yield Problem("cp", f"{plan.seq} tokens are no multiple of 2 x cp {plan.cp}")
     if plan.dp % plan.shard:
         yield Problem("shard", f"{plan.shard} does not divide dp {plan.dp}")
-    for name in plan.recompute:
-        if name not in RECOMPUTE:
-            yield Problem("recompute", UnknownName("module", name, RECOMPUTE).message)

@@ -14,22 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["SCHEMA", "flat", "parts", "remedy", "report", "shortfall", "summary", "to_dict"]
 
 SCHEMA = "steelyard.train/1"
-#: Parts of a step in words.
-_PARTS = {
-    "gemm": "products",
-    "attention": "attention",
-    "elementwise": "elementwise",
-    "head_loss": "head and loss",
-    "recompute": "computed again",
-    "tp": "tensor-parallel traffic",
-    "cp": "context-parallel traffic",
-    "ep": "experts' exchange",
-    "pp_bubble": "pipeline bubble",
-    "pp_send": "sends between stages",
-    "dp": "data-parallel traffic",
-    "optimizer": "update",
-    "host": "waiting for the host",
-}
 
 
 def to_dict(found: TrainEstimate) -> dict[str, Any]:
@@ -139,6 +123,8 @@ def report(found: TrainEstimate, width: int | None = None) -> str:
 
 def parts(found: TrainEstimate) -> list[Any]:
     """The report as renderables."""
+    from steelyard.training.step import BREAKDOWN
+
     s, plan = found.scenario, found.scenario.plan
     fullest = found.stages[found.peak_stage]
     spare = found.capacity_bytes - fullest.reserved_bytes
@@ -169,7 +155,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         ]
     )
     shares = [
-        [_PARTS[name], q(time, "s"), f"{time / found.step_s:.1%}"]
+        [BREAKDOWN[name], q(time, "s"), f"{time / found.step_s:.1%}"]
         for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
         if time / found.step_s >= 0.0005
     ]

@@ -37,23 +37,13 @@ zero | whole | none | least=0 most=3 column | stage of ZeRO: 1 cuts the optimize
     too, 3 parameters too (FSDP) (default: the framework's)
 shard | whole | none | least=1 most=1e+06 column | data-parallel ranks that ZeRO cuts over; others hold copies (HSDP)
     (default: all)
-schedule | name | - | column | pipeline schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera
-    (default: 1f1b, interleaved with --vp)
+schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dualpipe,dualpipe-v,chimera | pipeline
+    schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, or modules as
     core_attn,act,norm (default: the framework's)
-[The run]
-tokens | text | - | column also=float | tokens of the run: 15.6T, 300B
-epochs | number | none | least=0 most=1e+09 column | passes over --samples
-samples | text | - | column also=float | sequences or images of the data set
-failures | text | - | - | failures: 3.8/1000node-day, llama3, rsc-1; with those of the job 3/1000node-day,job=0.1/day
-checkpoint | text | auto | - | time between checkpoints: auto (the best), 30min; with what saving takes
-    30min,save=60s, async
-spares | whole | 0 | least=0 most=100000 column | nodes that stand by
-train.restart | text | - | also=float | from a failure to work again (default: 10min)
 """
 
 TRAIN = (
     "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
-    "recompute tokens epochs samples failures checkpoint restart spares network power_limit_w usd_per_hour years "
-    "power_price carbon generic seed"
+    "recompute network power_limit_w usd_per_hour generic"
 )

@@ -8,8 +8,8 @@ from typing import Any
 
 from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
-from steelyard.deployment.train_plan import TrainPlan, layout_problems
-from steelyard.errors import InputError, raise_all, show
+from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
+from steelyard.errors import InputError, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.network import sets_of
 from steelyard.scenario.scenario import read_cluster, read_model
@@ -18,10 +18,10 @@ from steelyard.units import parse_quantity
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload
 
-__all__ = ["DEGREES", "TrainScenario", "read_train_scenario", "recompute_of", "sequences_of"]
+__all__ = ["TrainScenario", "read_train_scenario", "recompute_of", "sequences_of"]
 
-#: Degrees that are chosen where they are not given.
-DEGREES = ("tp", "pp", "dp", "mbs")
+#: Fields of a plan that are as they were said.
+_AS_SAID = ("precision", "vp", "cp", "ep", "seq", "task", "rank")
 #: Micro-batches of a step for every stage, where no global batch is given.
 _IN_A_STEP = 4
 #: Devices from which on a model is not trained by a user's own script unless said.
@@ -73,38 +73,28 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     assert recompute is not None
     if cluster.unlike:
         raise InputError("training on unlike devices of one replica is not priced", field="on")
-    given = {name: values[name] for name in DEGREES if values[name] is not None}
-    tp, pp = given.get("tp", 1), given.get("pp", 1)
-    used = tp * pp * values["cp"]
-    dp = given.get("dp") or max(1, cluster.count // used)
+    given = {name: values[name] for name in CHOSEN if values[name] is not None}
+    tp, pp = (given.get(name, 1) for name in SPLITTING)
+    dp = given.get("dp") or max(1, cluster.count // (tp * pp * values["cp"]))
     mbs = given.get("mbs", 1)
     gbs = sequences or mbs * dp * (_IN_A_STEP * pp * values["vp"] if pp > 1 else 1)
     plan = TrainPlan(
         framework=framework,
         optimizer=optimizer,
-        precision=values["precision"],
-        tp=tp,
-        pp=pp,
-        vp=values["vp"],
-        cp=values["cp"],
-        ep=values["ep"],
+        **dict(zip(CHOSEN, (tp, pp, dp, mbs), strict=True)),
+        **{name: values[name] for name in _AS_SAID},
         etp=values["etp"] or (1 if values["ep"] > 1 else tp),
-        dp=dp,
         zero=framework.zero if values["zero"] is None else values["zero"],
         shard=values["shard"] or dp,
         schedule=values["schedule"] or ("interleaved" if values["vp"] > 1 else "1f1b"),
-        mbs=mbs,
         gbs=gbs,
-        seq=values["seq"],
         recompute=recompute,
-        task=values["task"],
-        rank=values["rank"],
     )
-    left = tuple(name for name in DEGREES if name not in given)
+    left = tuple(name for name in CHOSEN if name not in given)
     if sequences is None:
         left = (*left, "gbs")
     found = TrainScenario(model, cluster, plan, values, left)
-    if not {"tp", "pp"} & set(left) and model.transformer.depth:
+    if not set(SPLITTING) & set(left) and model.transformer.depth:
         raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
     return found
 
@@ -131,6 +121,9 @@ def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
         "selective": "core_attn",
     }
     found = tuple(dict.fromkeys(known.get(n, n) for n in names if n != "none"))
+    for name in found:
+        if name not in RECOMPUTE:
+            raise InputError(UnknownName("module", name, RECOMPUTE).message, field="recompute")
     if "none" in names and len(names) > 1:
         raise InputError(f"expected none or modules, got {show(text)}", field="recompute")
     return found

@@ -225,7 +225,12 @@ def unknown(kind: str, name: str, own: Collection[str] = (), *, verb: str = "", 
         return f"unknown {what}; see `steelyard {verb} --help`", ""
     others = [v for v in VERBS if near in VERBS[v] or (near in ENGINE_FLAGS and "flags" in VERBS[v])]
     takes = "take" if len(others) > 1 else "takes"
-    return f"unknown {what} of {verb}; {' and '.join(others)} {takes} {shown(near)}", ""
+    return f"unknown {what} of {verb}; {_listed(others)} {takes} {shown(near)}", ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _where(near: str, kind: str, typed: bool) -> str:

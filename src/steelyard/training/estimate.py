@@ -16,7 +16,7 @@ from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
-from steelyard.deployment.train_plan import TrainPlan
+from steelyard.deployment.train_plan import CHOSEN, TrainPlan
 from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
@@ -259,6 +259,5 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
         if name in known and value != known[name].default and isinstance(value, str | int | float | bool)
     }
     plan = scenario.plan
-    chosen = {"tp": plan.tp, "pp": plan.pp, "dp": plan.dp, "mbs": plan.mbs, "gbs": plan.gbs}
-    inputs = {**inputs, **chosen}
+    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, "gbs")}}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from steelyard.deployment.train_plan import TrainPlan, layout_problems
+from steelyard.deployment.train_plan import SPLITTING, TrainPlan, layout_problems
 from steelyard.training.estimate import TrainEstimate, answer_train
 
 __all__ = ["nearest_that_fits"]
@@ -23,7 +23,7 @@ def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     for a, b in ((cut, more), (cut, smaller), (smaller, more)):
         for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):
             yield f"{x} {y}", {**first, **second}
-    for degree in ("tp", "pp"):
+    for degree in SPLITTING:
         size = getattr(plan, degree)
         for times in (2, 4, 8):
             if plan.dp % times == 0:

@@ -32,11 +32,22 @@ __all__ = [
     "weights_on",
 ]
 
-#: Parts of a step, in the order they are told.
-BREAKDOWN = (
-    *("gemm", "attention", "elementwise", "head_loss", "recompute", "tp", "cp", "ep"),
-    *("pp_bubble", "pp_send", "dp", "optimizer", "host"),
-)
+#: Parts of a step, in words.
+BREAKDOWN: Mapping[str, str] = {
+    "gemm": "products",
+    "attention": "attention",
+    "elementwise": "elementwise",
+    "head_loss": "head and loss",
+    "recompute": "computed again",
+    "tp": "tensor-parallel traffic",
+    "cp": "context-parallel traffic",
+    "ep": "experts' exchange",
+    "pp_bubble": "pipeline bubble",
+    "pp_send": "sends between stages",
+    "dp": "data-parallel traffic",
+    "optimizer": "update",
+    "host": "waiting for the host",
+}
 #: Sharpness of the change from device-bound to host-bound layers.
 BLEND = 4.0
 #: Share of the matrix peak that an optimizer's own products reach (guess).
@@ -396,7 +407,7 @@ def _breakdown(
 ) -> dict[str, Any]:
     """Where a rank of the slowest stage spends its micro-batches; the mean over scenarios' slowest stages."""
     i = int(np.max(slowest))
-    found: dict[str, Any] = dict.fromkeys((*BREAKDOWN[:8], "host", "gathers"), 0.0)
+    found: dict[str, Any] = dict.fromkeys((*list(BREAKDOWN)[:8], "host", "gathers"), 0.0)
     for n, kind, waits, gathers in zip(stages[i], parts.layers, host, gather, strict=True):
         for way in (kind.forward, kind.backward):
             for part, time in way.items():

@@ -173,7 +173,7 @@ def saved(ops: Iterable[Op], split: Iterable[str] = ()) -> tuple[Saved, ...]:
                 found.append(Saved(op.name, "sums", op.block, op.count, np.asarray(rows), _SUM_BITS, True))
         elif op.contracts and any(t.role == "weight" for t in op.inputs):
             flow = op.inputs[0]
-            key = (prefix, flow.name, _text(flow.index) + str(np.ravel(op.elements(flow))[:1]))
+            key = (prefix + op.block, flow.name, _text(flow.index) + str(np.ravel(op.elements(flow))[:1]))
             if "e" in op.ranks:
                 pairs = np.asarray(next(iter(op.domain.values())), dtype=np.float64)
                 wide: Any = 1.0
