@@ -11,16 +11,17 @@ Theory and measured accuracy: ``docs/methods/training_kernels.md``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from steelyard.cost.devices import gemm_device
 from steelyard.cost.energy import clock_at, idle_power_w
-from steelyard.cost.op_models import product_parameters
+from steelyard.cost.gemm import DEFAULT_PARAMETERS, GemmParameters, sustained_compute_frac
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.site import Site, site_for
 from steelyard.deployment.formats import Format, computes, find_format, widened
 from steelyard.machine.component import Machine
 
-__all__ = ["SustainedParameters", "held_frac", "sustained_frac", "sustained_parameters", "trained_in"]
+__all__ = ["SustainedParameters", "held", "sustained_frac", "sustained_parameters", "trained_in"]
 
 
 #: Formats whose products cuBLAS runs as those of another: the engine scales blocks of 32 itself, at the same rate.
@@ -46,26 +47,36 @@ def sustained_parameters(machine: Machine) -> Calibrated:
     return calibrated("sustained", SustainedParameters, machine.name, (machine.family,), last="")
 
 
-def held_frac(site: Site, compute_frac: float) -> float:
-    """Share of the peak held under power by an engine that reaches ``compute_frac`` of it in a kernel benchmark.
+def held(parameters: GemmParameters, site: Site, limit_w: float = 0.0) -> GemmParameters:
+    """The parameters of products inside a running model rather than in a benchmark of one kernel.
 
-    A matrix engine that is capped below what its units do elsewhere (H20, GeForce) stays below its power limit.
+    A matrix engine that is capped below what its units do elsewhere (H20, GeForce) stays below its power limit, and
+    products in 32 bits were measured in running models.
+
+    Args:
+        parameters: of a benchmark of one kernel.
+        site: where.
+        limit_w: power limit of the board; 0: its own.
     """
+    if site.capped or site.compute in ("fp32", "fp64"):
+        return parameters
     machine = site.machine
-    if site.capped:
-        return compute_frac
     p = sustained_parameters(machine).parameters
-    clock = site.stack.sustained_frac
+    reached, clock = parameters.compute_frac, site.stack.sustained_frac
     if p.held_frac:
-        compute_frac, clock = p.held_frac, 1.0
-    limit_w = machine.power_limit_w or machine.tdp_w
+        reached, clock, parameters = (
+            p.held_frac,
+            1.0,
+            replace(parameters, ops_per_joule=DEFAULT_PARAMETERS.ops_per_joule),
+        )
+    limit_w = limit_w or machine.power_limit_w or machine.tdp_w
     if limit_w > 0.0 and p.energy_j_per_op > 0.0:
         energy_j, wider = p.energy_j_per_op, site.peak16_ops_per_s
         while wider < 0.75 * site.peak_ops_per_s:
             energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider
-        asked_w = energy_j * compute_frac * site.peak_ops_per_s
+        asked_w = energy_j * reached * site.peak_ops_per_s
         clock = min(clock, float(clock_at((limit_w - idle_power_w(machine)) / asked_w)))
-    return compute_frac * clock
+    return replace(parameters, compute_frac=reached * clock)
 
 
 def trained_in(machine: Machine, precision: str) -> tuple[Site, Format]:
@@ -93,10 +104,8 @@ def sustained_frac(machine: Machine, precision: str = "bf16") -> float:
     Raises:
         InputError: no such format, or no peak on the machine that wide.
     """
+    from steelyard.cost.op_models import product_parameters
+
     site, stored = trained_in(machine, precision)
-    found, _ = product_parameters(site, stored.name, stored.stored_bits, stored.stored_bits)
-    reached = found.parameters.compute_frac
-    if site.machine.tdp_w > 0.0:
-        wide = min(site.peak_ops_per_s, site.peak16_ops_per_s)
-        reached = min(reached, found.parameters.ops_per_joule * site.machine.tdp_w / wide)
-    return held_frac(site, reached)
+    found, facts = product_parameters(site, stored.name, stored.stored_bits, stored.stored_bits)
+    return sustained_compute_frac(gemm_device(site), held(found.parameters, site), facts)

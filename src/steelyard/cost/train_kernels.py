@@ -29,7 +29,7 @@ from steelyard.cost.models import KernelTime
 from steelyard.cost.op_models import product_parameters
 from steelyard.cost.parameters import UNMEASURED_SPREAD, calibrated
 from steelyard.cost.site import Site, site_for
-from steelyard.cost.sustained import sustained_frac, sustained_parameters, trained_in
+from steelyard.cost.sustained import held, sustained_frac, sustained_parameters, trained_in
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.formats import find_format
 from steelyard.documents import build, named, read_document
@@ -67,8 +67,6 @@ BACKWARD_TAIL: Final = 0.3
 """Of the longest tile that the last wave of attention backward adds."""
 DIM: Final = 128.0
 """Head dimension above which tiles of attention backward shrink: shared memory holds 128 keys of so many elements."""
-_NEVER_LIMITED: Final = 1e15
-"""Operations per joule of a board whose power is reckoned with elsewhere (:mod:`steelyard.cost.sustained`)."""
 APART: Final = 0.5
 """How far a loop over experts is from one kernel (0) towards kernels one after another (1). From B200 rows."""
 GROUPED_SPREAD: Final = 0.15
@@ -178,7 +176,6 @@ def product_time(
     at, stored = trained_in(site.machine, precision)
     bits = stored.stored_bits
     found, facts = product_parameters(at, stored.name, bits, bits)
-    held = min(found.parameters.compute_frac, sustained_frac(site.machine, precision))
     time = gemm_time_s(
         m_,
         n_,
@@ -187,7 +184,7 @@ def product_time(
         act_bits=bits,
         out_bits=gradient_bits if which == "wgrad" else 16.0,
         device=gemm_device(at),
-        parameters=replace(found.parameters, compute_frac=held, ops_per_joule=_NEVER_LIMITED),
+        parameters=held(found.parameters, at),
         facts=replace(facts, quantises_activations=False),
         groups=groups,
         accumulates=which == "wgrad",
@@ -298,14 +295,14 @@ def attention_time(
     if facts.score_bytes:
         return _unfused(facts, B, S, C, H, K, D, V, backward, at)
     pairs = _pairs(S, C, W, causal)
-    held = sustained_frac(site.machine, at.compute) * at.peak_ops_per_s
+    most = sustained_frac(site.machine, at.compute) * at.peak_ops_per_s
     found = attention_parameters(at, "prefill")
     if backward:
         known = _share(facts.backward_share, at)
         spread = ATTENTION_SPREAD if known else UNMEASURED_SPREAD
-        share = min(known or UNKNOWN_SHARE, held / at.peak_ops_per_s)
+        share = min(known or UNKNOWN_SHARE, most / at.peak_ops_per_s)
         time = _backward(B, S, C, H, K, D, V, pairs, share, at)
-        limit = B * H * pairs * _backward_ops(D, V) / held
+        limit = B * H * pairs * _backward_ops(D, V) / most
     else:
         own = facts.forward or attention_kernel(at.family, 16.0, float(np.max(D)), expanded=bool(np.any(D != V)))
         time = prefill_attention_time_s(
@@ -325,7 +322,7 @@ def attention_time(
             cache_write=False,
         )
         spread = ATTENTION_SPREAD
-        most = min(held, (_share(facts.forward_share, at) or 1.0) * at.peak_ops_per_s)
+        most = min(most, (_share(facts.forward_share, at) or 1.0) * at.peak_ops_per_s)
         limit = B * H * pairs * 2.0 * (D + V) / most
     return KernelTime(np.asarray(np.maximum(time, limit)), max(found.spread, spread), found.source)
 
