@@ -11,10 +11,11 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.jit import compile_for, njit
+from steelyard.cost.jit import compile_for, njit, njit_inner
+from steelyard.deployment.failures import Failures
+from steelyard.deployment.recovery import USUAL, Checkpoint, Recovery
 from steelyard.errors import InputError
-from steelyard.training.failures import Failures
-from steelyard.training.reliability import USUAL, Checkpoint, Recovery, effective, elastic_speed, sources
+from steelyard.training.reliability import effective, elastic_speed, sources
 
 __all__ = ["Runs", "draw_runs"]
 
@@ -120,7 +121,7 @@ def draw_runs(
     return Runs(work_s, *result.T)
 
 
-@njit
+@njit_inner
 def _tick(state: Any, returns: Any, dt: float) -> None:
     """Time passes for the nodes that are out; those whose time is over come back."""
     n = 0
@@ -133,7 +134,7 @@ def _tick(state: Any, returns: Any, dt: float) -> None:
             n += 1
 
 
-@njit
+@njit_inner
 def _work(facts: Any, since: float, speed: float) -> float:
     """Work of a stretch that has run for ``since``: whole intervals and what has begun."""
     interval, stall = facts[1], facts[2]
@@ -144,7 +145,7 @@ def _work(facts: Any, since: float, speed: float) -> float:
     return float(whole * interval + min((since - whole * span) * speed, interval))
 
 
-@njit
+@njit_inner
 def _safe(facts: Any, since: float, late: float, speed: float) -> float:
     """Work of a stretch that the last checkpoint begun ``late`` ago holds."""
     interval, stall = facts[1], facts[2]

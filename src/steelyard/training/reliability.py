@@ -8,74 +8,20 @@ started again. :mod:`steelyard.training.failure_runs` draws the same run by chan
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from steelyard.deployment.failures import Failures
+from steelyard.deployment.recovery import USUAL, Checkpoint, Recovery
 from steelyard.errors import InputError, Problem
-from steelyard.training.failures import Failures
-from steelyard.units import Quantity
 
-__all__ = [
-    "USUAL",
-    "Checkpoint",
-    "Effective",
-    "Recovery",
-    "best_interval_s",
-    "daly_interval_s",
-    "effective",
-    "young_interval_s",
-]
+__all__ = ["Effective", "best_interval_s", "daly_interval_s", "effective", "young_interval_s"]
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What happens between a failure and the next step."""
-
-    detect_s: Annotated[float, Quantity("s", "until a failure is noticed (a guess)", ge=0, le=1e7)] = 180.0
-    restart_s: Annotated[
-        float,
-        Quantity(
-            "s",
-            "until the job computes again: processes, communicators, the checkpoint read, the first step (a guess)",
-            ge=0,
-            le=1e7,
-        ),
-    ] = 300.0
-    repair_s: Annotated[float, Quantity("s", "until a node that failed is back (a guess)", ge=0, le=1e9)] = 86400.0
-    reclaim_s: Annotated[float, Quantity("s", "until a reclaimed node is replaced (a guess)", ge=0, le=1e9)] = 600.0
-    notice_s: Annotated[
-        float,
-        Quantity(
-            "s", "warning before a node is reclaimed; when it is enough for a checkpoint nothing is lost", ge=0, le=1e7
-        ),
-    ] = 0.0
-    silent_s: Annotated[float, Quantity("s", "until wrong numbers are found (a guess)", ge=0, le=1e9)] = 3600.0
-    spares: Annotated[int | None, "nodes that stand by; None: another is always to be had"] = None
-    elastic: Annotated[bool, "goes on with fewer replicas where no node stands by"] = False
-
-
-#: What is assumed of a job nobody described.
-USUAL: Final = Recovery()
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """What a checkpoint takes."""
-
-    stall_s: Annotated[float, Quantity("s", "training stands still", ge=0, le=1e7)]
-    late_s: Annotated[
-        float, Quantity("s", "from then until it is safe: 0 when training waits for it", ge=0, le=1e7)
-    ] = 0.0
-    interval_s: Annotated[float | None, "work between two, s; None: the best"] = None
-
-    @property
-    def least_s(self) -> float:
-        """Work between two at least, s: the next cannot begin before the last is safe."""
-        return max(self.late_s - self.stall_s, 0.0)
+#: Least work between checkpoints, s.
+MOMENT_S: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +145,7 @@ def effective(
       checkpoint before it: ``(x / (exp(x s) - 1)) / (1 / s + silent_s + restart_s)``.
 
     Args:
-        failures: rates, :func:`steelyard.training.failures.parse_failures`.
+        failures: rates, :func:`steelyard.deployment.failures.parse_failures`.
         checkpoint: what one takes, and how often.
         recovery: what happens after a failure.
         nodes, devices: of the job; arrays over sizes.
@@ -234,7 +180,7 @@ def effective(
     errors = failures.per_s("silent", nodes, devices)
     whole = _without_errors(errors, back, span, late, again, standing, recovery)
     ettr = useful * per_time * have * whole
-    down = standing / (1.0 + standing) * have * whole
+    down = (1.0 - 1.0 / (1.0 + standing)) * have * whole
     running = have * whole - down
     silent = np.asarray(1.0 - whole)
     some = (errors > 0) & np.isfinite(span)
@@ -248,7 +194,7 @@ def effective(
         down_frac=down,
         waiting_frac=waiting,
         silent_frac=silent * (1.0 - waiting),
-        interruptions_per_s=running * rate * chain,
+        interruptions_per_s=running * rate * np.minimum(chain, 1e9),
         kept=kept,
     )
 
@@ -264,10 +210,10 @@ def _check(nodes: Floats, devices: Floats, replicas: int) -> None:
 
 
 def _interval(checkpoint: Checkpoint, safe_for: Floats) -> Floats:
-    """Work between checkpoints: as given, or the best that storage can follow."""
+    """Work between checkpoints: as given, or the best that storage can follow; where one is free, a moment."""
     if checkpoint.interval_s is not None:
         return np.full_like(safe_for, max(checkpoint.interval_s, checkpoint.least_s))
-    return np.maximum(best_interval_s(checkpoint.stall_s, safe_for), checkpoint.least_s)
+    return np.maximum(best_interval_s(checkpoint.stall_s, safe_for), max(checkpoint.least_s, MOMENT_S))
 
 
 def _standing(kinds: list[Source], rate: Floats) -> tuple[Floats, Floats]:

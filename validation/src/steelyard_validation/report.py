@@ -39,6 +39,9 @@ METRICS = {
     "requests_per_s": "requests per second",
     "energy_j": "energy",
     "power_w": "power",
+    "mttf_s": "time between interruptions",
+    "failures_per_1000_node_days": "failures per 1,000 nodes and day",
+    "ettr_frac": "effective share of time",
 }
 
 

@@ -19,12 +19,15 @@ from numpy.typing import ArrayLike, NDArray
 from steelyard.documents import build_file
 from steelyard.errors import InputError, UnknownName
 from steelyard.folders import catalogue_files
+from steelyard.interval import Z80
 from steelyard.units import Quantity
 
-__all__ = ["KINDS", "NEVER", "Cluster", "Failures", "Rate", "failing_clusters", "parse_failures"]
+__all__ = ["KINDS", "NEVER", "Cluster", "Failures", "Rate", "failing_clusters", "parse_failures", "typical_failures"]
 
 DAY_S: Final = 86400.0
-#: Kinds of failure: what they take with them is in :mod:`steelyard.training.reliability`.
+#: Student's t at 0.9 with 1, 2, ... degrees of freedom.
+STUDENT: Final = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397)
+#: Kinds of failure: what they take with them: :mod:`steelyard.training.reliability`.
 KINDS: Final = ("hardware", "software", "reclaim", "silent")
 _KIND_WORDS: Final = {
     **{kind: kind for kind in KINDS},
@@ -156,13 +159,22 @@ def failing_clusters() -> Mapping[str, Cluster]:
     return found
 
 
-def _typical() -> Failures:
-    """Hardware of a cluster nobody measured: the geometric mean of those known, with their spread."""
-    known = [c.hardware.per_1000_node_days for c in failing_clusters().values() if c.hardware.per_1000_node_days > 0]
-    logs = np.log(known)
+def typical_failures(without: str = "") -> Failures:
+    """Hardware of a cluster nobody measured: the geometric mean of the n that are known.
+
+    The spread is that of one more of them, ``s sqrt(1 + 1/n) t(0.9, n - 1) / 1.2816`` with Student's t, so that its
+    80 % interval is what so few clusters tell.
+
+    Args:
+        without: a cluster that is not counted.
+    """
+    known = [c for c in failing_clusters().values() if c.name != without and c.hardware.per_1000_node_days > 0]
+    logs = np.log([c.hardware.per_1000_node_days for c in known])
     rate = Rate("hardware", "node", math.exp(float(logs.mean())) / 1000 / DAY_S)
-    names = ", ".join(failing_clusters())
-    return Failures((rate,), f"geometric mean of the hardware of {names}", float(logs.std(ddof=1)))
+    names = ", ".join(c.name for c in known)
+    n = len(known)
+    spread = float(logs.std(ddof=1)) * math.sqrt(1 + 1 / n) * STUDENT[min(n - 1, len(STUDENT)) - 1] / Z80
+    return Failures((rate,), f"geometric mean of the hardware of {names}", spread)
 
 
 def parse_failures(text: str) -> Failures:
@@ -194,8 +206,10 @@ def _one(part: str) -> Failures:
         if name not in clusters and name != "typical":
             if any(c.isdigit() for c in name[:1]):
                 raise InputError(f"{_FORM}; got {part!r:.80}", field="failures")
-            raise UnknownName("cluster of failures", name, [*clusters, "typical", "none"]).at("failures")
-        known = _typical() if name == "typical" else clusters[name].failures
+            raise InputError(
+                UnknownName("cluster of failures", name, [*clusters, "typical", "none"]).message, field="failures"
+            )
+        known = typical_failures() if name == "typical" else clusters[name].failures
         return known.only(_kind(kind)) if kind else known
     match = _RATE.match(part)
     if match is None:
@@ -203,9 +217,9 @@ def _one(part: str) -> Failures:
     thing = match["thing"] if match["thing"] in _THINGS else match["thing"].removesuffix("s")
     period = match["period"] if match["period"] in _PERIODS else match["period"].removesuffix("s")
     if thing not in _THINGS:
-        raise UnknownName("thing that fails", match["thing"], _THINGS).at("failures")
+        raise InputError(UnknownName("thing that fails", match["thing"], _THINGS).message, field="failures")
     if period not in _PERIODS:
-        raise UnknownName("period", match["period"], _PERIODS).at("failures")
+        raise InputError(UnknownName("period", match["period"], _PERIODS).message, field="failures")
     many = (match["many"] or "1").replace("_", "")
     count = float(many.rstrip("k")) * (1000.0 if many.endswith("k") else 1.0)
     times = float(match["times"].replace("_", ""))
@@ -217,5 +231,5 @@ def _one(part: str) -> Failures:
 
 def _kind(word: str) -> Literal["hardware", "software", "reclaim", "silent"]:
     if word not in _KIND_WORDS:
-        raise UnknownName("kind of failure", word, _KIND_WORDS).at("failures")
+        raise InputError(UnknownName("kind of failure", word, _KIND_WORDS).message, field="failures")
     return _KIND_WORDS[word]
