@@ -9,10 +9,10 @@ rows are bounds or give no size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -63,6 +63,10 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
             yield from guarded(ask, path, partial(_table, path, ask))
 
 
+def _machines(gpus: Iterable[Any]) -> list[str]:
+    return [machine_name(gpu) if isinstance(gpu, str) and gpu else "not stated" for gpu in gpus]
+
+
 def _predicted(row: _Row, devices: float) -> tuple[float, float, float]:
     """The figure and the ends of its interval."""
     nodes = max(devices / PER_NODE, 1.0)
@@ -99,7 +103,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             path.stem,
             metric=metric,
             phase=phase,
-            machine=[machine_name(str(g)) for g in part["gpu"]],
+            machine=_machines(part["gpu"]),
             family="training job",
             measured=part[rows[0].column].astype(float).to_numpy() * (HOUR_S if metric == "mttf_s" else 1.0),
             predicted=value,
@@ -114,7 +118,7 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             path.stem,
             metric="ettr_frac",
             phase="run",
-            machine=[machine_name(str(g)) for g in rest["gpu"]],
+            machine=_machines(rest["gpu"]),
             family="training job",
             measured=np.full(len(rest), np.nan),
             why="a bound, or a job whose size is not stated",
