@@ -25,8 +25,9 @@ from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
+from steelyard.training.layers import StepParts, parts_of
 from steelyard.training.memory import PARTS, memory_of
-from steelyard.training.step import StepCost, StepParts, parts_of, step_of
+from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
@@ -166,7 +167,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
     parts = priced_parts(model, plan, cluster, sites, links)
     cost = step_of(parts, plan, links, sites.products, sites.vector)
-    held = memory_of(parts, plan, cost.stages)
+    held = [memory_of(parts, plan, i) for i in range(plan.pp)]
     step, limit = _one(cost.step_s), _one(cost.limit_s)
     ledger = Ledger()
     _account(scenario, parts, links, ledger)
@@ -180,7 +181,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
             {name: _one(s.parts[name]) for name in PARTS},
             _one(s.allocated_bytes),
             _one(s.reserved_bytes),
-            float(sum(cost.stages[i])),
+            _one(sum(layers_on(parts, plan.pp, i))),
         )
         for i, s in enumerate(held)
     )

@@ -38,14 +38,24 @@ class Links:
         found = link_parameters(cluster, inside.kind)
         return cls(cluster, inside, outside, found.parameters, found.spread, found.source)
 
-    def collective_s(self, operation: str, message_bytes: Any, devices: int, stride: int = 1) -> Any:
+    def collective_s(self, operation: str, message_bytes: Any, devices: Any, stride: Any = 1) -> Any:
         """Time of a collective of ``devices`` ranks that lie ``stride`` apart; 0 for one rank.
 
         Args:
             operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``send``.
             message_bytes: the whole tensor, see :mod:`steelyard.cost.collective`.
-            devices, stride: ranks, and how far from one to the next.
+            devices, stride: ranks, and how far from one to the next; numbers, or arrays over layouts.
         """
+        if np.ndim(devices) == np.ndim(stride) == 0:
+            return self._among_s(operation, message_bytes, int(devices), int(stride))
+        message, ranks, apart = np.broadcast_arrays(message_bytes, devices, stride)
+        time = np.zeros(message.shape)
+        for n, step in {(int(a), int(b)) for a, b in zip(ranks.ravel(), apart.ravel(), strict=True)}:
+            here = (ranks == n) & (apart == step)
+            time[here] = self._among_s(operation, message[here], n, step)
+        return time
+
+    def _among_s(self, operation: str, message_bytes: Any, devices: int, stride: int) -> Any:
         if devices <= 1:
             return np.zeros_like(np.asarray(message_bytes, dtype=np.float64))
         near = max(1, self.cluster.per_node // stride)
@@ -121,9 +131,6 @@ class Links:
             "all_to_all", message * 2.0, plan.ep, plan.etp
         )
 
-    def stage_s(self, message_bytes: Any, plan: TrainPlan) -> Any:
-        """What a stage hands to the next."""
-        if plan.pp == 1:
-            return np.zeros_like(np.asarray(message_bytes, dtype=np.float64))
-        between = plan.tp * plan.cp * plan.dp
-        return self.collective_s("send", message_bytes, 2, between)
+    def stage_s(self, message_bytes: Any, plan: TrainPlan, dp: Any) -> Any:
+        """What a stage hands to the next, with ``dp`` replicas between them."""
+        return self.collective_s("send", message_bytes, 2, plan.tp * plan.cp * np.asarray(dp))

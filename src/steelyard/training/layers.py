@@ -1,0 +1,198 @@
+"""A micro-batch by layers: what equal layers take forward and backward, what is computed again, what is exchanged.
+
+Everything is an array over scenarios (micro-batch sizes); the degrees that split a layer are those of one plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from steelyard.deployment.train_plan import TrainPlan
+from steelyard.training.traffic import Links
+from steelyard.training.work import Work
+
+__all__ = ["LayerKind", "StepParts", "parts_of", "taken"]
+
+
+@dataclass(eq=False, slots=True)
+class LayerKind:
+    """Equal layers: what one of them takes for a micro-batch, in s."""
+
+    name: str
+    count: float
+    experts: bool = False
+    forward: dict[str, Any] = field(default_factory=dict)
+    """By part: gemm, attention, elementwise, tp, cp, ep."""
+    backward: dict[str, Any] = field(default_factory=dict)
+    again: Any = 0.0
+    """Computed again in the backward pass."""
+    again_flops: Any = 0.0
+    wgrad: Any = 0.0
+    """Of the backward pass, the gradients of weights."""
+    weights: Any = 0.0
+    expert_weights: Any = 0.0
+    adapters: Any = 0.0
+    """Elements that adapters of all its products would have."""
+    kept_bytes: Any = 0.0
+    """Waiting for the backward pass."""
+    again_bytes: Any = 0.0
+    """Kept for a moment while the layer is computed again."""
+    widest_bytes: Any = 0.0
+    """Of the widest tensor between two kernels."""
+    largest: Any = 0.0
+    """Elements of the largest weight."""
+    flops: Any = 0.0
+
+    def add(self, where: dict[str, Any], part: str, time: Any) -> None:
+        """Add to a part."""
+        where[part] = where.get(part, 0.0) + time
+
+    def forward_s(self) -> Any:
+        """The forward pass of a layer."""
+        return sum(self.forward.values(), np.float64(0.0))
+
+    def backward_s(self) -> Any:
+        """The backward pass of a layer, with what is computed again."""
+        return sum(self.backward.values(), np.float64(0.0)) + self.again
+
+
+@dataclass(eq=False, slots=True)
+class StepParts:
+    """What a micro-batch takes, before it is put on stages."""
+
+    layers: list[LayerKind]
+    first: LayerKind
+    last: LayerKind
+    hidden: int
+    """Elements of a token between layers."""
+    hidden_bytes: Any
+    """What a stage hands on, of one micro-batch."""
+    logits: Any
+    """Elements of the scores over the vocabulary."""
+    spread: float
+    sources: tuple[str, ...]
+
+
+def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, tokens: Any) -> StepParts:
+    """Gather kernels by layer, with what ranks exchange within one.
+
+    Args:
+        works: kernels of a rank for a micro-batch.
+        plan, links: how and where.
+        hidden: elements of a token between layers.
+        tokens: of a micro-batch on one model replica.
+    """
+    kinds: dict[str, LayerKind] = {}
+    ends = {"first": LayerKind("first", 1), "last": LayerKind("last", 1)}
+    bits = 8.25 if plan.precision.startswith(("fp8", "mxfp8")) else 16.0
+    rows = np.asarray(tokens, dtype=np.float64) / plan.cp
+    alone = plan.tp if plan.sequence_parallel else 1
+    logits: Any = 0.0
+    variance: Any = 0.0
+    for w in works:
+        count = float(np.max(np.asarray(w.count)))
+        kind = (
+            ends[w.stage]
+            if w.stage
+            else kinds.setdefault(w.name.partition(".")[0], LayerKind(w.name.partition(".")[0], count))
+        )
+        part = {"experts": "gemm", "other": "elementwise"}.get(w.kind, w.kind)
+        times = 1.0 if w.stage else count / kind.count  # blocks that repeat inside a layer
+        if w.stage:
+            times, part = count, "head_loss"
+        wgrad = 0.0 if plan.frozen else w.wgrad_s
+        kind.add(kind.forward, part, times * w.forward_s)
+        kind.add(kind.backward, part, times * (w.dgrad_s + wgrad))
+        kind.wgrad = kind.wgrad + times * wgrad
+        kind.weights = kind.weights + times * w.weights
+        kind.expert_weights = kind.expert_weights + times * w.expert_weights
+        kind.flops = kind.flops + times * w.flops
+        share, kept = recomputed(w, plan)
+        kind.again = kind.again + times * share * w.forward_s
+        kind.again_flops = kind.again_flops + times * share * w.flops
+        kind.kept_bytes = kind.kept_bytes + times * kept * w.kept_bytes
+        kind.again_bytes = kind.again_bytes + times * (1.0 - kept) * w.kept_bytes
+        if w.kind in ("gemm", "experts") and not w.stage:
+            kind.adapters = kind.adapters + times * plan.rank * (w.facts.get("n", 0.0) + w.facts.get("k", 0.0))
+            kind.widest_bytes = np.maximum(kind.widest_bytes, w.facts.get("m", 0.0) * w.facts.get("n", 0.0) * 2.0)
+        kind.largest = np.maximum(kind.largest, w.weights + w.expert_weights)
+        if w.reduces:
+            message = w.facts["tokens"] * w.facts["width"] * 2.0
+            forward, backward = links.tensor_s(message, plan)
+            _exchange(kind, "tp", forward, backward, share, plan.framework.tp_exposed * times)
+        if w.exchanges:
+            kind.experts = True
+            once = links.experts_s(w.facts, plan, bits)
+            _exchange(kind, "ep", once, once, share, plan.framework.ep_exposed * times)
+        if "kv_bytes" in w.facts and plan.cp > 1:
+            forward, backward = links.context_s(w.facts["kv_bytes"], plan)
+            hidden_part = 1.0 - plan.framework.cp_exposed
+            kind.add(kind.forward, "cp", times * np.maximum(0.0, forward - hidden_part * w.forward_s))
+            kind.add(kind.backward, "cp", times * np.maximum(0.0, backward - hidden_part * w.dgrad_s))
+        logits = logits + w.facts.get("logits", 0.0)
+        variance = (
+            variance + (float(np.max(w.spread)) * times * (1 if w.stage else kind.count) * np.max(w.forward_s)) ** 2
+        )
+    total = sum(float(np.max(k.forward_s())) * k.count for k in (*kinds.values(), *ends.values()))
+    stored = rows * hidden * 2.0 / alone
+    if "full" in plan.recompute:
+        for kind in kinds.values():
+            kind.kept_bytes = stored
+    sources = tuple(dict.fromkeys(w.source for w in works if w.source))
+    return StepParts(
+        list(kinds.values()),
+        ends["first"],
+        ends["last"],
+        hidden,
+        stored,
+        logits,
+        float(np.sqrt(variance)) / max(total, 1e-30),
+        sources,
+    )
+
+
+def _exchange(kind: LayerKind, part: str, forward: Any, backward: Any, again: float, exposed: float) -> None:
+    """Add an exchange of a layer; where its module is computed again, the forward one is repeated."""
+    kind.add(kind.forward, part, exposed * forward)
+    kind.add(kind.backward, part, exposed * (backward + again * forward))
+
+
+def recomputed(work: Work, plan: TrainPlan) -> tuple[float, float]:
+    """Of a kernel: the share that is computed again, and the share of what it keeps that still waits."""
+    names = set(plan.recompute)
+    if work.stage or not names:
+        return 0.0, 1.0
+    if "full" in names:
+        return 1.0, 0.0
+    if names & set(work.again):
+        return 1.0, 0.0 if "norm" not in work.again else 1.0
+    if "half" in names and work.kind in ("gemm", "elementwise"):
+        return 0.5, 0.5
+    return 0.0, 1.0
+
+
+def taken(parts: StepParts, index: Any) -> StepParts:
+    """The parts of scenarios by their places, for arrays over layouts that share micro-batch sizes."""
+
+    def at(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: at(x) for name, x in value.items()}
+        array = np.asarray(value)
+        return array[index] if array.ndim else value
+
+    def kind(one: LayerKind) -> LayerKind:
+        same = ("name", "count", "experts")
+        return replace(one, **{f.name: at(getattr(one, f.name)) for f in fields(one) if f.name not in same})
+
+    return replace(
+        parts,
+        layers=[kind(x) for x in parts.layers],
+        first=kind(parts.first),
+        last=kind(parts.last),
+        hidden_bytes=at(parts.hidden_bytes),
+        logits=at(parts.logits),
+    )
