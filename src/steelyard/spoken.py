@@ -226,7 +226,6 @@ NO_FIELD: Mapping[str, str] = MappingProxyType(
         "burstiness": "vLLM's is 1 / cv^2 and --burst is cv: 1 for its 1, 3.2 for its 0.1",
         "goodput": "name the SLOs: --ttft p99:500ms --tpot p99:50ms",
         "servedmodelname": "nothing is served here; plan --out writes what starts a server",
-        "enforceeager": "graphs are the engine's: steelyard show ENGINE",
         "port": "nothing is served here; plan --out writes what starts a server",
         "verbose": "explain shows every kernel",
         "temperature": "--sampling says how tokens are chosen: greedy, random, top-p",

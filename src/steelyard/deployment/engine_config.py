@@ -91,6 +91,8 @@ class EngineConfig:
     sampling: Sampling = "greedy"
     """How tokens are chosen. Top-p or top-k is what most published models ask for (`generation_config.json`) where a
     request does not say otherwise; benchmarks with random prompts are greedy."""
+    enforce_eager: bool = False
+    """No captured graphs: the host launches every kernel of every step."""
     moved: Moved = UNMOVED
     """How far an anchor moves its times; no flag."""
 
@@ -186,17 +188,21 @@ def _states_cached(config: EngineConfig, given: Mapping[str, Any]) -> EngineConf
 
 
 def _without_use(given: Mapping[str, Any], engine: Engine) -> list[Problem]:
-    """Flags of recurrent states that the engine does not have."""
+    """Flags that the engine does not have, or that would change nothing."""
     has = {
         "mamba_cache_mode": (engine.grouped_pages, "vllm"),
         "max_mamba_cache_size": (engine.states == "share", "sglang"),
         "mamba_full_memory_ratio": (engine.states == "share", "sglang"),
     }
-    return [
+    found = [
         Problem(f"flags.{name}", f"{engine.title} has no such flag; it is one of {other}")
         for name, (own, other) in has.items()
         if name in given and not own
     ]
+    if given.get("enforce_eager") and not engines().get(engine.name, engine).graph:
+        words = f"{engine.title} captures no graphs: every kernel is launched from the host as it is"
+        found.append(Problem("flags.enforce_eager", words))
+    return found
 
 
 #: Flags that a batch depends on which nothing joins, and what they change of the engine.
@@ -220,8 +226,9 @@ def configured(engine: Engine, machine: Machine, flags: Mapping[str, Any], model
 
 
 def as_run(engine: Engine, config: EngineConfig) -> Engine:
-    """The engine whose steps the flags ask for: its collectives and how it chooses tokens."""
-    return replace(engine, all_reduce=config.all_reduce or engine.all_reduce, sampling=config.sampling)
+    """The engine whose steps the flags ask for: its collectives, how it chooses tokens, its graphs."""
+    found = replace(engine, all_reduce=config.all_reduce or engine.all_reduce, sampling=config.sampling)
+    return replace(found, graph=False, graph_bytes=0.0) if config.enforce_eager else found
 
 
 def _scheduler(name: str) -> str:

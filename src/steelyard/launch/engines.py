@@ -77,6 +77,7 @@ def _vllm(unit: Unit, service: Service, worker: bool, served: bool) -> Command:
         "--enable-prefix-caching": c.enable_prefix_caching,
         "--enable-chunked-prefill": c.enable_chunked_prefill,
         "--async-scheduling": c.async_scheduling,
+        "--enforce-eager": c.enforce_eager,
         "--api-server-count": _several(c.api_server_count) if served else None,
         "--num-gpu-blocks-override": c.num_gpu_blocks_override or None,
         "--long-prefill-token-threshold": c.long_prefill_token_threshold or None,
@@ -131,6 +132,7 @@ def _sglang(unit: Unit, service: Service, worker: bool, served: bool) -> Command
         "--max-total-tokens": (c.num_gpu_blocks_override or 0) * c.block_size or None,
         "--disable-radix-cache": not c.enable_prefix_caching,
         "--disable-overlap-schedule": not c.async_scheduling,
+        "--disable-cuda-graph": c.enforce_eager,
         "--limit-mm-data-per-request": service.load.shown or None,
     }
     if unit.disaggregated:
@@ -192,12 +194,12 @@ def options(unit: Unit, *, complete: bool = False) -> Mapping[str, Any]:
         "kv_cache_config.dtype": _kv(unit, {"fp8": "fp8", "bf16": "auto", "fp16": "auto", "nvfp4": "nvfp4"}),
         "kv_cache_config.enable_block_reuse": c.enable_prefix_caching,
         "kv_cache_config.tokens_per_block": c.block_size,
-        "cuda_graph_config.enable_padding": True,
-        "cuda_graph_config.max_batch_size": c.max_num_seqs,
         "scheduler_config.capacity_scheduler_policy": (
             "MAX_UTILIZATION" if c.scheduler.endswith("max-utilization") else "GUARANTEED_NO_EVICT"
         ),
     }
+    if not c.enforce_eager:
+        flat |= {"cuda_graph_config.enable_padding": True, "cuda_graph_config.max_batch_size": c.max_num_seqs}
     if c.num_gpu_blocks_override:
         flat["kv_cache_config.max_tokens"] = c.num_gpu_blocks_override * c.block_size
     if unit.disaggregated:

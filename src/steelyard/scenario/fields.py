@@ -54,6 +54,7 @@ STATIC_FLAGS = (
     "max_num_batched_tokens",
     "block_size",
     "sampling",
+    "enforce_eager",
 )
 #: Fields of an estimate that answers name only where they are given.
 UNSAID = (
@@ -332,6 +333,8 @@ mamba_full_memory_ratio | number | - | --mamba-full-memory-ratio | memory for st
 enable_chunked_prefill | switch | none | - | cut prompts to fill a step
 sampling | text | none | choices=greedy,random,top-p --sampling | how tokens are chosen: the best, drawn, or drawn
     with top-p or top-k (default: greedy)
+enforce_eager | switch | none | --enforce-eager --disable-cuda-graph | no captured graphs: the host launches each
+    kernel
 async_scheduling | switch | none | - | prepare the next step while the device works
 api_server_count | whole | none | least=0 most=4096 --api-server-count | processes that tokenise and stream, of each
     replica; 0 for an offline run

@@ -403,6 +403,7 @@ def _flags(config: EngineConfig) -> dict[str, Any]:
         del found["moved"]
     states = {"mamba_cache_mode": "none", "max_mamba_cache_size": 0, "mamba_full_memory_ratio": 0.0}
     states |= {"stream_interval": 1, "scheduler_recv_interval": 1, "all_reduce": "", "sampling": "greedy"}
+    states |= {"enforce_eager": False}
     return {name: value for name, value in found.items() if states.get(name, ...) != value}
 
 

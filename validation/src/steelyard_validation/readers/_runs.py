@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.deployment.engine_config import configured
 from steelyard.errors import SteelyardError
 from steelyard.machine.catalogue import find_machine, find_network
 from steelyard.machine.cluster import cluster_of
@@ -78,7 +79,11 @@ class Place:
             kv=self.kv,
             engine=self.engine,
         )
-        if isinstance(found, str) or not (self.peers or self.power_w):
+        if isinstance(found, str):
+            return found
+        if dict(self.flags).get("enforce_eager"):
+            found = replace(found, engine=configured(found.engine, found.cluster.machine, {"enforce_eager": True}))
+        if not (self.peers or self.power_w):
             return found
         machine = found.cluster.machine
         if self.peers:

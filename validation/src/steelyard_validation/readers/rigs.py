@@ -312,6 +312,11 @@ PAIRS = (
 )
 
 
+#: Steps of experts are captured graphs on the pair of Radeon cards from this day on ("cuda-graph ON" in the rows);
+#: before, their kernels were launched one by one.
+RDNA4, GRAPHS_FROM = "radeon_ai_pro_r9700", "2026-06-01"
+
+
 def _pairs(frame: pd.DataFrame) -> Iterator[Row]:
     yield from _rows(frame, _pairs_asked)
 
@@ -327,6 +332,9 @@ def _pairs_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
         return place, REPEATED
     if not _known(r.isl) or "throughput" in r.scenario:
         return place, LENGTHS
+    dated = re.match(r"20\d\d-\d\d-\d\d", str(r.engine_version))
+    if r.machine == RDNA4 and "-A3B" in model and dated and dated.group() < GRAPHS_FROM:
+        place = replace(place, flags=(("enforce_eager", True),))
     return place, Traffic(concurrency=1, isl=int(r.isl), osl=_whole(r.osl, 100))
 
 
