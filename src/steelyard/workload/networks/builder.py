@@ -67,6 +67,15 @@ class Builder(Tensors):
         out = self.value((shape[0], channels, *sides), dtype=self.tensors[x].dtype)
         return self.add_node("conv", read, (out,), _window(k, s, p, d, groups))
 
+    def conv_with(self, x: int, kernels: int, channels: int, kernel: int, stride: int = 1) -> int:
+        """A convolution whose kernels were made on the way, each image's own: ``(batch * channels, inputs, ...)``."""
+        shape = self.shape(x)
+        rank = len(shape) - 2
+        k, s, p = (kernel,) * rank, (stride,) * rank, ((kernel - 1) // 2,) * rank
+        sides = [slid(shape[2 + i], k[i], s[i], 2 * p[i], 1) for i in range(rank)]
+        out = self.value((shape[0], channels, *sides), dtype=self.tensors[x].dtype)
+        return self.add_node("conv", (x, kernels), (out,), _window(k, s, p, (1,) * rank, 1))
+
     def deconv(
         self, x: int, channels: int, kernel: _Each, stride: _Each, pad: _Each = 0, *, groups: int = 1, extra: int = 0
     ) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from steelyard.workload.networks.builder import Builder
+from steelyard.workload.networks.sizes import times
 
 __all__ = ["ResNet"]
 
@@ -17,7 +18,9 @@ class ResNet:
     ``groups`` and ``base_width`` make ResNeXt (32 x 4) and Wide (base 128) of the bottleneck; ``reduce``: channels of
     squeeze and excitation are cut by so much (0: none); ``pooled``: shortcuts pool before their 1x1, as in
     ResNet-D; ``strided``: the block of a stage that halves the image, and where its stride is. The paper's is the
-    first, in its 1x1; libraries have it in the 3x3 ("v1.5"); TensorFlow's older ones at the end of a stage.
+    first, in its 1x1; libraries have it in the 3x3 ("v1.5"); TensorFlow's older ones at the end of a stage. ``turned``:
+    the 3x3 of a bottleneck after the first stage are sums of so many kernels, each turned by an angle and weighed as
+    an image asks (adaptive rotated convolution, Pu et al., ICCV 2023); 0: kernels are as learned.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -30,6 +33,7 @@ class ResNet:
     pooled: bool = False
     reduce: int = 0
     strided: Literal["first 3x3", "first 1x1", "last 3x3"] = "first 3x3"
+    turned: int = 0
     channels: int = 3
     classes: int = 1000
 
@@ -63,7 +67,10 @@ class ResNet:
         if self.bottleneck:
             one, three = (stride, 1) if self.strided == "first 1x1" else (1, stride)
             y = net.conv_norm(x, inner, 1, one)
-            y = net.conv_norm(y, inner, 3, three, groups=self.groups)
+            if self.turned and width > self.widths[0]:
+                y = net.relu(net.norm(self._turned(net, y, inner, three)))
+            else:
+                y = net.conv_norm(y, inner, 3, three, groups=self.groups)
             y = net.conv_norm(y, out, act="")
         else:
             y = net.conv_norm(x, width, 3, stride)
@@ -79,3 +86,17 @@ class ResNet:
             else:
                 x = net.conv_norm(x, out, 1, stride, act="")
         return net.relu(net.add(y, x, inplace=True))
+
+    def _turned(self, net: Builder, x: int, channels: int, stride: int) -> int:
+        """A 3x3 convolution whose kernel is made for each image; angles and weights come from a depthwise layer."""
+        batch, c, _, _ = net.shape(x)
+        n = self.turned
+        seen = net.permute(net.conv(x, net.channels(x), 3, groups=net.channels(x)), 0, 2, 3, 1)
+        seen = net.mean(net.relu(net.layer_norm(seen)), (1, 2), keep=False)
+        angles = net.act(net.linear(seen, n, bias=False), "tanh", inplace=False)
+        shares = net.view(net.sigmoid(net.linear(seen, n)), batch, n, 1, 1)
+        turns = net.mul(net.expand(net.view(angles, batch, n, 1, 1), batch, n, 9, 9), shares)
+        turns = net.view(net.copy(net.permute(turns, 0, 2, 1, 3)), batch, 9, n * 9)
+        kernels = net.matmul(turns, net.weight(n * 9, times(c, channels)))
+        kernels = net.view(net.copy(net.permute(kernels, 0, 2, 1)), times(batch, channels), c, 3, 3)
+        return net.conv_with(x, kernels, channels, 3, stride)

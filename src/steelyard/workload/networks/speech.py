@@ -27,9 +27,12 @@ class EcapaTdnn:
     joint: int = 1536
     mels: int = 80
     embedding: int = 192
+    body: int = 0
+    whole: bool = True
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
-        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``scale``: parts of a block's channels."""
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``scale``: parts of a block's channels;
+        ``body``: channels of the blocks, where others than of the first layer; ``whole``: the pool sees all frames."""
         x = net.input((symbol("batch"), self.mels, size[0]))
         x = net.norm(net.relu(net.conv(x, self.width, self.first, bias=True)))
         kept = []
@@ -46,20 +49,22 @@ class EcapaTdnn:
 
     def _block(self, net: Builder, x: int, dilation: int) -> int:
         """Channels in parts, each with what the part before made of its own; a squeeze; a shortcut."""
-        y = self._layer(net, x, self.width)
+        width = self.body or self.width
+        y = self._layer(net, x, width)
         parts = list(net.split(y, self.scale))
         for i in range(1, self.scale):
             given = parts[i] if i == 1 else net.add(parts[i], parts[i - 1])
-            parts[i] = self._layer(net, given, self.width // self.scale, self.kernel, dilation)
-        y = self._layer(net, net.concat(parts), self.width)
+            parts[i] = self._layer(net, given, width // self.scale, self.kernel, dilation)
+        y = self._layer(net, net.concat(parts), width)
         gate = net.relu(net.conv(net.mean(y, (2,)), self.gate, bias=True))
-        return net.add(net.mul(y, net.sigmoid(net.conv(gate, self.width, bias=True))), x)
+        beside = x if net.channels(x) == width else net.conv(x, width, bias=True)
+        return net.add(net.mul(y, net.sigmoid(net.conv(gate, width, bias=True))), beside)
 
     def _pool(self, net: Builder, x: int) -> int:
         """Mean and deviation over frames, weighed by a small network that sees both of the whole."""
         batch, channels, frames = net.shape(x)
-        whole = [net.expand(net.mean(x, (2,)), batch, channels, frames) for _ in range(2)]
-        y = self._layer(net, net.concat([x, *whole]), self.gate)
+        whole = [net.expand(net.mean(x, (2,)), batch, channels, frames) for _ in range(2)] if self.whole else []
+        y = self._layer(net, net.concat([x, *whole]) if whole else x, self.gate)
         y = net.softmax(net.conv(net.act(y, "tanh", inplace=False), self.joint, bias=True))
         mean = net.mean(net.mul(x, y), (2,))
         spread = net.act(net.mean(net.mul(net.mul(x, x), y), (2,)), "sqrt", inplace=False)

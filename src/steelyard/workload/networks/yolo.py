@@ -11,50 +11,52 @@ from steelyard.units import Quantity
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.sizes import divided
 
-__all__ = ["YoloV3", "YoloV5", "YoloV8", "YoloX"]
+__all__ = ["SIDES", "YoloV3", "YoloV5", "YoloV8", "YoloX", "found_boxes", "fused", "pyramid", "unit", "wide"]
 
 #: Masks are sums of so many images of a detector with masks; a pose has so many numbers.
 _MASKS, _POSE = 32, 17 * 3
+#: A box's four sides are each a distribution over so many places.
+SIDES = 4 * 16
 
 
-def _fused(net: Builder, parts: Sequence[int], channels: int) -> int:
-    return _unit(net, net.concat(parts), channels)
+def fused(net: Builder, parts: Sequence[int], channels: int) -> int:
+    return unit(net, net.concat(parts), channels)
 
 
-def _unit(net: Builder, x: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> int:
+def unit(net: Builder, x: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> int:
     return net.conv_norm(x, channels, kernel, stride, groups=groups, act="silu")
 
 
 def _step(net: Builder, x: int, hidden: int, first: int, *, added: bool) -> int:
     """Two convolutions, of which the second is a 3x3, and a shortcut."""
-    y = _unit(net, _unit(net, x, hidden, first), net.channels(x), 3)
+    y = unit(net, unit(net, x, hidden, first), net.channels(x), 3)
     return net.add(x, y) if added else y
 
 
-def _pyramid(net: Builder, x: int, channels: int) -> int:
+def pyramid(net: Builder, x: int, channels: int) -> int:
     """Three pools one behind the other, all four joined."""
-    made = [_unit(net, x, net.channels(x) // 2)]
+    made = [unit(net, x, net.channels(x) // 2)]
     for _ in range(3):
         made.append(net.max_pool(made[-1], 5, 1, 2))
-    return _fused(net, made, channels)
+    return fused(net, made, channels)
 
 
 def _c3(net: Builder, x: int, channels: int, count: int, *, added: bool = True) -> int:
     """Half of the channels through steps, half past them, joined."""
-    y = _unit(net, x, channels // 2)
+    y = unit(net, x, channels // 2)
     for _ in range(count):
         y = _step(net, y, channels // 2, 1, added=added)
-    return _fused(net, [y, _unit(net, x, channels // 2)], channels)
+    return fused(net, [y, unit(net, x, channels // 2)], channels)
 
 
 def _prototypes(net: Builder, x: int, channels: int, *, learned: bool) -> int:
     """Images that masks are sums of, at twice the size; ``learned``: made larger by a transposed convolution."""
-    y = _unit(net, x, channels, 3)
+    y = unit(net, x, channels, 3)
     y = net.deconv(y, channels, 2, 2) if learned else net.upsample(y)
-    return _unit(net, _unit(net, y, channels, 3), _MASKS)
+    return unit(net, unit(net, y, channels, 3), _MASKS)
 
 
-def _wide(channels: int, width: float, most: int) -> int:
+def wide(channels: int, width: float, most: int) -> int:
     return -int(-min(channels, most) * width // 8) * 8
 
 
@@ -71,18 +73,18 @@ class YoloV5:
 
     def build(self, net: Builder, size: tuple[int, ...]) -> Sequence[int]:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
-        c64, c128, c256, c512, c1024 = (_wide(64 * 2**i, self.width, 1 << 20) for i in range(5))
+        c64, c128, c256, c512, c1024 = (wide(64 * 2**i, self.width, 1 << 20) for i in range(5))
         x = net.conv_norm(net.image(self.channels, size), c64, 6, 2, 2, act="silu")
-        x = self._c3(net, _unit(net, x, c128, 3, 2), c128, 3)
-        p3 = self._c3(net, _unit(net, x, c256, 3, 2), c256, 6)
-        p4 = self._c3(net, _unit(net, p3, c512, 3, 2), c512, 9)
-        x = self._c3(net, _unit(net, p4, c1024, 3, 2), c1024, 3)
-        top = _unit(net, _pyramid(net, x, c1024), c512)
+        x = self._c3(net, unit(net, x, c128, 3, 2), c128, 3)
+        p3 = self._c3(net, unit(net, x, c256, 3, 2), c256, 6)
+        p4 = self._c3(net, unit(net, p3, c512, 3, 2), c512, 9)
+        x = self._c3(net, unit(net, p4, c1024, 3, 2), c1024, 3)
+        top = unit(net, pyramid(net, x, c1024), c512)
         x = self._c3(net, net.concat([net.upsample(top), p4]), c512, 3, added=False)
-        middle = _unit(net, x, c256)
+        middle = unit(net, x, c256)
         n3 = self._c3(net, net.concat([net.upsample(middle), p3]), c256, 3, added=False)
-        n4 = self._c3(net, net.concat([_unit(net, n3, c256, 3, 2), middle]), c512, 3, added=False)
-        n5 = self._c3(net, net.concat([_unit(net, n4, c512, 3, 2), top]), c1024, 3, added=False)
+        n4 = self._c3(net, net.concat([unit(net, n3, c256, 3, 2), middle]), c512, 3, added=False)
+        n5 = self._c3(net, net.concat([unit(net, n4, c512, 3, 2), top]), c1024, 3, added=False)
         made = [self._head(net, x) for x in (n3, n4, n5)]
         return [*made, _prototypes(net, n3, c256, learned=False)] if self.masks else made
 
@@ -124,21 +126,21 @@ class YoloV8:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`. Sides are multiples of 32."""
         later = self.version == "11"
         count = 2 if later else 3
-        x = _unit(net, net.image(self.channels, size), self._wide(64), 3, 2)
+        x = unit(net, net.image(self.channels, size), self._wide(64), 3, 2)
         levels = []
         for i, (c, n, expand, nested) in enumerate(_STAGES[self.version]):
-            x = _unit(net, x, self._wide(128 * 2**i), 3, 2)
+            x = unit(net, x, self._wide(128 * 2**i), 3, 2)
             x = self._block(net, x, self._wide(c), n, expand=expand, nested=nested)
             levels.append(x)
         p3, p4 = levels[1], levels[2]
-        top = _pyramid(net, x, self._wide(1024))
+        top = pyramid(net, x, self._wide(1024))
         if later:
             top = self._attended(net, top)
         x = self._block(net, net.concat([net.upsample(top), p4]), self._wide(512), count, added=later)
         n3 = self._block(net, net.concat([net.upsample(x), p3]), self._wide(256), count, added=later)
-        y = net.concat([_unit(net, n3, self._wide(256), 3, 2), x])
+        y = net.concat([unit(net, n3, self._wide(256), 3, 2), x])
         n4 = self._block(net, y, self._wide(512), count, added=later)
-        y = net.concat([_unit(net, n4, self._wide(512), 3, 2), top])
+        y = net.concat([unit(net, n4, self._wide(512), 3, 2), top])
         n5 = self._block(net, y, self._wide(1024), count, added=later, nested=later)
         levels = [n3, n4, n5]
         made = []
@@ -153,12 +155,12 @@ class YoloV8:
         hidden = max(net.channels(levels[0]) // 4, numbers)
         made = []
         for x in levels:
-            y = net.conv(_unit(net, _unit(net, x, hidden, 3), hidden, 3), numbers, bias=True)
+            y = net.conv(unit(net, unit(net, x, hidden, 3), hidden, 3), numbers, bias=True)
             made.append(net.view(y, net.shape(y)[0], numbers, -1))
         return net.concat(made, 2)
 
     def _wide(self, channels: int) -> int:
-        return _wide(channels, self.width, self.most)
+        return wide(channels, self.width, self.most)
 
     def _count(self, count: int) -> int:
         return max(round(count * self.depth), 1)
@@ -175,21 +177,21 @@ class YoloV8:
         added: bool = True,
     ) -> int:
         hidden = int(channels * expand)
-        made = list(net.split(_unit(net, x, 2 * hidden), 2))
+        made = list(net.split(unit(net, x, 2 * hidden), 2))
         for _ in range(self._count(count)):
             if self.version == "11" and (nested or self.nested):
-                y = _unit(net, made[-1], hidden // 2)
+                y = unit(net, made[-1], hidden // 2)
                 for _ in range(2):
                     y = _step(net, y, hidden // 2, 3, added=added)
-                made.append(_fused(net, [y, _unit(net, made[-1], hidden // 2)], hidden))
+                made.append(fused(net, [y, unit(net, made[-1], hidden // 2)], hidden))
             else:
                 inner = hidden // 2 if self.version == "11" else hidden
                 made.append(_step(net, made[-1], inner, 3, added=added))
-        return _fused(net, made, channels)
+        return fused(net, made, channels)
 
     def _attended(self, net: Builder, x: int) -> int:
         channels = net.channels(x)
-        kept, y = net.split(_unit(net, x, channels), 2)
+        kept, y = net.split(unit(net, x, channels), 2)
         c = channels // 2
         heads = max(c // 64, 1)
         head = c // heads
@@ -202,33 +204,38 @@ class YoloV8:
             z = net.view(net.matmul(v, net.transpose(scores)), batch, c, height, width)
             z = net.add(z, net.conv_norm(net.view(net.copy(v), batch, c, height, width), c, 3, groups=c, act=""))
             y = net.add(y, net.conv_norm(z, c, act=""))
-            y = net.add(y, net.conv_norm(_unit(net, y, 2 * c), c, act=""))
-        return _fused(net, [kept, y], channels)
+            y = net.add(y, net.conv_norm(unit(net, y, 2 * c), c, act=""))
+        return fused(net, [kept, y], channels)
 
     def _heads(self, net: Builder, levels: Sequence[int]) -> Sequence[int]:
         """Sides as distributions over 16 places, classes; boxes from their means."""
         first = net.channels(levels[0])
-        box, named = max(16, first // 4, 64), max(first, min(self.classes, 100))
+        box, named = max(16, first // 4, SIDES), max(first, min(self.classes, 100))
         batch = net.shape(levels[0])[0]
         made = []
         for x in levels:
-            sides = net.conv(_unit(net, _unit(net, x, box, 3), box, 3), 64, bias=True)
+            sides = net.conv(unit(net, unit(net, x, box, 3), box, 3), SIDES, bias=True)
             if self.version == "8":
-                y = _unit(net, _unit(net, x, named, 3), named, 3)
+                y = unit(net, unit(net, x, named, 3), named, 3)
             else:
                 c = net.channels(x)
-                y = _unit(net, _unit(net, x, c, 3, groups=c), named)
-                y = _unit(net, _unit(net, y, named, 3, groups=named), named)
+                y = unit(net, unit(net, x, c, 3, groups=c), named)
+                y = unit(net, unit(net, y, named, 3, groups=named), named)
             y = net.concat([sides, net.conv(y, self.classes, bias=True)])
-            made.append(net.view(y, batch, 64 + self.classes, -1))
-        y = net.concat(made, 2)
-        sides, classes = net.split(y, (64, self.classes))
-        places = net.shape(y)[2]
-        sides = net.softmax(net.copy(net.permute(net.view(sides, batch, 4, 16, places), 0, 3, 1, 2)))
-        sides = net.view(net.conv(net.permute(sides, 0, 3, 2, 1), 1), batch, 4, places)
-        near, far = net.split(sides, 2)
-        boxes = net.concat([net.binary("sub", near, near), net.add(far, far)])
-        return [net.concat([net.mul(boxes, net.value((1, places), "constant")), net.sigmoid(classes)])]
+            made.append(net.view(y, batch, SIDES + self.classes, -1))
+        return [found_boxes(net, made, self.classes)]
+
+
+def found_boxes(net: Builder, levels: Sequence[int], classes: int) -> int:
+    """Boxes from the means of their sides' distributions over 16 places, and a score for each class."""
+    y = net.concat(levels, 2)
+    batch, _, places = net.shape(y)
+    sides, named = net.split(y, (SIDES, classes))
+    sides = net.softmax(net.copy(net.permute(net.view(sides, batch, 4, SIDES // 4, places), 0, 3, 1, 2)))
+    sides = net.view(net.conv(net.permute(sides, 0, 3, 2, 1), 1), batch, 4, places)
+    near, far = net.split(sides, 2)
+    boxes = net.concat([net.binary("sub", near, near), net.add(far, far)])
+    return net.concat([net.mul(boxes, net.value((1, places), "constant")), net.sigmoid(named)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,24 +285,24 @@ class YoloX:
         x = net.image(self.channels, size)
         _, _, height, width = net.shape(x)
         quarter = net.part(net.part(x, divided(height, 2), 2), divided(width, 2), 3)
-        x = _unit(net, net.concat([quarter] * 4), c64, 3)
-        x = _c3(net, _unit(net, x, c128, 3, 2), c128, n)
-        p3 = _c3(net, _unit(net, x, c256, 3, 2), c256, 3 * n)
-        p4 = _c3(net, _unit(net, p3, c512, 3, 2), c512, 3 * n)
-        x = _unit(net, _unit(net, p4, c1024, 3, 2), c512)
-        x = _fused(net, [x, *(net.max_pool(x, k, 1, k // 2) for k in (5, 9, 13))], c1024)
-        top = _unit(net, _c3(net, x, c1024, n, added=False), c512)
+        x = unit(net, net.concat([quarter] * 4), c64, 3)
+        x = _c3(net, unit(net, x, c128, 3, 2), c128, n)
+        p3 = _c3(net, unit(net, x, c256, 3, 2), c256, 3 * n)
+        p4 = _c3(net, unit(net, p3, c512, 3, 2), c512, 3 * n)
+        x = unit(net, unit(net, p4, c1024, 3, 2), c512)
+        x = fused(net, [x, *(net.max_pool(x, k, 1, k // 2) for k in (5, 9, 13))], c1024)
+        top = unit(net, _c3(net, x, c1024, n, added=False), c512)
         x = _c3(net, net.concat([net.upsample(top), p4]), c512, n, added=False)
-        middle = _unit(net, x, c256)
+        middle = unit(net, x, c256)
         n3 = _c3(net, net.concat([net.upsample(middle), p3]), c256, n, added=False)
-        n4 = _c3(net, net.concat([_unit(net, n3, c256, 3, 2), middle]), c512, n, added=False)
-        n5 = _c3(net, net.concat([_unit(net, n4, c512, 3, 2), top]), c1024, n, added=False)
+        n4 = _c3(net, net.concat([unit(net, n3, c256, 3, 2), middle]), c512, n, added=False)
+        n5 = _c3(net, net.concat([unit(net, n4, c512, 3, 2), top]), c1024, n, added=False)
         return [self._head(net, x, c256) for x in (n3, n4, n5)]
 
     def _head(self, net: Builder, x: int, width: int) -> int:
-        x = _unit(net, x, width)
-        named = _unit(net, _unit(net, x, width, 3), width, 3)
-        boxes = _unit(net, _unit(net, x, width, 3), width, 3)
+        x = unit(net, x, width)
+        named = unit(net, unit(net, x, width, 3), width, 3)
+        boxes = unit(net, unit(net, x, width, 3), width, 3)
         sure = net.sigmoid(net.conv(boxes, 1, bias=True))
         classes = net.sigmoid(net.conv(named, self.classes, bias=True))
         return net.concat([net.conv(boxes, 4, bias=True), sure, classes])
