@@ -27,14 +27,24 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "step-cache": ("step-cache", "step-cache:interval=2,kept=0.3"),
     "stream-batch": ("stream-batch", "stream-batch:none,skip=0.5"),
     "unfused-attention": ("unfused-attention",),
+    "glance": ("glance", "glance:mobilenetv3_small_100,size=160,share=0.2"),
+    "stepwise": ("stepwise:10", "stepwise:4,net=bert_tiny,size=32"),
+    "network-exit": ("network-exit", "network-exit:0.3,at=0.2,head=0"),
+    "block-fusion": ("block-fusion", "block-fusion:0.5"),
+    "token-reduction": ("token-reduction:merge,merged=8", "token-reduction:prune,keep=0.5,stages=2"),
+    "network-pruning": ("network-pruning", "network-pruning:weights,keep=0.1", "network-pruning:pattern"),
+    "shift-add": ("shift-add", "shift-add:0.5,added=0"),
+    "analogue-arrays": ("analogue-arrays", "analogue-arrays:0.5,pass_s=1e-7"),
+    "layer-bits": ("layer-bits:0.5,few=8",),
 }
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
+NETS |= {"token-reduction": "deit_small_patch16_224"}
 NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
 WORDS: dict[str, dict[str, Any]] = {
     "adversarial-step": {"train": True},
     "low-bit": {"precision": ""},
-    "spiking": {"batch": 64},
+    **{n: {"batch": 64} for n in ("spiking", "network-pruning", "shift-add", "layer-bits")},
 }
 
 
@@ -131,3 +141,78 @@ def test_spikes_cost_additions_by_rate_and_step() -> None:
     leaving = asked("vgg16", "spiking:4,rate=0.25,exit=0.5")
     assert leaving.latency_s == pytest.approx(four.latency_s / 2)
     assert one.latency_s < base.latency_s < four.latency_s
+
+
+def test_a_light_network_runs_for_all_and_the_network_for_some() -> None:
+    base, light = asked("resnet50"), asked("mobilenetv2_100")
+    found = asked("resnet50", "glance:mobilenetv2_100,share=0.3")
+    assert found.latency_s == pytest.approx(light.latency_s + 0.3 * base.latency_s)
+    assert found.macs == pytest.approx(light.macs + 0.3 * base.macs)
+    assert found.weight_bytes == base.weight_bytes + light.weight_bytes
+    left = asked("resnet50", "network-exit:0.4,at=0.25,head=0.1")
+    assert left.latency_s == pytest.approx((0.4 * 0.25 + 0.6 + 0.1) * base.latency_s)
+    with pytest.raises(InputError, match="no_such_net"):
+        asked("resnet50", "glance:no_such_net")
+    with pytest.raises(InputError, match="in training every item runs whole"):
+        asked("resnet50", "glance", train=True)
+
+
+def test_a_small_network_runs_step_after_step() -> None:
+    base, small, found = (asked("mbt2018_mean"), asked("codec_context"), asked("mbt2018_mean", "stepwise:100"))
+    assert found.latency_s == pytest.approx(base.latency_s + 100 * small.latency_s)
+
+
+def test_blocks_are_kernels_whose_insides_are_no_traffic() -> None:
+    words: dict[str, Any] = {"batch": 64, "runtime": "compile", "precision": "fp16"}
+    base, fused = (asked("convnext_tiny", *t, **words) for t in ((), ("block-fusion:0",)))
+    kernels = [x.prices[0].kernels for x in (base, fused)]
+    assert len(kernels[1]) < len(kernels[0]) / 2
+    assert kernels[1].bytes.sum() < kernels[0].bytes.sum() / 2
+    assert kernels[1].flops.sum() == pytest.approx(kernels[0].flops.sum())
+    assert kernels[1].weights.sum() == pytest.approx(kernels[0].weights.sum())
+    assert fused.latency_s < base.latency_s
+
+
+def test_tokens_become_fewer_as_their_papers_count() -> None:
+    base, merged, pruned = (asked("vit_base_patch16_224", *t) for t in ((), ("tome",), ("dynamicvit",)))
+    assert base.macs == pytest.approx(17.56e9, rel=0.01) and merged.macs == pytest.approx(13.1e9, rel=0.01)
+    assert 0.6 < pruned.macs / base.macs < 0.7 and merged.parameters == base.parameters
+    with pytest.raises(InputError, match="at most 16 merged a layer of 197 tokens"):
+        asked("vit_base_patch16_224", "token-reduction:merge,merged=40")
+    with pytest.raises(InputError, match="attention over one number of tokens"):
+        asked("resnet50", "tome")
+
+
+def test_pruned_weights_save_what_their_kind_saves() -> None:
+    words: dict[str, Any] = {"precision": "fp16", "batch": 64}
+    base, slim, zeros = (
+        asked("resnet50", *t, **words) for t in ((), ("network-slimming",), ("network-pruning:weights",))
+    )
+    assert slim.macs == base.macs / 2 and slim.weight_bytes == base.weight_bytes / 2 and slim.latency_s < base.latency_s
+    assert zeros.macs == base.macs and zeros.weight_bytes == pytest.approx(base.weight_bytes * 0.5 * 20 / 16)
+    older, newer = (
+        [asked("resnet50", *t, on=on, **words).latency_s for t in ((), ("two-of-four",))] for on in ("t4", "a100_sxm")
+    )
+    assert newer[1] < 0.95 * newer[0] and older[1] > 0.98 * older[0]  # tensor cores of Turing know no pattern
+    with pytest.raises(InputError, match="a whole number of every 4 weights"):
+        asked("resnet50", "network-pruning:pattern,keep=0.3")
+
+
+def test_energy_of_products_without_multiplications_and_in_arrays() -> None:
+    base, shifted, held = (asked("resnet50", *t) for t in ((), ("shift-add",), ("analogue-arrays:0.1,head=false",)))
+    products = shifted.arithmetic_j_per_item / base.arithmetic_j_per_item
+    assert 0.124 / 4.6 < products < 0.124 / 4.6 + 0.01  # what is no product stays
+    rest = base.arithmetic_j_per_item * (products - 0.124 / 4.6) / (1 - 0.124 / 4.6)
+    assert held.arithmetic_j_per_item == pytest.approx(base.macs * 0.1e-12 + rest, rel=1e-3)
+    assert held.latency_s > 1e-6 * 112 * 112  # every point of the first map is a reading
+
+
+def test_layers_in_few_bits_run_at_the_rate_of_the_machine() -> None:
+    words: dict[str, Any] = {"precision": "int8", "batch": 128, "runtime": "compile"}
+    base, half, all_of = (asked("vgg16", *t, on="a100_sxm", **words) for t in ((), ("layer-bits",), ("layer-bits:1",)))
+    assert base.latency_s > half.latency_s > all_of.latency_s > base.latency_s / 2
+    assert all_of.weight_bytes == base.weight_bytes / 2
+    none, few = (asked("vgg16", *t, on="h100_sxm", **words).latency_s for t in ((), ("layer-bits:1",)))
+    assert few > 0.98 * none  # Hopper has no products in 4 bits: bytes alone
+    with pytest.raises(InputError, match="fewer bits than the 8 of int8"):
+        asked("vgg16", "layer-bits:few=8", on="a100_sxm", **words)

@@ -53,6 +53,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "int4-weights": ("int4-weights",),
     "kv-budget": ("kv-budget:0.3,rest=kept,index=0.05", "kv-budget:tokens=256"),
     "kv-tiers": ("kv-tiers:cpu:20GB,ssd:1TB,swap", "kv-tiers:pool:1TB@25GB/s/4"),
+    "wide-attention": ("wide-attention", "wide-attention:1.5"),
     "layer-skip": ("layer-skip:0.3,cache=absent,gate=2", "layer-skip:feed_forward=0.3,attention=0,union"),
     "layer-split": ("layer-split:cut=0.3,leave=0.4", "layer-split:raspberry_pi_5,cut=0.1,link=1GB/s"),
     "llumnix": ("llumnix",),

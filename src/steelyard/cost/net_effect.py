@@ -25,6 +25,10 @@ class NetEffect:
     """Time of a pass beside its kernels, s ``[scenarios]``, from the kernels with all changes; None: none."""
     passes: float = 1.0
     """Passes in place of each one."""
+    macs: float = 1.0
+    """Multiply-accumulates over those of the graph."""
+    weights: float = 1.0
+    """Bytes of weights that are held over those of the graph."""
 
 
 #: Wait of one exchange of all with all, s: launch, the slowest of the devices; and the share of the link it reaches.

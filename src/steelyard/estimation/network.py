@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -128,9 +129,11 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         alive, parts = seen.kept_bytes if train else seen.peak_bytes, scenario.sharing if phase.repeats > 1 else 1
         peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE) / parts)
         if graph.name not in held:  # phases of one network share its weights
-            weights += graph.weight_bytes(bits) + (graph.parameters * STATE_BYTES if train else 0.0)
+            kept = prod(effect.weights for effect in effects)
+            weights += graph.weight_bytes(bits) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
         held.add(graph.name)
-        macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * phase.repeats
+        done = phase.repeats * prod(effect.macs for effect in effects)
+        macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * done
         prices.append(priced)
     unknown = tuple(_unknown(scenario))
     for i, batch in enumerate(batches):
