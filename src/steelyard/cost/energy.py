@@ -28,6 +28,7 @@ __all__ = [
     "idle_power_w",
     "kernel_energy_j",
     "static_power_w",
+    "voltage_at",
 ]
 
 #: Energy of one 16-bit operation where a machine file has none, J (guess: 7 nm-class matrix engines, 0.5-1 pJ).
@@ -53,7 +54,14 @@ LEAST_VOLTAGE = 0.5
 #: Sharpness of the change from reading-bound, which a lower clock leaves as it is, to arithmetic-bound.
 BLEND = 4.0
 _CLOCKS = np.linspace(0.02, 1.0, 491)
-_POWERS = _CLOCKS * (LEAST_VOLTAGE + (1.0 - LEAST_VOLTAGE) * _CLOCKS) ** 2
+
+
+def voltage_at(clock: Any) -> Any:
+    """Voltage at a clock, both of the rated: ``0.5 + 0.5 f``."""
+    return LEAST_VOLTAGE + (1.0 - LEAST_VOLTAGE) * clock
+
+
+_POWERS = _CLOCKS * voltage_at(_CLOCKS) ** 2
 
 
 def clock_at(power_frac: Any) -> Any:

@@ -12,16 +12,19 @@ Theory and measured accuracy: ``docs/methods/training_kernels.md``.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
 
 from steelyard.cost.devices import gemm_device
-from steelyard.cost.energy import clock_at, idle_power_w
+from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, clock_at, idle_power_w, voltage_at
 from steelyard.cost.gemm import DEFAULT_PARAMETERS, GemmParameters, sustained_compute_frac
 from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.site import Site, site_for
 from steelyard.deployment.formats import Format, computes, find_format, widened
 from steelyard.machine.component import Machine
 
-__all__ = ["SustainedParameters", "held", "sustained_frac", "sustained_parameters", "trained_in"]
+__all__ = ["SustainedParameters", "held", "powered_s", "sustained_frac", "sustained_parameters", "trained_in"]
 
 
 #: Formats whose products cuBLAS runs as those of another: the engine scales blocks of 32 itself, at the same rate.
@@ -56,27 +59,52 @@ def held(parameters: GemmParameters, site: Site, limit_w: float = 0.0) -> GemmPa
     Args:
         parameters: of a benchmark of one kernel.
         site: where.
-        limit_w: power limit of the board; 0: its own.
+        limit_w: power limit of the board; 0: its own, or what it is held to.
     """
     if site.capped or site.compute in ("fp32", "fp64"):
         return parameters
+    p = sustained_parameters(site.machine).parameters
+    if p.held_frac:
+        return replace(parameters, compute_frac=p.held_frac, ops_per_joule=DEFAULT_PARAMETERS.ops_per_joule)
+    return replace(parameters, compute_frac=parameters.compute_frac * _clock(parameters.compute_frac, site, limit_w))
+
+
+def _clock(reached: float, site: Site, limit_w: float) -> float:
+    """Clock held, of the rated one, by an engine that reaches a share of its peak at that."""
+    free_w, energy_j = _budget(site, limit_w)
+    if not energy_j:
+        return site.stack.sustained_frac
+    return min(site.stack.sustained_frac, float(clock_at(free_w / (energy_j * reached * site.peak_ops_per_s))))
+
+
+def _budget(site: Site, limit_w: float) -> tuple[float, float]:
+    """W that a board may spend above its idle power, and J of one of its operations at the full clock; 0: not known."""
     machine = site.machine
     p = sustained_parameters(machine).parameters
-    reached, clock = parameters.compute_frac, site.stack.sustained_frac
-    if p.held_frac:
-        reached, clock, parameters = (
-            p.held_frac,
-            1.0,
-            replace(parameters, ops_per_joule=DEFAULT_PARAMETERS.ops_per_joule),
-        )
     limit_w = limit_w or machine.power_limit_w or machine.tdp_w
-    if limit_w > 0.0 and p.energy_j_per_op > 0.0:
-        energy_j, wider = p.energy_j_per_op, site.peak16_ops_per_s
-        while wider < 0.75 * site.peak_ops_per_s:
-            energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider
-        asked_w = energy_j * reached * site.peak_ops_per_s
-        clock = min(clock, float(clock_at((limit_w - idle_power_w(machine)) / asked_w)))
-    return replace(parameters, compute_frac=reached * clock)
+    energy_j, wider = p.energy_j_per_op, site.peak16_ops_per_s
+    while wider < 0.75 * site.peak_ops_per_s:
+        energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider
+    return limit_w - idle_power_w(machine), energy_j if limit_w > 0.0 else 0.0
+
+
+def powered_s(ops: Any, moved_bytes: Any, parameters: GemmParameters, site: Site) -> Any:
+    """Least time of a kernel that multiplies and moves at once, by what both draw: (J of ops + J of bytes) / W.
+
+    ``(E V^2 ops + e bytes) / (W - idle)`` with the voltage V, of the rated one, of the clock that long products hold,
+    and the energy e of a byte from memory to the registers. 0 where E is not known.
+
+    Args:
+        ops, moved_bytes: of the kernel.
+        parameters: of a benchmark of one kernel.
+        site: where.
+    """
+    free_w, energy_j = _budget(site, 0.0)
+    if not energy_j or site.capped:
+        return 0.0
+    volt = voltage_at(_clock(parameters.compute_frac, site, 0.0))
+    byte_j = site.machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
+    return (energy_j * volt**2 * np.asarray(ops) + byte_j * np.asarray(moved_bytes)) / free_w
 
 
 def trained_in(machine: Machine, precision: str) -> tuple[Site, Format]:

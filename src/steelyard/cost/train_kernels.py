@@ -29,7 +29,7 @@ from steelyard.cost.models import KernelTime
 from steelyard.cost.op_models import product_parameters
 from steelyard.cost.parameters import UNMEASURED_SPREAD, calibrated
 from steelyard.cost.site import Site, site_for
-from steelyard.cost.sustained import held, sustained_frac, sustained_parameters, trained_in
+from steelyard.cost.sustained import held, powered_s, sustained_frac, sustained_parameters, trained_in
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.formats import find_format
 from steelyard.documents import build, named, read_document
@@ -176,19 +176,24 @@ def product_time(
     at, stored = trained_in(site.machine, precision)
     bits = stored.stored_bits
     found, facts = product_parameters(at, stored.name, bits, bits)
+    out_bits = gradient_bits if which == "wgrad" else 16.0
     time = gemm_time_s(
         m_,
         n_,
         k_,
         weight_bits=bits,
         act_bits=bits,
-        out_bits=gradient_bits if which == "wgrad" else 16.0,
+        out_bits=out_bits,
         device=gemm_device(at),
         parameters=held(found.parameters, at),
         facts=replace(facts, quantises_activations=False),
         groups=groups,
         accumulates=which == "wgrad",
     )
+    rows, columns, depth, count = (np.asarray(x, dtype=np.float64) for x in (m_, n_, k_, groups))
+    out_bits = out_bits * (2.0 if which == "wgrad" else 1.0)
+    moved = count * ((rows + columns) * depth * bits + rows * columns * out_bits) / 8.0
+    time = np.maximum(time, powered_s(2.0 * rows * columns * depth * count, moved, found.parameters, at))
     spread = float(np.hypot(found.spread, sustained_parameters(site.machine).spread))
     if bits < 16.0 and which != "wgrad":
         new = np.asarray(m) * np.asarray(k if which == "forward" else n) * np.asarray(groups)
