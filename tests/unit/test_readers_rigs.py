@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -257,20 +258,29 @@ def test_builds_of_2024_ran_without_graphs_and_a_layer_split_decodes(tmp_path: P
     assert one < 0.9 / now.tpot_s and two < one
 
 
-def test_power_of_the_chip_is_what_is_drawn_above_idle(tmp_path: Path) -> None:
+def test_power_of_the_rail_is_what_is_drawn_above_idle_without_the_memory(tmp_path: Path) -> None:
     folder = write(
         tmp_path / "dgx_spark_arena" / "vllm_closed.csv",
         {**BURST, "metric": "prefill_throughput", "isl": 256, "source_path": "runs/01-chat.md", "concurrency": 2},
         {**BURST, "metric": "decode_throughput", "osl": 32, "source_path": "runs/01-chat.md", "concurrency": 2},
+        *({**OPEN, "scenario": f"open loop {k}", "source_path": f"runs/03-rate-{k}.json"} for k in (1, 2)),
+        {**OPEN, "metric": "tpot", "source_path": "runs/04-office.json"},
     )
-    row = {"scenario": "test 01", "metric": "gpu_power", "source_path": "runs/01-telemetry.csv", "value": 40}
-    write(folder / "gpu_power_per_test.csv", row, {**row, "source_path": "runs/02-telemetry.csv"})
+    row = {"scenario": "test", "metric": "gpu_power", "value": 40}
+    named = [{**row, "source_path": f"runs/0{k}-telemetry.csv"} for k in (1, 2, 3, 4)]
+    write(folder / "gpu_power_per_test.csv", *named)
     power = only(read(folder), "chip_power_w")
-    run = simulate("Qwen/Qwen3-0.6B", "dgx_spark", engine="vllm", concurrency=2, requests=2, isl=256, osl=32)
-    assert power.predicted[0] == pytest.approx(
-        run.energy_j / run.makespan_s - find_machine("dgx_spark").idle_w, rel=0.05
-    )
-    assert math.isnan(power.predicted[1]) and "no closed loop" in str(power.why[1])
+    predicted, why = power.predicted.tolist(), power.why.tolist()
+    burst, office = predicted[0], predicted[3]
+    machine = find_machine("dgx_spark")
+    silent = tuple(x if x.inside else replace(x, energy_j_per_byte=0.0) for x in machine.memory)
+    words: dict[str, Any] = {"engine": "vllm", "concurrency": 2, "requests": 2, "isl": 256, "osl": 32}
+    whole, run = (simulate("Qwen/Qwen3-0.6B", m, **words) for m in (machine, replace(machine, memory=silent)))
+    assert burst == pytest.approx(run.energy_j / run.makespan_s - machine.idle_w, rel=0.05)
+    assert burst < whole.energy_j / whole.makespan_s - machine.idle_w - 1
+    assert math.isnan(predicted[1]) and "not in the table" in why[1]
+    assert math.isnan(predicted[2]) and "a sweep" in why[2]
+    assert 0 < office < burst
 
 
 def test_boards_held_to_a_power_draw_it(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Place:
     """How tokens are guessed, as ``--speculate`` says it."""
     static: bool = False
     """Its loads are batches of equal requests without a scheduler, as ``estimate`` answers them."""
+    rail: bool = False
+    """Its power is that of the rail of the cores, without what the memory draws."""
     note: str = ""
     """What sets its runs apart, behind the name of the family."""
 
@@ -83,7 +85,7 @@ class Place:
             return found
         if dict(self.flags).get("enforce_eager"):
             found = replace(found, engine=configured(found.engine, found.cluster.machine, {"enforce_eager": True}))
-        if not (self.peers or self.power_w):
+        if not (self.peers or self.power_w or self.rail):
             return found
         machine = found.cluster.machine
         if self.peers:
@@ -91,6 +93,9 @@ class Place:
             kept = tuple(replace(x, peer_access=not self.staged) for x in machine.link if x.role != "peer")
             machine = replace(machine, link=(*kept, Link("peer", network.name, network.bandwidth_bytes_per_s)))
         machine = limited(machine, self.power_w) if self.power_w else machine
+        if self.rail:
+            levels = tuple(x if x.inside else replace(x, energy_j_per_byte=0.0) for x in machine.memory)
+            machine = replace(machine, memory=levels)
         return replace(found, cluster=cluster_of(machine, found.plan.devices))
 
     @property

@@ -164,23 +164,30 @@ def _spark_asked(r: Any, said: Mapping[str, str]) -> tuple[Place, Any]:
     return place, Traffic(concurrency=clients, requests=clients, **lengths)
 
 
+SWEEP = "a sweep of rates: one mean over all of them"
+LOST = "the load of this test is not in the table of times"
+
+
 def _spark_power(frame: pd.DataFrame, runs: pd.DataFrame) -> Iterator[Row]:
-    """Mean power of the GPU while a test ran: what the device draws above idle, at the most clients of the test.
+    """Mean power of the GPU while a test ran, at the most clients of the test.
 
     A test is bursts of several sizes, whose power is alike; ``runs`` is the table of its times. The rail leaves out
-    memory and processor, about what the whole device draws when idle.
+    what the memory draws for its accesses, and memory and processor at rest: what the whole device draws when idle.
     """
     test = runs["source_path"].str.extract(r"^(.*/\d\d)")[0]
     for r in frame.itertuples(index=False):
-        mine = runs[
-            (test == str(r.source_path).removesuffix("-telemetry.csv")) & runs["scenario"].str.startswith("closed")
-        ]
-        asked = next((row for row in _spark(mine.sort_values("concurrency", ascending=False))), None)
+        mine = runs[test == str(r.source_path).removesuffix("-telemetry.csv")]
+        closed = mine["scenario"].str.startswith("closed")
+        if not closed.any() and mine["scenario"].nunique() > 1:
+            yield Row(Place(r.model, r.machine, "vllm"), None, "chip_power_w", "mean", float(r.value), SWEEP)
+            continue
+        ours = mine[closed] if closed.any() else mine
+        asked = next((row for row in _spark(ours.sort_values("concurrency", ascending=False))), None)
         if asked is None:
-            place = Place(r.model, r.machine, "vllm")
-            yield Row(place, None, "chip_power_w", "mean", float(r.value), "no closed loop stated for this test")
+            yield Row(Place(r.model, r.machine, "vllm"), None, "chip_power_w", "mean", float(r.value), LOST)
         else:
-            yield replace(asked, metric="chip_power_w", stat="mean", measured=float(r.value))
+            place = replace(asked.place, rail=True)
+            yield replace(asked, place=place, metric="chip_power_w", stat="mean", measured=float(r.value))
 
 
 # ---- llama.cpp ------------------------------------------------------------------------------------------------------
