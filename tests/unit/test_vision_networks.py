@@ -20,12 +20,33 @@ COUNTS = {
     "efficient_tdnn_base": (5.79e6, 1.45e9, 0.01),
     "efficientnet_l2": (480.3e6, 479e9, 0.01),
 }
+#: Detectors: parameters, multiply-accumulates (half of the FLOPs that their repositories say), and how near.
+DETECTORS = {
+    "yolov4": (64.4e6, 128.5e9 / 2, 0.005),
+    "yolov6n": (4.7e6, 11.4e9 / 2, 0.015),
+    "yolov6s": (18.5e6, 45.3e9 / 2, 0.01),
+    "yolov9t": (2.0e6, 7.7e9 / 2, 0.01),
+    "yolov9s": (7.1e6, 26.4e9 / 2, 0.005),
+    "yolov9m": (20.0e6, 76.3e9 / 2, 0.005),
+    "yolov9c": (25.3e6, 102.1e9 / 2, 0.005),
+    "yolov10n": (2.3e6, 6.7e9 / 2, 0.01),
+    "yolov10s": (7.2e6, 21.6e9 / 2, 0.01),
+    "yolov10m": (15.4e6, 59.1e9 / 2, 0.005),
+    "yolov10b": (19.1e6, 92.0e9 / 2, 0.005),
+    "yolov10l": (24.4e6, 120.3e9 / 2, 0.005),
+    "yolov10x": (29.5e6, 160.4e9 / 2, 0.005),
+    "efficientdet_d0": (3.9e6, 2.54e9, 0.025),
+    "efficientdet_d1": (6.6e6, 6.1e9, 0.02),
+    "efficientdet_d4": (20.7e6, 55.2e9, 0.02),
+    "efficientdet_d7": (51.9e6, 325e9, 0.03),
+    "detr_resnet50": (41e6, 86e9, 0.06),
+}
 PARAMETERS = {"ldm_imagenet": 400.92e6, "coatnet_7": 2.44e9}
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize("name", COUNTS | DETECTORS)
 def test_counts_are_those_of_the_papers(name: str) -> None:
-    parameters, macs, near = COUNTS[name]
+    parameters, macs, near = (COUNTS | DETECTORS)[name]
     graph = load_net(name)
     assert graph.parameters == pytest.approx(parameters, rel=near)
     assert float(graph.macs()) == pytest.approx(macs, rel=near)
