@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
-from steelyard.deployment.train_plan import CHOSEN, TrainPlan
-from steelyard.errors import InputError
+from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan, layout_problems
+from steelyard.errors import InputError, raise_all
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import Cluster
@@ -26,6 +26,7 @@ from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.training.layers import StepParts, parts_of
+from steelyard.training.layouts import priced_layouts, space_of
 from steelyard.training.memory import PARTS, memory_of
 from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.traffic import Links
@@ -163,8 +164,11 @@ def train(scenario: TrainScenario) -> TrainEstimate:
 
 def answer_train(scenario: TrainScenario) -> TrainEstimate:
     """Weigh one layout; what was left open is chosen first."""
-    plan, cluster, model = scenario.plan, scenario.cluster, scenario.model
-    sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
+    cluster, model = scenario.cluster, scenario.model
+    sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
+    if scenario.open and model.transformer.depth:
+        scenario = _chosen(scenario, sites, links)
+    plan = scenario.plan
     parts = priced_parts(model, plan, cluster, sites, links)
     cost = step_of(parts, plan, links, sites.products, sites.vector)
     held = [memory_of(parts, plan, i) for i in range(plan.pp)]
@@ -210,6 +214,28 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         cost=cost,
         ledger=ledger,
     )
+
+
+def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenario:
+    """The scenario with the fastest layout that fits of those that were left open.
+
+    Raises:
+        InputError: no layout is legal.
+    """
+    plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
+    given = {n for n in fields_of("train") if words.get(n) not in (None, "", fields_of("train")[n].default)}
+    space = space_of(
+        scenario.model, cluster, plan, {*given, "vp", "cp", "ep"} - {n for n in scenario.open if n != "gbs"}
+    )
+    if not {"mbs", *SPLITTING} & set(scenario.open):
+        return scenario
+    found = priced_layouts(scenario.model, cluster, sites, links, plan, space, words["dp"])
+    if not len(found):
+        layout = replace(plan, dp=max(1, cluster.count // (plan.tp * plan.pp * plan.cp)))
+        raise_all(list(layout_problems(layout, scenario.workload, cluster.count)))
+        message = f"no layout of {scenario.model.name} on {cluster.count} devices divides {plan.gbs} sequences"
+        raise InputError(message, field="gbs")
+    return replace(scenario, plan=found.plan_of(found.best(cluster.machine.root.capacity_bytes)))
 
 
 def _one(value: Any) -> float:

@@ -71,6 +71,8 @@ class StepParts:
     """Elements of a token between layers."""
     hidden_bytes: Any
     """What a stage hands on, of one micro-batch."""
+    tokens: Any
+    """Of a micro-batch on one model replica."""
     logits: Any
     """Elements of the scores over the vocabulary."""
     spread: float
@@ -149,6 +151,7 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
         ends["last"],
         hidden,
         stored,
+        tokens,
         logits,
         float(np.sqrt(variance)) / max(total, 1e-30),
         sources,
@@ -194,5 +197,6 @@ def taken(parts: StepParts, index: Any) -> StepParts:
         first=kind(parts.first),
         last=kind(parts.last),
         hidden_bytes=at(parts.hidden_bytes),
+        tokens=at(parts.tokens),
         logits=at(parts.logits),
     )

@@ -236,7 +236,7 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
     whole, cut = layout.ranks(plan)
     zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks(plan)
     optimizer, width = plan.optimizer, plan.framework.gradient_bits / 8
-    for stage in _places(np.asarray(layout.pp)):
+    for stage in _places(np.asarray(layout.pp))[::2]:  # the ends and the middle
         dense, experts, adapters = held_on(parts, layout, stage)
         trained, routed = (adapters, 0.0 * experts) if plan.frozen else (dense, experts)
         time: Any = 0.0

@@ -49,17 +49,22 @@ class Links:
         if np.ndim(devices) == np.ndim(stride) == 0:
             return self._among_s(operation, message_bytes, int(devices), int(stride))
         message, ranks, apart = np.broadcast_arrays(message_bytes, devices, stride)
+        near = np.maximum(1, self.cluster.per_node // apart)
         time = np.zeros(message.shape)
-        for n, step in {(int(a), int(b)) for a, b in zip(ranks.ravel(), apart.ravel(), strict=True)}:
-            here = (ranks == n) & (apart == step)
-            time[here] = self._among_s(operation, message[here], n, step)
+        for together in np.unique(near):
+            here = (near == together) & (ranks > 1)
+            if np.any(here):
+                time[here] = self._near_s(operation, message[here], ranks[here], int(together))
         return time
 
     def _among_s(self, operation: str, message_bytes: Any, devices: int, stride: int) -> Any:
         if devices <= 1:
             return np.zeros_like(np.asarray(message_bytes, dtype=np.float64))
-        near = max(1, self.cluster.per_node // stride)
-        outside = self.outside if devices > near else None
+        return self._near_s(operation, message_bytes, devices, max(1, self.cluster.per_node // stride))
+
+    def _near_s(self, operation: str, message_bytes: Any, devices: Any, near: int) -> Any:
+        """Of ranks of which ``near`` stand in a node together."""
+        outside = self.outside if np.any(np.asarray(devices) > near) else None
         inside = self.inside
         if near == 1 and outside is not None:  # every rank is on a node of its own
             inside = outside
