@@ -136,3 +136,33 @@ def test_a_step_in_tokens_is_one_in_sequences() -> None:
     plan = read_train_scenario({"model": MODEL, "on": ON, "gbs": "4Mtok", "seq": 8192, "tp": 1, "pp": 1, "mbs": 1}).plan
     assert isinstance(plan, TrainPlan)
     assert plan.gbs == 488
+
+
+def test_open_degrees_are_chosen_and_fit() -> None:
+    found = sy.train("llama-3.1-70b", "h100_sxm:64", gbs=256, seq=8192)
+    plan = found.scenario.plan
+    assert found.fits
+    assert plan.devices == 64
+    assert any("fastest layout that fits" in text for text in found.ledger.assumptions)
+    slower = sy.train("llama-3.1-70b", "h100_sxm:64", gbs=256, seq=8192, tp=8, pp=8, mbs=1, recompute="full")
+    assert found.step_s <= slower.step_s
+
+
+def test_a_run_has_days_money_and_failures() -> None:
+    words = {"model": "llama-3.1-70b", "on": "h100_sxm:64", "gbs": 256, "seq": 8192, "tp": 8, "pp": 4, "tokens": "100B"}
+    sound, failing = sy.train(**words, failures="none").run, sy.train(**words, failures="50/1000node-day").run  # type: ignore[arg-type]
+    assert sound is not None
+    assert failing is not None
+    assert sound.interruptions == 0
+    assert failing.days["p50"] > sound.days["p50"]
+    assert sound.days["p10"] <= sound.days["p50"] <= sound.days["p90"]
+    assert failing.usd is not None
+    assert failing.tokens == 100e9
+
+
+def test_what_does_not_fit_says_what_would() -> None:
+    from steelyard.report.train import remedy
+
+    found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096)
+    assert not found.fits
+    assert remedy(found).startswith("--task qlora")

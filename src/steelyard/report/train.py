@@ -60,6 +60,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "energy_j_per_token": found.energy_j_per_token,
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
+        "run": None if found.run is None else found.run.to_dict(),
         "framework": {
             "name": framework.name,
             "version": framework.version,
@@ -172,6 +173,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         table,
         "",
         rates,
+        *_run(found),
         "",
         styled(("where the time of a step goes", "bold")),
         columns(["part", "time", "share"], shares, numeric=["time", "share"]),
@@ -181,6 +183,29 @@ def parts(found: TrainEstimate) -> list[Any]:
         *bullets("assumed", found.ledger.assumptions),
         *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
     ]
+
+
+def _run(found: TrainEstimate) -> list[Any]:
+    """The whole run: days, money, energy, what failures cost."""
+    run = found.run
+    if run is None:
+        return []
+    days, usd, kwh = run.days, run.usd, run.kwh
+    lines = [
+        Line("tokens", f"{figure(run.tokens)} in {run.steps:,.0f} steps"),
+        Line("days", f"{days['p50']:,.1f} ({days['p10']:,.1f} to {days['p90']:,.1f} of ten runs eight)"),
+    ]
+    if usd is not None:
+        lines.append(Line("money", f"{usd['p50']:,.0f} USD ({usd['p10']:,.0f} to {usd['p90']:,.0f})"))
+    lines.append(Line("energy", f"{kwh['p50']:,.0f} kWh ({kwh['p10']:,.0f} to {kwh['p90']:,.0f})"))
+    if run.kgco2 is not None:
+        lines.append(Line("carbon", f"{run.kgco2['p50']:,.0f} kg CO2"))
+    lost = f"{run.interruptions:,.1f} interruptions, {run.ettr_frac:.1%} of the time is training"
+    lines.append(Line("failures", lost))
+    if run.checkpoint_interval_s < float("inf"):
+        size = f"{q(run.checkpoint_bytes, 'B')} each, {q(run.storage_bytes_per_s, 'B/s')} of storage"
+        lines.append(Line("checkpoints", f"every {q(run.checkpoint_interval_s, 's')}, {size}"))
+    return ["", styled(("the run", "bold")), lines_table(lines)]
 
 
 def _memory(found: TrainEstimate) -> list[Any]:
@@ -205,4 +230,4 @@ def remedy(found: TrainEstimate) -> str:
     from steelyard.training.remedies import nearest_that_fits
 
     change = nearest_that_fits(found)
-    return change or "none of these: --recompute full, --mbs 1, --zero 3, more --tp or --pp"
+    return change or "none found; more devices, or one with more memory"

@@ -41,9 +41,20 @@ schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dua
     schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, or modules as
     core_attn,act,norm (default: the framework's)
+[The run]
+tokens | text | - | column also=float | tokens of the whole run: 15.6T, 300B
+epochs | number | none | least=0 most=1e+09 column | passes over --samples
+samples | text | - | column also=float | sequences of the data set: 2M
+failures | text | - | - | what fails: 3.8/1000node-day, llama3, rsc-1, none; with what comes after, as
+    llama3,restart=6min,elastic (default: typical, where a run has a length)
+checkpoint | text | auto | - | how checkpoints are saved: auto (the best interval), 30min, sync, storage=200GB/s
+train.spares | text | - | also=int | nodes that stand by, 8 or 2% (default: one is always there)
+train.carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
+train.power_price | number | 0.0 | least=0 most=100 unit=USD/kWh | price of power beside the rent
 """
 
 TRAIN = (
     "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
-    "recompute network power_limit_w usd_per_hour generic"
+    "recompute tokens epochs samples failures checkpoint spares network power_limit_w usd_per_hour power_price carbon "
+    "generic seed"
 )

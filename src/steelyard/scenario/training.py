@@ -6,8 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from steelyard.deployment.failures import NEVER, Failures, typical_failures
 from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
+from steelyard.deployment.recovery import (
+    USUAL,
+    CheckpointRule,
+    Recovery,
+    parse_checkpoint,
+    parse_recovery,
+    parse_spares,
+)
 from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
 from steelyard.errors import InputError, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
@@ -39,6 +48,11 @@ class TrainScenario:
     """Every field with its value, as it was given or its default."""
     open: tuple[str, ...] = ()
     """Choices that were not given: the fastest that fits is looked for."""
+    tokens: float | None = None
+    """Of the whole run; None: only a step is asked about."""
+    failures: Failures = NEVER
+    recovery: Recovery = USUAL
+    checkpoint: CheckpointRule = field(default_factory=CheckpointRule)
 
     @property
     def workload(self) -> Workload:
@@ -65,8 +79,15 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     sequences = problems.read(sequences_of, values["gbs"], values["seq"])
     if values["network"] and cluster is not None:
         cluster = problems.read(with_network, cluster, values["network"])
+    tokens = problems.read(_length, values)
+    fails = problems.read(parse_recovery, values["failures"])
+    checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
+    nodes = cluster.node_count if cluster is not None else 1
+    spares = problems.read(parse_spares, values["spares"], nodes)
     problems.done()
     assert cluster is not None
+    assert fails is not None
+    assert checkpoint is not None
     assert model is not None
     assert framework is not None
     assert optimizer is not None
@@ -93,7 +114,12 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     left = tuple(name for name in CHOSEN if name not in given)
     if sequences is None:
         left = (*left, "gbs")
-    found = TrainScenario(model, cluster, plan, values, left)
+    failures, recovery = fails
+    if tokens is not None and not values["failures"]:
+        failures = typical_failures()
+    if spares is not None:
+        recovery = replace(recovery, spares=spares)
+    found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint)
     if not set(SPLITTING) & set(left) and model.transformer.depth:
         raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
     return found
@@ -126,6 +152,31 @@ def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
             raise InputError(UnknownName("module", name, RECOMPUTE).message, field="recompute")
     if "none" in names and len(names) > 1:
         raise InputError(f"expected none or modules, got {show(text)}", field="recompute")
+    return found
+
+
+def _length(values: Mapping[str, Any]) -> float | None:
+    """Tokens of the run: as said, or epochs over so many sequences. Raises :class:`InputError`."""
+    said = {name: values[name] for name in ("tokens", "samples") if values[name] not in (None, "")}
+    read = {name: _many(name, value) for name, value in said.items()}
+    if "tokens" in read:
+        if values["epochs"] is not None or "samples" in read:
+            raise InputError("say tokens, or samples and epochs", field="tokens")
+        return read["tokens"]
+    if "samples" in read:
+        return float(read["samples"] * (1.0 if values["epochs"] is None else values["epochs"]) * values["seq"])
+    if values["epochs"] is not None:
+        raise InputError("epochs of how many sequences? give --samples", field="samples")
+    return None
+
+
+def _many(name: str, value: Any) -> float:
+    try:
+        found = float(value) if isinstance(value, int | float) else parse_quantity(str(value), "1")
+    except InputError:
+        found = -1.0
+    if not 0 < found < 1e24:
+        raise InputError(f"expected a number above 0, such as 300B, got {show(str(value))}", field=name)
     return found
 
 

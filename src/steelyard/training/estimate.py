@@ -28,6 +28,7 @@ from steelyard.scenario.verbs import verb
 from steelyard.training.layers import StepParts, parts_of
 from steelyard.training.layouts import priced_layouts, space_of
 from steelyard.training.memory import PARTS, memory_of
+from steelyard.training.run import Job, Prices, Run, run_of
 from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, work_of
@@ -71,7 +72,7 @@ class TrainEstimate(Result):
     limit_s: float
     cost: StepCost
     ledger: Ledger = field(default_factory=Ledger)
-    run: Any = None
+    run: Run | None = None
     """Of so many tokens, with failures; None where no length was given."""
 
     @property
@@ -190,6 +191,12 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         for i, s in enumerate(held)
     )
     devices = cluster.count
+    run = None
+    if scenario.tokens is not None:
+        run = _run(scenario, (step, low, high), tokens, energy / step, hourly.usd_per_hour)
+        ledger.cite("failures", scenario.failures.source)
+        if not scenario.words.get("failures"):
+            ledger.assume(f"failures of {scenario.failures.source} (--failures)")
     return TrainEstimate(
         scenario=scenario,
         step_s=step,
@@ -213,6 +220,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         limit_s=limit,
         cost=cost,
         ledger=ledger,
+        run=run,
     )
 
 
@@ -236,6 +244,31 @@ def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenari
         message = f"no layout of {scenario.model.name} on {cluster.count} devices divides {plan.gbs} sequences"
         raise InputError(message, field="gbs")
     return replace(scenario, plan=found.plan_of(found.best(cluster.machine.root.capacity_bytes)))
+
+
+def _run(
+    scenario: TrainScenario, step: tuple[float, float, float], tokens: float, watts: float, usd: float | None
+) -> Run:
+    """The run of a scenario whose length was given."""
+    plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
+    assert scenario.tokens is not None
+    elements = float(scenario.workload.parameters())
+    kept = 2.0 + plan.optimizer.state_bytes + plan.optimizer.master_bytes
+    if plan.frozen:
+        elements *= 0.01  # adapters are a part in a hundred and less
+    job = Job(cluster.count, cluster.node_count, elements * kept, plan.dp)
+    prices = Prices(usd, words["power_price"], watts, carbon_g_per_kwh=words["carbon"])
+    return run_of(
+        step,
+        job,
+        tokens=scenario.tokens,
+        tokens_per_step=tokens,
+        failures=scenario.failures,
+        recovery=scenario.recovery,
+        checkpoint=scenario.checkpoint,
+        prices=prices,
+        seed=words["seed"],
+    )
 
 
 def _one(value: Any) -> float:
@@ -271,6 +304,11 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
         ledger.assume(note)
     if not scenario.words.get("framework"):
         ledger.assume(f"framework {plan.framework.called} (--framework)")
+    left = [name for name in scenario.open if name != "gbs"]
+    if left:
+        chosen = ", ".join(f"{name} {getattr(plan, name)}" for name in left)
+        again = ", ".join(plan.recompute) or "nothing"
+        ledger.assume(f"the fastest layout that fits: {chosen}, computed again {again}")
     if "gbs" in scenario.open:
         ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
     if plan.framework.guess:

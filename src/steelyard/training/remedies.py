@@ -11,6 +11,9 @@ from steelyard.training.estimate import TrainEstimate, answer_train
 
 __all__ = ["nearest_that_fits"]
 
+#: Sequences no shorter than this are proposed to be halved.
+_SHORT = 1024
+
 
 def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes in the order of what they cost, with the words that ask for them."""
@@ -23,6 +26,12 @@ def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     for a, b in ((cut, more), (cut, smaller), (smaller, more)):
         for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):
             yield f"{x} {y}", {**first, **second}
+    if plan.task == "lora":
+        yield "--task qlora", {"task": "qlora"}
+        for x, first in more.items():
+            yield f"--task qlora {x}", {"task": "qlora", **first}
+    if plan.seq > _SHORT:
+        yield f"--seq {plan.seq // 2}", {"seq": plan.seq // 2, **next(iter(more.values()), {})}
     for degree in SPLITTING:
         size = getattr(plan, degree)
         for times in (2, 4, 8):
@@ -42,6 +51,6 @@ def nearest_that_fits(found: TrainEstimate) -> str:
             plan = replace(plan, etp=plan.tp)
         if list(layout_problems(plan, scenario.workload, scenario.cluster.count)):
             continue
-        if answer_train(replace(scenario, plan=plan)).fits:
+        if answer_train(replace(scenario, plan=plan, open=())).fits:
             return words
     return ""
