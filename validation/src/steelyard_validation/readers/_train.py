@@ -30,6 +30,7 @@ __all__ = [
     "learned_positions",
     "reserved_memory",
     "said",
+    "stated",
     "step_time",
     "token_rate",
     "whole",
@@ -48,6 +49,11 @@ def said(**words: Any) -> dict[str, Any]:
     """Words that have a value, and degrees above 1: what a user would say."""
     left_out = {"tp": 1, "pp": 1, "cp": 1, "vp": 1, "ep": 1}
     return {name: value for name, value in words.items() if value not in (None, "", {}, left_out.get(name, ""))}
+
+
+def stated(**facts: str) -> str:
+    """Facts of the framework as the word ``set`` says them."""
+    return ",".join(f"{name}={value}" for name, value in facts.items() if value)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, read_frame
-from steelyard_validation.readers._train import Words, answered, compared, said, step_time, whole
+from steelyard_validation.readers._train import Words, answered, compared, said, stated, step_time, whole
 
 if TYPE_CHECKING:
     pass
@@ -56,7 +56,7 @@ def words_of_2022(row: Mapping[str, Any]) -> Words:
         recompute="selective" if selective else "full",
         precision="fp16" if row["dtype"] == "float16" else "bf16",
         framework="megatron@2022",
-        set={"sequence_parallel": "true" if selective else "false"},
+        set=stated(sequence_parallel="true" if selective else "false"),
     )
 
 
@@ -125,7 +125,7 @@ def _activations(path: Path, ask: Ask) -> Iterator[Comparison]:
         both = []
         for way in (mode, "none"):
             recompute, cut = WAYS[str(way)]
-            words = {**asked, "recompute": recompute, "set": {"sequence_parallel": "true" if cut else "false"}}
+            words = {**asked, "recompute": recompute, "set": stated(sequence_parallel="true" if cut else "false")}
             both.append(answered(words, answers))
         if any(isinstance(x, str) for x in both):
             why[i] = next(x for x in both if isinstance(x, str))

@@ -55,10 +55,11 @@ MACHINES = {
     "TPU-trillium": "tpu_v6e",
     "TPU-v5p": "tpu_v5p",
 }
-#: Degrees tried.
-TENSOR, PIPELINE, CONTEXT = (1, 2, 4, 8), (1, 2, 4, 8, 16), (1, 2, 4, 8)
-#: Chunks of layers a stage that are tried.
-CHUNKS = (1, 2, 4, 8)
+#: Degrees tried, sequences of a micro-batch, and what is computed again.
+TENSOR, CONTEXT, SEQUENCES = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4)
+AGAIN = ("none", "full")
+#: Chunks of layers a stage that are tried, and most stages.
+CHUNKS, STAGES = (1, 4, 8), 32
 
 
 def words(row: Mapping[str, Any]) -> Words | str:
@@ -84,16 +85,19 @@ def words(row: Mapping[str, Any]) -> Words | str:
     )
 
 
-def candidates(devices: int, batch: int, sums: int) -> list[dict[str, int]]:
-    """Layouts with micro-batches of one sequence whose replicas sum gradients over so many of them."""
-    replicas, left = divmod(batch, sums)
-    if left or not replicas or devices % replicas:
-        return []
-    cut = devices // replicas
-    found = []
-    for tp, pp, cp in product(TENSOR, PIPELINE, CONTEXT):
-        if tp * pp * cp == cut:
-            found += [{"tp": tp, "pp": pp, "cp": cp, "vp": vp, "mbs": 1} for vp in (CHUNKS if pp > 1 else (1,))]
+def candidates(devices: int, batch: int, sums: int) -> list[dict[str, Any]]:
+    """Layouts whose replicas sum the gradients of so many micro-batches, least cut and computed again first."""
+    at_once, left = divmod(batch, sums)
+    found: list[dict[str, Any]] = []
+    for mbs, tp, cp in product(SEQUENCES, TENSOR, CONTEXT):
+        replicas = at_once // mbs
+        if left or at_once % mbs or not replicas or devices % (replicas * tp * cp):
+            continue
+        pp = devices // (replicas * tp * cp)
+        if pp <= STAGES:
+            chunks = CHUNKS if pp > 1 else (1,)
+            degrees = {"tp": tp, "pp": pp, "cp": cp, "mbs": mbs}
+            found += [{**degrees, "vp": vp, "recompute": again} for vp in chunks for again in AGAIN]
     return found
 
 
@@ -109,16 +113,18 @@ def _best(row: Mapping[str, Any], answers: dict[str, Any]) -> Any:
     asked = words(row)
     if isinstance(asked, str):
         return asked
-    if row["benchmark"] == "bert":
-        return answered(asked, answers)
     devices = whole(row["nodes"]) * whole(row["accel_per_node"])
-    tried = candidates(devices, whole(row["gbs"]), whole(row["grad_accum"]))
-    found: Any = "gradients summed so often leave no layout that is tried"
+    batch, sums = whole(row["gbs"]), whole(row["grad_accum"])
+    if row["benchmark"] == "bert":
+        each, left = divmod(batch, sums * devices)
+        return "a batch that devices do not share evenly" if left else answered({**asked, "mbs": each}, answers)
+    tried = candidates(devices, batch, sums)
+    found: Any = "no layout that is tried fits" if tried else "gradients summed so often leave no layout that is tried"
     for degrees in tried:
         one = answered({**asked, **said(**degrees)}, answers)
         if isinstance(one, str):
-            found = one if isinstance(found, str) else found
-        elif one.fits and (isinstance(found, str) or one.step_s < found.step_s):
+            continue
+        if one.fits and (isinstance(found, str) or one.step_s < found.step_s):
             found = one
     return found
 

@@ -16,8 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steelyard.measurements.reader import Ask, Comparison, guarded, read_frame
-from steelyard_validation.readers._train import Words, compared, cut, said, token_rate, whole
+from steelyard_validation.readers._train import Words, compared, cut, said, stated, token_rate, whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -128,7 +130,7 @@ def bridge_words(row: Mapping[str, Any], recipe: Mapping[str, Any] | None = None
         ep=whole(row["ep"]),
         zero=3 if fsdp else None,
         precision=_precision(row),
-        framework=f"bridge@{_release(row)}",
+        framework="bridge",
         **recipe_words(recipe),
     )
 
@@ -154,10 +156,10 @@ def recipe_words(recipe: Mapping[str, Any] | None) -> dict[str, Any]:
     again = {MODULES.get(name, name) for name in _list(recipe.get("recompute_modules"))}
     captured = str(recipe.get("cuda_graph_impl") or "") in ("transformer_engine", "local")
     scope = str(recipe.get("cuda_graph_scope") or "")
-    facts = {
-        "graph": "true" if captured and scope not in ("", "[]") else "false",
-        "dispatcher": str(recipe.get("moe_flex_dispatcher_backend") or "alltoall"),
-    }
+    facts = stated(
+        graph="true" if captured and scope not in ("", "[]") else "false",
+        dispatcher=str(recipe.get("moe_flex_dispatcher_backend") or "alltoall"),
+    )
     return {"recompute": ",".join(sorted(again)), "set": facts}
 
 
@@ -281,7 +283,7 @@ def _bridge(path: Path, ask: Ask) -> Iterator[Comparison]:
     answers: dict[str, Any] = {}
     for phase, part in frame.groupby("phase", sort=True):
         yield _rates(ask, path.stem, part, str(phase), part["asked"].tolist(), answers)
-    known = frame[[found is not None for found in recipe] & frame["last"]]
+    known = frame[np.array([found is not None for found in recipe]) & frame["last"].to_numpy()]
     for name, part in known.groupby("kind", sort=True):
         bare = [bridge_words(row) for row in part.to_dict("records")]
         yield _rates(ask, path.stem, part, f"{name}, by its columns alone", bare, answers)
