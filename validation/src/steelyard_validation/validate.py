@@ -34,7 +34,10 @@ READERS: Registry[Any] = Registry("reader of measurements", "steelyard.readers")
 #: Endings of files that hold measurements.
 TABLES = (".csv", ".parquet", ".gz")
 #: Folders and files of a data set that state conditions (traffic, configurations) and hold nothing to predict.
-CONDITIONS = ("traces_azure", "traces_mooncake", "traces_sharegpt", "traces_vidur", "model_info.csv")
+CONDITIONS = (
+    *("traces_azure", "traces_mooncake", "traces_sharegpt", "traces_vidur", "megatron_bridge_recipes"),
+    "model_info.csv",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from steelyard.errors import SteelyardError
 from steelyard.measurements.reader import Ask, Comparison, comparison, machine_name
+from steelyard.training.estimate import train
 from steelyard.workload.catalogue import Model, find_model, load_model
 from steelyard.workload.families import read_config
 
@@ -92,15 +93,12 @@ def _known(name: str) -> Model:
 
 def answered(words: Words, cached: dict[str, Any] | None = None) -> Any:
     """The answer of ``steelyard.train``, or why there is none."""
-    import steelyard
-
-    verbs: Any = steelyard
     key = repr(sorted(words.items(), key=lambda pair: pair[0]))
     if cached is not None and key in cached:
         return cached[key]
     try:
         model = words["model"]
-        found: Any = verbs.train(**{**words, "model": _known(model) if isinstance(model, str) else model})
+        found: Any = train(**{**words, "model": _known(model) if isinstance(model, str) else model})
     except SteelyardError as error:
         found = str(error)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
@@ -143,14 +141,17 @@ def compared(
     split: Any = "all",
 ) -> Comparison:
     """One figure of every row of a frame, asked and measured."""
-    figures = np.full((3, len(frame)), np.nan)
+    figures = np.full((4, len(frame)), np.nan)
     why = np.full(len(frame), "", dtype=object)
     for i, words in enumerate(questions):
         found = words if isinstance(words, str) else answered(words, answers)
         if isinstance(found, str):
             why[i] = found
         else:
-            figures[:, i] = figure(found, words if not isinstance(words, str) else {})
+            value, low, high = figure(found, words if not isinstance(words, str) else {})
+            faster = found.step_s / found.limit_s
+            limit = {"time_s": value / faster, "memory_bytes": np.nan}.get(metric, value * faster)
+            figures[:, i] = value, low, high, limit
     return comparison(
         ask,
         table,
@@ -162,6 +163,7 @@ def compared(
         predicted=figures[0],
         low=figures[1],
         high=figures[2],
+        roofline=figures[3],
         split=split,
         why=why.astype(np.str_),
     )
