@@ -129,8 +129,9 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         if keys and keys % plan.tp and plan.tp % keys:
             yield Problem("tp", f"{plan.tp} neither divides nor is a multiple of the {keys} key-value heads")
             break
-    if plan.pp * plan.vp > model.depth:
-        yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {model.depth}")
+    most = model.depth + 2  # embedding and head may have chunks of their own
+    if plan.pp * plan.vp > most:
+        yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {most}")
     if plan.vp > 1 and plan.pp == 1:
         yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
     if plan.ep > 1 and not model.experts:

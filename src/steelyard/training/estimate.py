@@ -186,7 +186,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
             {name: _one(s.parts[name]) for name in PARTS},
             _one(s.allocated_bytes),
             _one(s.reserved_bytes),
-            _one(sum(layers_on(parts, plan.pp, i))),
+            _one(sum(layers_on(parts, plan.pp, plan.vp, i))),
         )
         for i, s in enumerate(held)
     )

@@ -70,7 +70,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     buffers = buffers + np.max([np.max(k.largest) for k in parts.layers]) * (0.0 if plan.frozen else kept)
     buffers = buffers + _most([k.widest_bytes for k in parts.layers])
     flight = in_flight(plan.schedule, layout.pp, layout.micro_batches, layout.vp, stage)
-    rows = layers_on(parts, layout.pp, stage)
+    rows = layers_on(parts, layout.pp, layout.vp, stage)
     layers: Any = sum((n * k.kept_bytes for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     # the layer that is computed again keeps everything for a moment
     activations = layers * flight + _most([k.again_bytes for k in parts.layers])

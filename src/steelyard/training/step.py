@@ -92,10 +92,20 @@ class StepCost:
     limit_s: Any
 
 
-def layers_on(parts: StepParts, pp: Any, stage: Any) -> list[Any]:
-    """Layers of every kind on a stage, in order, in equal shares; in parts of a layer where they do not divide."""
-    share = sum(kind.count for kind in parts.layers) / np.asarray(pp, dtype=np.float64)
-    low, high = stage * share, (stage + 1) * share
+def layers_on(parts: StepParts, pp: Any, vp: Any, stage: Any) -> list[Any]:
+    """Layers of every kind on a stage, in order.
+
+    Equal shares where layers divide into chunks. Else chunks are filled up and what is missing is missed by the first
+    and the last stage, which have the embedding and the head (Megatron's split that counts both as layers); where that
+    leaves a chunk with less than nothing, shares are equal, in parts of a layer.
+    """
+    total, stages = sum(kind.count for kind in parts.layers), np.asarray(pp, dtype=np.float64)
+    each = np.ceil(total / (stages * vp))
+    missed = each * stages * vp - total
+    first = missed // 2
+    filled = (missed > 0) & (missed - first <= each) & (stages > 1)
+    share, before = np.where(filled, each * vp, total / stages), np.where(filled, first, 0.0)
+    low, high = (np.clip(x * share - before, 0.0, total) for x in (stage, stage + 1))
     found, at = [], 0.0
     for kind in parts.layers:
         found.append(np.maximum(0.0, np.minimum(high, at + kind.count) - np.maximum(low, at)))
@@ -105,7 +115,7 @@ def layers_on(parts: StepParts, pp: Any, stage: Any) -> list[Any]:
 
 def held_on(parts: StepParts, layout: Layout, stage: Any) -> tuple[Any, Any, Any]:
     """Elements of a rank on a stage: dense weights, experts' weights, those of adapters."""
-    rows = layers_on(parts, layout.pp, stage)
+    rows = layers_on(parts, layout.pp, layout.vp, stage)
     dense: Any = sum((n * k.weights for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     experts: Any = sum((n * k.expert_weights for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     adapters: Any = sum((n * k.adapters for n, k in zip(rows, parts.layers, strict=True)), 0.0)
@@ -134,7 +144,7 @@ def step_of(
         for k, h, g in zip(parts.layers, host, gather, strict=True)
     ]
     ends = [(x.forward_s(), x.backward_s(), x.wgrad) for x in (parts.first, parts.last)]
-    stages = [_stage_s(parts, p, i, each, ends) for i in _places(p)]
+    stages = [_stage_s(parts, p, layout.vp, i, each, ends) for i in _places(p)]
     both = np.stack(np.broadcast_arrays(*(s[0] + s[1] for s in stages)))
     slowest = np.argmax(both, axis=0)
     f, b, w = (_picked([s[i] for s in stages], slowest) for i in range(3))
@@ -148,7 +158,7 @@ def step_of(
     exposed, update = _end(parts, plan, links, site, vector, layout)
     step = m * (f + b) + bubble + sends + exposed + update
     at = np.stack(np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in _places(p))))
-    told = _breakdown(parts, _picked(list(at), slowest), p, host, gather, m)
+    told = _breakdown(parts, _picked(list(at), slowest), layout, host, gather)
     told |= {"pp_send": sends, "optimizer": update}
     told["dp"] = told.pop("gathers") + exposed
     told["pp_bubble"] = np.maximum(step - sum(told.values()), 0.0)
@@ -181,10 +191,10 @@ def _picked(values: Sequence[Any], index: Any) -> Any:
 
 
 def _stage_s(
-    parts: StepParts, p: Any, stage: Any, each: Sequence[Sequence[Any]], ends: Sequence[Sequence[Any]]
+    parts: StepParts, p: Any, vp: Any, stage: Any, each: Sequence[Sequence[Any]], ends: Sequence[Sequence[Any]]
 ) -> list[Any]:
     """Forward, backward and weights' pass of a stage for a micro-batch."""
-    rows = layers_on(parts, p, stage)
+    rows = layers_on(parts, p, vp, stage)
     holds = (np.where(np.equal(stage, 0), 1.0, 0.0), np.where(np.equal(stage, p - 1), 1.0, 0.0))
     found = []
     for i in range(3):
@@ -262,14 +272,15 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
 def _breakdown(
     parts: StepParts,
     stage: Any,
-    p: Any,
+    layout: Layout,
     host: Sequence[tuple[Any, Any]],
     gather: Sequence[tuple[Any, Any]],
-    m: Any,
 ) -> dict[str, Any]:
     """Where a rank of a stage spends its micro-batches."""
+    p, m = np.asarray(layout.pp), np.asarray(layout.micro_batches)
+    rows = layers_on(parts, p, layout.vp, stage)
     found: dict[str, Any] = dict.fromkeys((*list(BREAKDOWN)[:8], "host", "gathers"), 0.0)
-    for n, kind, waits, gathers in zip(layers_on(parts, p, stage), parts.layers, host, gather, strict=True):
+    for n, kind, waits, gathers in zip(rows, parts.layers, host, gather, strict=True):
         for way in (kind.forward, kind.backward):
             for part, time in way.items():
                 found[part] = found[part] + m * n * time
