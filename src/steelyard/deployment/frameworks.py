@@ -41,6 +41,8 @@ class Framework:
     elementwise_passes: Annotated[
         float, Quantity("1", "traffic of elementwise work over that of fused kernels", ge=0)
     ] = 1.0
+    routed_passes: Annotated[float, Quantity("1", "the same of rows routed to experts", ge=0)] = 1.0
+    scan_times: Annotated[float, Quantity("1", "time of scans and convolutions over an engine's kernels", ge=0)] = 1.0
     loss_bytes: Annotated[float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)] = 18.0
     logit_bytes: Annotated[float, Quantity("byte", "held of a logit at the peak", ge=0)] = 6.0
     tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = (

@@ -222,6 +222,8 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
             for w in PASSES
         ]
         up = "f" not in one.reduced
+        if up:
+            yield _rearranged(op, rows, k, plan, sites)
         yield Work(
             op.name,
             "experts",
@@ -248,6 +250,30 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
         )
 
 
+#: Times that routed rows are copied in a layer beside their sum: put in order for their experts and brought back. An
+#: all-to-all orders them by rank before and by expert after, and back; DeepEP by expert and back; HybridEP as it sends.
+COPIES = {"alltoall": 3.0, "allgather": 2.0, "deepep": 2.0, "hybridep": 1.0}
+
+
+def _rearranged(op: Op, rows: Any, hidden: Any, plan: TrainPlan, sites: Sites) -> Work:
+    """Routed rows put in order for their experts and brought back, each copy read and written; backward alike."""
+    framework = plan.framework
+    moved = COPIES[framework.dispatcher] * rows * hidden * 2.0 * _WIDE * framework.routed_passes
+    time = elementwise_time(moved, site=sites.vector)
+    name = f"{op.name.partition('.')[0]}.permute"
+    return Work(
+        name,
+        "elementwise",
+        op.block,
+        op.count,
+        forward_s=time.time_s,
+        dgrad_s=time.time_s,
+        again=_modules(op),
+        spread=time.spread,
+        source=time.source,
+    )
+
+
 def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
     """Activations and sums of routed rows: everything through memory once; gathering rows before them likewise."""
     wide: Any = 0.0
@@ -258,7 +284,7 @@ def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
                 size = np.asarray(op.size(rank), dtype=np.float64)
                 each = each * size
         wide = wide + each
-    moved = rows * wide * _WIDE * plan.framework.elementwise_passes
+    moved = rows * wide * _WIDE * plan.framework.routed_passes
     kept = (
         rows
         * wide
@@ -368,7 +394,8 @@ def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:
     program = lower(Graph("part", tuple(ops)), plan.lowering, cluster.machine)
     priced = [k for k in price(program, cluster).kernels if k.kernel.kind != "collective"]
     count = ops[0].count
-    forward: Any = sum((np.asarray(k.time_s) / np.asarray(k.kernel.count) for k in priced), 0.0)
+    slower = plan.framework.scan_times
+    forward: Any = sum((slower * np.asarray(k.time_s) / np.asarray(k.kernel.count) for k in priced), 0.0)
     made = [g for op in ops for g in gradients(op)]
     work: Any = sum((op.flops() for op in ops), 0.0)
     back: Any = sum((g.flops() for g in made), 0.0)
