@@ -38,6 +38,12 @@ class Framework:
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
     recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
+    stage_whole: Annotated[
+        bool, "of ZeRO 2 and 3 under a pipeline: a stage keeps parameters and gradients whole between micro-batches"
+    ] = False
+    products_share: Annotated[
+        Mapping[str, float], "rate of products that the libraries of its time reach, by family of machines, of today's"
+    ] = field(default_factory=dict)
     elementwise_passes: Annotated[
         float, Quantity("1", "traffic of elementwise work over that of fused kernels", ge=0)
     ] = 1.0

@@ -58,15 +58,18 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     copies = 2.0 if plan.precision in _COPIED and not plan.frozen else 0.0
     kept = framework.gradient_bits / 8 if optimizer.gradient else 0.0
     state = optimizer.state_bytes + optimizer.master_bytes
+    gathers = layout.gathers(plan)
+    kept_whole = (zero >= 3) & ~gathers
     by_weights, by_gradients, by_state = (
-        (np.where(zero >= z, cut, 1), np.where(zero >= z, routed_ranks, 1)) for z in (3, 2, 1)
+        (np.where(parted, cut, 1), np.where(parted, routed_ranks, 1))
+        for parted in (gathers, (zero >= 2) & ~kept_whole, zero >= 1)
     )
     layer = max(parts.layers, key=lambda k: float(np.max(k.weights + k.expert_weights)))
     most = layer.weights + layer.expert_weights
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
     buffers: Any = framework.buffer_bytes
-    buffers = buffers + np.where(zero >= 3, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
+    buffers = buffers + np.where(gathers, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
     buffers = buffers + np.max([np.max(k.largest) for k in parts.layers]) * (0.0 if plan.frozen else kept)
     buffers = buffers + _most([k.widest_bytes for k in parts.layers])
     flight = in_flight(plan.schedule, layout.pp, layout.micro_batches, layout.vp, stage)

@@ -69,6 +69,10 @@ class Layout:
         whole = np.asarray(self.dp) * plan.cp
         return whole, np.minimum(whole, np.asarray(self.shard) * plan.cp)
 
+    def gathers(self, plan: TrainPlan) -> Any:
+        """Whether parameters are gathered layer by layer, and gradients scattered: ZeRO 3 where no stage keeps them."""
+        return (np.asarray(self.zero) >= 3) & ~((np.asarray(self.pp) > 1) & plan.framework.stage_whole)
+
     def expert_ranks(self, plan: TrainPlan) -> Any:
         """Ranks that hold the same experts."""
         return np.maximum(1, plan.tp * plan.cp * np.asarray(self.dp) // (plan.ep * plan.etp))
@@ -221,7 +225,7 @@ def _host(kind: LayerKind, plan: TrainPlan) -> tuple[Any, Any]:
 
 def _gathered(kind: LayerKind, plan: TrainPlan, links: Links, layout: Layout) -> tuple[Any, Any]:
     """What a layer waits for its parameters under ZeRO 3, forward and backward, beside its work."""
-    whole = np.asarray(layout.zero) >= 3
+    whole = layout.gathers(plan)
     if not np.any(whole):
         return 0.0, 0.0
     _, cut = layout.ranks(plan)
@@ -250,16 +254,17 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
         dense, experts, adapters = held_on(parts, layout, stage)
         trained, routed = (adapters, 0.0 * experts) if plan.frozen else (dense, experts)
         time: Any = 0.0
-        if np.any(zero < 3):
+        gathers = layout.gathers(plan)
+        if not np.all(gathers):
             for size, ranks, stride in ((trained, whole, plan.tp), (routed, routed_ranks, plan.ep * plan.etp)):
                 gradient = np.asarray(size) * width
                 reduced = links.collective_s("all_reduce", gradient, ranks, stride)
                 parted = links.collective_s("reduce_scatter", gradient, ranks, stride)
                 parted = parted + links.collective_s("all_gather", np.asarray(size) * 2.0, ranks, stride)
                 time = time + np.where(zero == 0, reduced, parted)
-        if np.any(zero == 3):
+        if np.any(gathers):
             copies = links.collective_s("all_reduce", trained * 4.0 / cut, whole // cut, plan.tp * cut)
-            time = np.where(zero == 3, copies, time)
+            time = np.where(gathers, copies, time)
         local = trained / np.where(zero > 0, cut, 1) + routed / np.where(zero > 0, routed_ranks, 1)
         spent = elementwise_time(local * optimizer.update_bytes(2.0, width), site=vector).time_s
         if optimizer.products:

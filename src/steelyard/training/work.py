@@ -165,6 +165,7 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
     site = sites.wide if head else sites.products
     precision = "bf16" if head else plan.precision
     times = [product_time(m, n, k, groups=groups, which=w, precision=precision, site=site) for w in PASSES]
+    slower = 1.0 / plan.framework.products_share.get(site.family, 1.0)
     partial = bool(set(op.reduced) & set(split_ranks(whole, plan.lowering)))
     return Work(
         op.name,
@@ -172,9 +173,7 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
         op.block,
         op.count,
         _stage(op),
-        times[0].time_s,
-        times[1].time_s,
-        times[2].time_s,
+        *(t.time_s * slower for t in times),
         flops=op.flops() / plan.cp,
         weights=_weights(op),
         kept_bytes=_kept([op], plan, _WIDE if head else _multiplied(plan)),
