@@ -21,8 +21,8 @@ from steelyard_validation.readers._train import cut, said
 NAN = float("nan")
 
 
-def test_degrees_of_one_are_not_said() -> None:
-    assert said(model="m", tp=1, pp=2, vp=1, recompute="", set={}) == {"model": "m", "pp": 2}
+def test_degrees_that_are_not_given_are_one() -> None:
+    assert said(model="m", pp=2, vp=None, recompute="") == {"model": "m", "tp": 1, "pp": 2}
 
 
 def test_a_model_cut_short_keeps_one_dense_layer() -> None:
@@ -118,7 +118,7 @@ def test_simumax_batches_count_all_replicas() -> None:
     }
     words: Any = simumax.words(row)
     assert (words["gbs"], words["ep"], words["pp"], words["recompute"]) == (32, 4, 2, "none")
-    assert "tp" not in words
+    assert words["tp"] == 1
 
 
 def _bridge_row(**changed: Any) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def whole(value: Any, default: int = 1) -> int:
 
 
 def said(**words: Any) -> dict[str, Any]:
-    """Words that have a value, and degrees above 1: what a user would say."""
-    left_out = {"tp": 1, "pp": 1, "cp": 1, "vp": 1, "ep": 1}
-    return {name: value for name, value in words.items() if value not in (None, "", {}, left_out.get(name, ""))}
+    """Words that have a value; degrees that are not given are one, for what is left open would be chosen."""
+    degrees = {"tp": 1, "pp": 1}
+    return {**degrees, **{name: value for name, value in words.items() if value not in (None, "")}}
 
 
 def stated(**facts: str) -> str:
