@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import steelyard as sy
 from steelyard import estimate, folders
 from steelyard.calibrate.networks import GROUP_TERMS, own_scales
 from steelyard.calibrate.own_reach import fit_own_reach, reach_file, read_networks
+from steelyard.cli.main import main
 from steelyard.cost.net_groups import SHARES, elsewhere, group_terms, share_of, stays_on_chip
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
@@ -152,6 +156,49 @@ def test_a_device_that_takes_twice_as_long_is_calibrated(tmp_path: Path, monkeyp
         monkeypatch.delenv("STEELYARD_CATALOGUE")
         for cached in caches:
             cached.cache_clear()
-    table.write_text("network,latency_s\nresnet18,fast\nresnet34,1\nresnet50,1\n")
-    with pytest.raises(InputError, match="line 2: latency_s: expected a positive number, got 'fast'"):
+    table.write_text("network,latency_s,batch\nresnet18,fast,1\nresnet34,1,0\nresnet50,1,1\n")
+    with pytest.raises(InputError, match="line 2: latency_s: expected a positive number, got 'fast'") as told:
         read_networks(table)
+    assert "line 3: batch" in str(told.value)
+    table.write_text("network,time\n" + 3 * "resnet18,1\n")
+    with pytest.raises(InputError, match="column 'latency_s' is missing; expected network, latency_s or"):
+        read_networks(table)
+
+
+def test_the_command_line_calibrates_a_runtime_without_factors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine and runtime nobody measured, networks that take ten times the limits are answered so."""
+    names = ("resnet18", "mobilenet_v2", "googlenet", "densenet121")
+    words: dict[str, Any] = {"on": "raspberry_pi_5", "runtime": "tvm", "precision": "fp32"}
+    plain = {n: sy.estimate(n, **words).latency_s for n in (*names, "resnet50")}
+    table, own = tmp_path / "mine.csv", tmp_path / "own"
+    table.write_text("network,latency_ms\n" + "".join(f"{n},{5e3 * plain[n]}\n" for n in names))
+    command = ["calibrate", "--networks", str(table), "--runtime", "tvm", "--on", words["on"], "--out", str(own)]
+    assert main([*command, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["precision"] == "fp32" and said["left_out_mean_ape"] < 10 < said["before_mean_ape"]
+    assert [r["network"] for r in said["rows"]] == list(names)
+    monkeypatch.setenv("STEELYARD_CATALOGUE", str(own))
+    caches = (folders.catalogue_folders, runtimes)
+    for cached in caches:
+        cached.cache_clear()
+    try:
+        found = sy.estimate("resnet50", **words)
+    finally:
+        monkeypatch.delenv("STEELYARD_CATALOGUE")
+        for cached in caches:
+            cached.cache_clear()
+    assert found.latency_s == pytest.approx(5 * plain["resnet50"], rel=0.1)
+    table.write_text("network,latency_ms\nresnet18,1\nresnet34,1\nresnetx,1\n")
+    assert main(command) == 2
+    assert "--networks: resnetx: unknown network" in capsys.readouterr().err
+
+
+def test_a_file_is_run_by_onnx_runtime_but_on_chips_whose_makers_compile() -> None:
+    usual = {
+        m: usual_runtime(find_machine(m).launch, find_machine(m).family, onnx=True).name
+        for m in ("rtx_4090", "xeon_8592", "snapdragon_8_elite", "hailo8l", "rk3588", "apple_a15")
+    }
+    assert list(usual.values()) == ["onnxruntime"] * 3 + ["hailo", "rknn", "coreml"]
+    assert usual_runtime("cuda", "ada").name == "eager"

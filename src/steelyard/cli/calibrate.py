@@ -115,7 +115,8 @@ def calibrate(
     `steelyard calibrate --engine vllm FILE... --model MODEL --on MACHINE` replays the load of each log and fits what a
     step and a request cost beside the kernels. `steelyard calibrate --anchor RUN --on MACHINE` makes an anchor of a run
     of your own server, with which `estimate`, `simulate` and `plan` answer other questions (`--anchor NAME`).
-    `steelyard calibrate --networks my10.csv --space nb201 --on DEVICE` knows a device by ten measured networks.
+    `steelyard calibrate --networks my10.csv --on MACHINE --runtime RUNTIME` scales a runtime to a machine by a few
+    measured networks; with `--space nb201` they are architectures of a searched space.
     """
     if anchors.said:
         document, lines = _anchor(

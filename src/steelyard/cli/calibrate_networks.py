@@ -1,4 +1,4 @@
-"""``steelyard calibrate --networks``: a device known by a few measured networks of a searched space."""
+"""``steelyard calibrate --networks``: a device known by a few measured networks, of a searched space or of any kind."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ __all__ = ["Networks", "calibrate_networks"]
 @Parameter(name="*")
 @dataclass(frozen=True)
 class Networks:
-    """A device known by a few networks of a searched space."""
+    """A device known by a few measured networks."""
 
     networks: Annotated[
-        str, option("CSV of measured networks: architecture, seconds (or latency_ms)", topic=NETWORKS)
+        str,
+        option("CSV of measured networks: network (of a space: architecture), latency_s or latency_ms", topic=NETWORKS),
     ] = ""
+    runtime: Annotated[str, option("what ran them (default: the device's usual runtime)", topic=NETWORKS)] = ""
+    precision: Annotated[str, option("arithmetic they ran in (default: the runtime's)", topic=NETWORKS)] = ""
     space: Annotated[str, option("nb201 or fbnet; alone: which ten networks to measure first", topic=NETWORKS)] = ""
     batch: Annotated[int, option("items of a pass that was measured (default: 1)", topic=NETWORKS)] = 1
 
@@ -37,10 +40,12 @@ def calibrate_networks(name: str, asked: Networks, out: str) -> tuple[dict[str, 
     from steelyard.calibrate.space_samples import device_of, left_out, suggested, write_device
     from steelyard.calibrate.toml_files import check_folder
     from steelyard.folders import folder_to_write
-    from steelyard.workload.networks.search_space import SPACES, find_space
+    from steelyard.workload.networks.search_space import find_space
 
     if not asked.space:
-        raise InputError(f"--space says whose networks they are: {', '.join(SPACES)}", field="space")
+        return _any_networks(name, asked, out)
+    if asked.runtime or asked.precision:
+        raise InputError("networks of a space are of the device as it was measured", field="runtime")
     space = find_space(asked.space)
     if not asked.networks:
         first = suggested(space, None, 10)
@@ -84,4 +89,57 @@ def calibrate_networks(name: str, asked: Networks, out: str) -> tuple[dict[str, 
         *(f"    {a}" for a in following),
         f"wrote {path}",
         f"use it: {prefix}steelyard estimate '{space.name}:{space.example}' --on {device.name}",
+    ]
+
+
+def _any_networks(name: str, asked: Networks, out: str) -> tuple[dict[str, Any], Iterable[str]]:
+    """A runtime's scales on a device from networks of any kind."""
+    from steelyard.calibrate.own_reach import fit_own_reach, read_networks, write_reach
+    from steelyard.calibrate.toml_files import check_folder
+    from steelyard.deployment.runtime import find_runtime, precision_named, usual_runtime
+    from steelyard.folders import folder_to_write
+    from steelyard.machine.catalogue import find_machine
+    from steelyard.machine.cluster import cluster_of
+    from steelyard.scenario.network import usual_precision
+
+    if not name:
+        raise InputError("--on MACHINE names the machine that the networks were measured on", field="on")
+    if asked.batch != 1:
+        raise InputError("of networks of any kind the batch is a column of the file", field="batch")
+    machine = find_machine(name)
+    runtime = find_runtime(asked.runtime) if asked.runtime else usual_runtime(machine.launch, machine.family)
+    usual = usual_precision(cluster_of(machine), runtime.precision)
+    precision = precision_named(asked.precision) if asked.precision else usual
+    check_folder(folder_to_write(out))
+    fit = fit_own_reach(read_networks(asked.networks), machine, runtime, precision)
+    path = write_reach(fit, runtime, out)
+    scale = dict(zip(("arithmetic", "traffic", "kernels"), fit.reach.scale[machine.name], strict=True))
+    document = {
+        "schema": "steelyard.calibrate_networks/1",
+        "device": machine.name,
+        "runtime": runtime.name,
+        "precision": precision.name,
+        "networks": len(fit.networks),
+        "scale": scale,
+        "before_mean_ape": fit.before,
+        "left_out_mean_ape": fit.after,
+        "spread": fit.reach.spread,
+        "rows": [
+            {"network": n, "measured_s": m, "predicted_s": p}
+            for n, m, p in zip(fit.networks, fit.measured_s, fit.predicted_s, strict=True)
+        ],
+        "files": [str(path)],
+    }
+    worst = max(
+        zip(fit.networks, fit.measured_s, fit.predicted_s, strict=True), key=lambda row: abs(row[2] / row[1] - 1.0)
+    )
+    prefix = f"STEELYARD_CATALOGUE={out} " if out else ""
+    return document, [
+        f"{machine.title}: {len(fit.networks)} networks under {runtime.title}, {precision.name}",
+        f"  mean error {fit.before:.1f} % as shipped, {fit.after:.1f} % with each network predicted from the others",
+        "  its own over the runtime's: " + ", ".join(f"{n} x{v:.2f}" for n, v in scale.items()),
+        f"  furthest off: {worst[0]} {q(worst[1], 's')} (predicted {q(worst[2], 's')})",
+        f"wrote {path}",
+        f"use it: {prefix}steelyard estimate {fit.networks[0]} --on {machine.name} --runtime {runtime.name}"
+        + ("" if precision == usual else f" --precision {precision.name}"),
     ]

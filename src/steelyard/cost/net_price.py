@@ -28,7 +28,7 @@ from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
-from steelyard.deployment.runtime import Precision, Reach, Runtime
+from steelyard.deployment.runtime import Precision, Reach, Runtime, planned_in_groups
 from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
@@ -138,7 +138,7 @@ def price_net(
 
 def weighed(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> Iterator[tuple[int, Array]]:
     """Every term times its factor and the machine's scale, with which of its shares it belongs to."""
-    planned = runtime.terms == "groups" and bool(reach.times)
+    planned = planned_in_groups(runtime, reach)
     scale = scale_of(site.machine, reach)
     scale = (scale[0] / clock_held(site.machine, reach), *scale[1:])
     for name, values in (group_terms(kernels, site, runtime) if planned else terms(kernels, site)).items():
@@ -151,7 +151,7 @@ def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> t
     """Times of kernels, never below what their operations take at the peak, and their limits."""
     total: Any = sum((values for _, values in weighed(kernels, site, runtime, reach)), np.zeros(kernels.flops.shape))
     work, traffic = limits(kernels, site)
-    if runtime.terms == "groups" and reach.times:
+    if planned_in_groups(runtime, reach):
         # peaks of such machines are guesses where their makers state none: a scale below one says that it is higher
         product = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
         least = np.where(product, work, 0.0) * min(1.0, scale_of(site.machine, reach)[0])

@@ -24,6 +24,7 @@ __all__ = [
     "Reach",
     "Runtime",
     "find_runtime",
+    "planned_in_groups",
     "precision_named",
     "runtimes",
     "usual_runtime",
@@ -105,6 +106,7 @@ class Reach:
         Mapping[str, tuple[float, float, float]],
         "of one machine: its arithmetic, traffic and times per kernel and pass, where its data sheet does not say them",
     ] = field(default_factory=dict)
+    terms: Annotated[Literal["", "classes", "groups"], "what its factors are of; empty: as the runtime's"] = ""
     layout: Annotated[Literal["", "nchw", "nhwc"], "order of images it was measured with; empty = any"] = ""
     precisions: Annotated[tuple[str, ...], "precisions it was measured in; empty: any"] = ()
     train: Annotated[bool, "of training steps"] = False
@@ -155,9 +157,10 @@ class Runtime:
         """What it reaches on a machine: measured there, on its family, on its stack with this layout, or on any."""
 
         def fit(one: Reach) -> tuple[bool, ...]:
-            own = (machine in one.machines, family in one.machines, stack in one.stacks)
             exact = precision in one.precisions
-            return (*own, one.train == train, exact, not one.precisions, one.layout == layout, not one.layout)
+            own = (machine in one.machines, family in one.machines, stack in one.stacks)
+            ways = (exact, not one.precisions, one.layout == layout, not one.layout)
+            return (any(own[:2]), one.train == train, exact or not one.precisions, *own, *ways)
 
         able = [r for r in self.reach if not r.machines or machine in r.machines or family in r.machines]
         return max(able, key=fit, default=None)
@@ -218,8 +221,18 @@ def find_runtime(name: str) -> Runtime:
     raise UnknownName("runtime", name, runtimes(), hint="`steelyard ls runtimes` lists all")
 
 
-def usual_runtime(stack: str, family: str = "") -> Runtime:
-    """What people usually run a network with on machines of a family, or of a stack."""
+def planned_in_groups(runtime: Runtime, reach: Reach) -> bool:
+    """Whether the factors are of groups of work, as of compilers that plan a whole network."""
+    return bool(reach.times) and (reach.terms or runtime.terms) == "groups"
+
+
+def usual_runtime(stack: str, family: str = "", onnx: bool = False) -> Runtime:
+    """What people usually run a network with on machines of a family or a stack; ``onnx``: one that is in a file."""
+    if onnx:
+        exchanged = find_runtime("onnxruntime")
+        made_for = any(family in one.families for one in runtimes().values())
+        if not made_for or any(family in reach.machines for reach in exchanged.reach):
+            return exchanged
     for one in runtimes().values():
         if family in one.families:
             return one

@@ -32,7 +32,7 @@ from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of"]
+__all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of", "usual_precision"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,13 +184,14 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     batch, phases = values["batch"], problems.read(_phases, values, sets)
     piped = _is_pipeline(values["model"])
     machine = cluster.machine
-    runtime = runtime or usual_runtime(machine.launch, machine.family)
+    in_file = str(values["model"]).lower().endswith(".onnx")
+    runtime = runtime or usual_runtime(machine.launch, machine.family, onnx=in_file)
     if runtime.families and machine.family not in runtime.families:
         made = ", ".join(runtime.families)
         raise InputError(f"{runtime.name} is for machines of {made}; {machine.name} is none of them", field="runtime")
     if precision is None:
         usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision
-        precision = _usual_precision(cluster, "bf16" if piped else usual)
+        precision = usual_precision(cluster, "bf16" if piped else usual)
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
@@ -231,7 +232,7 @@ def _able(cluster: Cluster, precision: Precision) -> bool:
     return True
 
 
-def _usual_precision(cluster: Cluster, usual: str) -> Precision:
+def usual_precision(cluster: Cluster, usual: str) -> Precision:
     """The usual precision, or the next one that the machine computes in."""
     wanted = (usual, "fp16", "bf16", "int8", "fp32")
     return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
