@@ -55,6 +55,7 @@ class Framework:
         1.0
     )
     cp_exposed: Share = 0.3
+    cp_attention: Annotated[float, Quantity("1", "time of attention cut in a ring over its share", ge=1)] = 1.0
     ep_exposed: Annotated[float, Quantity("1", "of the exchange of experts' tokens, not covered by work", ge=0)] = 1.0
     dp_exposed: Share = 0.3
     """Of what goes over data-parallel ranks at the end of a step."""

@@ -364,6 +364,7 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
     )
     forward = attention_time(*shape, backward=False, **words)
     back = attention_time(*shape, backward=True, **words)
+    share = (plan.framework.cp_attention if plan.cp > 1 else 1.0) / plan.cp
     kept = _kept(ops, plan)
     if plan.framework.attention == "unfused":
         # scores after the softmax, the mask of the dropout, and what it leaves: 2 + 1 + 2 bytes each
@@ -377,8 +378,8 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         "attention",
         scores.count,
         "",
-        forward.time_s / plan.cp,
-        back.time_s / plan.cp,
+        forward.time_s * share,
+        back.time_s * share,
         0.0,
         flops=flops / plan.cp,
         kept_bytes=kept,

@@ -2,7 +2,9 @@
 
 Recipes name their models and tokens per step; the length of a sequence is that of the model's usual recipe (guess).
 The table over slices names models by size alone: their shapes and batches are guesses (:data:`SHAPES`), which matters
-little to operations per second. Names of TPU v5p count cores, two a chip.
+little to operations per second; attention alone is taken as computed again, whole layers where the states of training
+fill much of a chip. Parameters are cut inside a slice and copied between slices, all of it priced on the links of a
+slice. Names of TPU v5p count cores, two a chip.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ SHAPES: Mapping[str, tuple[int, int]] = {
 HEAD, VOCABULARY, LENGTH = 256, 32000, 2048
 #: Sequences of a chip in a step of the table over slices (guess).
 SEQUENCES = 6
+#: Bytes of a chip's memory, and the share that states of training fill where whole layers are computed again (guess).
+HBM = {"tpu_v4": 32e9, "tpu_v5e": 16e9, "tpu_v5p": 95e9, "tpu_v6e": 32e9}
+CROWDED = 0.4
 #: Recipes by model: catalogue name, tokens of a sequence.
 RECIPES: Mapping[str, tuple[str, int]] = {
     "GPT3-175B": ("gpt-3-175b", 2048),
@@ -61,6 +66,12 @@ def chips(topology: str) -> tuple[str, int]:
     return MACHINES[found[2]], int(found[1] or 1) * int(found[3]) // cores
 
 
+def slices(topology: str) -> int:
+    """Slices of a topology, inside which parameters are cut and between which they are copied."""
+    found = re.match(r"(\d+)x[ -]", topology.strip())
+    return int(found[1]) if found else 1
+
+
 def scaling_words(row: Mapping[str, Any]) -> Words | str:
     """The question of a row of the table over slices."""
     name = str(row["model"]).split(" ")[0]
@@ -68,6 +79,7 @@ def scaling_words(row: Mapping[str, Any]) -> Words | str:
     if name not in SHAPES or not count:
         return f"no shapes of model {name!r}" if name not in SHAPES else "no such topology"
     width, layers = SHAPES[name]
+    each = count // slices(str(row["slices_topology"]))
     return said(
         model=learned_positions(name, width, layers, width // HEAD, VOCABULARY, LENGTH),
         on=f"{machine}:{count}",
@@ -75,7 +87,9 @@ def scaling_words(row: Mapping[str, Any]) -> Words | str:
         mbs=SEQUENCES,
         seq=LENGTH,
         zero=3,
-        recompute="full" if whole(name[:-1]) > 20 else "selective",
+        shard=each,
+        network=f"ici_{machine.removeprefix('tpu_')}",
+        recompute="full" if 16e9 * whole(name[:-1]) > CROWDED * each * HBM[machine] else "selective",
         precision="bf16",
         framework="maxtext",
     )
@@ -105,6 +119,8 @@ def recipe_words(row: Mapping[str, Any]) -> Words | str:
         seq=length,
         tp=count // batch if batch < count else 1,
         zero=3,
+        shard=None if batch < count else count // slices(str(row["topology"])),
+        network=f"ici_{machine.removeprefix('tpu_')}",
         recompute="full",
         precision="bf16",
         framework="maxtext",
