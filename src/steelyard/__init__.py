@@ -30,6 +30,7 @@ HOMES = {
     "load_machine": "steelyard.machine",
     "load_model": "steelyard.workload.catalogue",
     "plan": "steelyard.search.api",
+    "plan_training": "steelyard.search.training",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
     "train": "steelyard.training.estimate",

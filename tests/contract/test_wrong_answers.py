@@ -20,6 +20,7 @@ from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.training import read_train_scenario
 from steelyard.scenario.words import Problems
 from steelyard.search.api import read_question
+from steelyard.search.training import read_train_question
 from steelyard.simulation.api import read_simulation
 from steelyard.spoken import _TABLES, meant
 
@@ -30,12 +31,14 @@ RIGHT: Mapping[str, Mapping[str, Any]] = {
     "simulate": {"model": MODEL, "on": ON, "rate": "4/s", "requests": 10},
     "plan": {"model": MODEL, "on": ON, "rate": "4/s", "ttft": "1s"},
     "train": {"model": MODEL, "on": f"{ON}:8", "gbs": "64"},
+    "plan_training": {"model": MODEL, "on": ON, "gbs": "64", "tokens": "1B"},
 }
 READ: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "estimate": lambda words: read_scenario("estimate", words, Problems()),
     "simulate": read_simulation,
     "plan": read_question,
     "train": read_train_scenario,
+    "plan_training": read_train_question,
 }
 EVERY = [(verb, name) for verb in VERBS for name in fields_of(verb)]
 #: Objects that no field takes.
@@ -104,7 +107,7 @@ def test_a_typo_of_its_name_tells_the_name(verb: str, name: str) -> None:
 def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
     found = problems(verb, {})
     required = {n for n, f in fields_of(verb).items() if f.default is REQUIRED}
-    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}, "train": set()}[verb]
+    load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}, "train": set(), "plan_training": set()}[verb]
     assert set(found) == required | load
     line = said(verb)
     assert set(line) == {fields_of(verb)[n].switch for n in required | load}
@@ -113,7 +116,7 @@ def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_wrong_field_is_listed(verb: str) -> None:
     wrong = {n: f for n, f in fields_of(verb).items() if f.type in ("whole", "number") and n not in ("flags",)}
-    name, value = ("optimizer", "adanw") if verb == "train" else ("weights", "fp9")
+    name, value = ("optimizer", "adanw") if "train" in verb else ("weights", "fp9")
     found = problems(verb, {**RIGHT[verb], **dict.fromkeys(wrong, "zz9"), name: value, "on": "h100_smx", "foo": 1})
     assert set(found) >= {*wrong, name, "on", "foo"}
     options = {n: f.switch for n, f in wrong.items() if f.options != ("",)}

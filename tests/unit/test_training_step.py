@@ -135,7 +135,7 @@ def test_a_wrong_layout_names_the_field_and_the_nearest(words: dict[str, object]
 def test_a_step_in_tokens_is_one_in_sequences() -> None:
     plan = read_train_scenario({"model": MODEL, "on": ON, "gbs": "4Mtok", "seq": 8192, "tp": 1, "pp": 1, "mbs": 1}).plan
     assert isinstance(plan, TrainPlan)
-    assert plan.gbs == 488
+    assert plan.gbs == 512
 
 
 def test_open_degrees_are_chosen_and_fit() -> None:

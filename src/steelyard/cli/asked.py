@@ -37,6 +37,8 @@ _FIELDS = MappingProxyType(
         "compare": "simulate",
         "calibrate": "simulate",
         "plan": "plan",
+        "train": "train",
+        "plan-train": "plan_training",
     }
 )
 #: Given to the parser so that an error, which it does not print, fixes no width for the help of later calls.

@@ -64,6 +64,12 @@ def _train() -> Forms:
     return Forms(train.to_dict, lambda e: [train.flat(e)], train.parts, train.summary)
 
 
+def _train_plan() -> Forms:
+    from steelyard.report import train_plan
+
+    return Forms(train_plan.to_dict, train_plan.flat_rows, train_plan.parts, train_plan.summary)
+
+
 def _study() -> Forms:
     from steelyard.report import study, study_text
 
@@ -107,6 +113,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "Simulation": _simulation,
     "Answer": _plan,
     "TrainEstimate": _train,
+    "TrainAnswer": _train_plan,
     "Findings": _study,
     "Explanation": _explanation,
     "Comparison": _comparison,

@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 from steelyard.errors import InputError, UnknownName
-from steelyard.scenario.train_table import TRAIN, TRAIN_ROWS
+from steelyard.scenario.train_table import PLAN_TRAINING, TRAIN, TRAIN_ROWS
 
 __all__ = [
     "ALONE",
@@ -428,6 +428,7 @@ VERBS: dict[str, tuple[str, ...]] = {
         ("simulate", f"model {_PLACE} {_TOLD} {_LOAD} {_SERVING} ttft tpot itl max_itl e2e capacity stop_after_s"),
         ("plan", _PLAN),
         ("train", TRAIN),
+        ("plan_training", PLAN_TRAINING),
     )
 }
 #: Fields of an estimate that are of networks alone, which are not served token by token; and all that these have.
@@ -465,8 +466,10 @@ def fields_of(verb: str) -> Mapping[str, Field]:
 
 
 def field(verb: str, name: str) -> Field:
-    """What a verb means by a name."""
-    return _BY_NAME.get(f"{verb}.{name}") or _BY_NAME.get(name) or ENGINE_FLAGS[name]
+    """What a verb means by a name; a plan of training means what training does."""
+    kinds = (verb, "train") if verb == "plan_training" else (verb,)
+    found = next((f for k in kinds if (f := _BY_NAME.get(f"{k}.{name}"))), None)
+    return found or _BY_NAME.get(name) or ENGINE_FLAGS[name]
 
 
 def engine_flags(verb: str) -> Mapping[str, Field]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["TRAIN", "TRAIN_ROWS"]
+__all__ = ["PLAN_TRAINING", "TRAIN", "TRAIN_ROWS"]
 
 #: In the form of :data:`steelyard.scenario.fields._TABLE`.
 TRAIN_ROWS = """
@@ -51,8 +51,23 @@ checkpoint | text | auto | - | how checkpoints are saved: auto (the best interva
 train.spares | text | - | also=int | nodes that stand by, 8 or 2% (default: one is always there)
 train.carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
 train.power_price | number | 0.0 | least=0 most=100 unit=USD/kWh | price of power beside the rent
+[What the plan chooses]
+plan_training.on | text | required | column also=Sequence[str]/Cluster/Machine | machines: h100_sxm,b200_sxm; of one
+    h100_sxm:1024 at most so many
+plan_training.objective | name | cost | column show choices=cost,time,energy | what the plan is best at: cost, time,
+    energy
+by | text | - | also=float | the run must end within: 30d
+plan_training.budget | text | - | also=float | the run must cost at most: 3Musd
+plan_training.max_gpus | whole | none | least=1 most=1e+07 | devices at most (default: 16,384)
+plan_training.sure | text | 0.8 | show also=float | the chance with which the run must end in time and in budget: 0.8
+    or 80%
 """
 
+PLAN_TRAINING = (
+    "model on task rank gbs seq precision optimizer framework set mbs tp pp vp cp ep zero recompute tokens epochs "
+    "samples objective by budget max_gpus sure failures checkpoint spares network usd_per_hour power_price carbon "
+    "generic seed tell"
+)
 TRAIN = (
     "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
     "recompute tokens epochs samples failures checkpoint spares network power_limit_w usd_per_hour power_price carbon "

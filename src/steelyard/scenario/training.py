@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from steelyard.deployment.failures import NEVER, Failures, typical_failures
 from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
@@ -180,8 +182,24 @@ def _many(name: str, value: Any) -> float:
     return found
 
 
+#: How far a batch that is said in tokens may move for a number of sequences that more replicas divide.
+_NEARLY = 0.05
+
+
+def _divides_best(value: float) -> int:
+    """The whole number within 5 % that has the largest power of two."""
+    step = 2 ** int(np.log2(max(value, 1.0)))
+    while step > 1 and abs(round(value / step) * step - value) > _NEARLY * value:
+        step //= 2
+    return max(1, int(round(value / step) * step))
+
+
 def sequences_of(given: Any, seq: int) -> int | None:
-    """Sequences of a step: ``1536``, ``4Mtok``; None where none is given. Raises :class:`InputError`."""
+    """Sequences of a step: ``1536``, ``4Mtok`` (then a number that many replicas divide); None where none is given.
+
+    Raises:
+        InputError: it is neither.
+    """
     if given in (None, ""):
         return None
     text = str(given).strip()
@@ -192,7 +210,7 @@ def sequences_of(given: Any, seq: int) -> int | None:
     except (InputError, ValueError):
         raise wrong from None
     if tokens != text.lower():
-        value = round(value / seq)
+        value = _divides_best(value / seq)
     if value < 1 or value != int(value):
         raise wrong
     return int(value)

@@ -35,7 +35,15 @@ from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
 from steelyard.workload.step import Step
 
-__all__ = ["StageHeld", "TrainEstimate", "answer_train", "priced_parts", "sites_of", "train"]
+__all__ = [
+    "StageHeld",
+    "TrainEstimate",
+    "answer_train",
+    "checkpoint_bytes_of",
+    "priced_parts",
+    "sites_of",
+    "train",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,17 +254,20 @@ def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenari
     return replace(scenario, plan=found.plan_of(found.best(cluster.machine.root.capacity_bytes)))
 
 
+def checkpoint_bytes_of(scenario: TrainScenario) -> float:
+    """Weights and states of the optimizer, one copy; of adapters, which are a part in a hundred and less (guess)."""
+    optimizer = scenario.plan.optimizer
+    elements = float(scenario.workload.parameters()) * (0.01 if scenario.plan.frozen else 1.0)
+    return elements * (2.0 + optimizer.state_bytes + optimizer.master_bytes)
+
+
 def _run(
     scenario: TrainScenario, step: tuple[float, float, float], tokens: float, watts: float, usd: float | None
 ) -> Run:
     """The run of a scenario whose length was given."""
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
     assert scenario.tokens is not None
-    elements = float(scenario.workload.parameters())
-    kept = 2.0 + plan.optimizer.state_bytes + plan.optimizer.master_bytes
-    if plan.frozen:
-        elements *= 0.01  # adapters are a part in a hundred and less
-    job = Job(cluster.count, cluster.node_count, elements * kept, plan.dp)
+    job = Job(cluster.count, cluster.node_count, checkpoint_bytes_of(scenario), plan.dp)
     prices = Prices(usd, words["power_price"], watts, carbon_g_per_kwh=words["carbon"])
     return run_of(
         step,

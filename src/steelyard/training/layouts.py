@@ -33,7 +33,7 @@ _MOST_MBS = 64
 #: Chunks of a stage that are tried.
 _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
 #: Columns of a table of layouts.
-COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute")
+COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "count")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +48,8 @@ class Space:
     zero: tuple[int, ...]
     mbs: tuple[int, ...]
     recompute: tuple[tuple[str, ...], ...]
+    counts: tuple[int, ...] = ()
+    """Devices; empty: those of the cluster."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -69,7 +71,7 @@ class Layouts:
 
     def plan_of(self, i: int) -> TrainPlan:
         """The plan of a layout."""
-        row: dict[str, Any] = {name: int(self.columns[name][i]) for name in COLUMNS}
+        row: dict[str, Any] = {name: int(self.columns[name][i]) for name in COLUMNS if name != "count"}
         again = self.recompute[row.pop("recompute")]
         named = "interleaved" if row["vp"] > 1 else "1f1b"
         schedule = self.plan.schedule if self.plan.schedule not in ("1f1b", "interleaved") else named
@@ -173,13 +175,14 @@ def _legal(
 ) -> dict[str, Any]:
     """Stages, chunks, replicas, ZeRO and micro-batches that go with a split of the layers."""
     depth = model.transformer.depth
-    axes = np.meshgrid(space.pp, space.vp, space.zero, np.arange(len(space.mbs)), indexing="ij")
-    pp, vp, zero, size = (a.ravel() for a in axes)
+    counts = space.counts or (cluster.count,)
+    axes = np.meshgrid(counts, space.pp, space.vp, space.zero, np.arange(len(space.mbs)), indexing="ij")
+    count, pp, vp, zero, size = (a.ravel() for a in axes)
     mbs = np.array(space.mbs)[size]
-    whole = cluster.count // (tp * cp * pp)
+    whole = count // (tp * cp * pp)
     chunks = pp * vp
     even = (depth % chunks == 0) | ((depth + 2) % chunks == 0)
-    legal = (tp * cp * pp * whole == cluster.count) & (whole >= 1)
+    legal = (tp * cp * pp * whole == count) & (whole >= 1)
     legal &= np.where(vp > 1, (pp > 1) & even, True) & (chunks <= depth)
     legal &= plan.gbs % np.maximum(mbs * whole, 1) == 0
     etp = 1 if ep > 1 else tp
@@ -188,7 +191,8 @@ def _legal(
         legal &= whole == dp
     micro = plan.gbs // np.maximum(mbs * whole, 1)
     legal &= np.where(vp > 1, micro % pp == 0, True)
-    return {"pp": pp[legal], "vp": vp[legal], "zero": zero[legal], "size": size[legal], "dp": whole[legal]}
+    named = {"count": count, "pp": pp, "vp": vp, "zero": zero, "size": size, "dp": whole}
+    return {name: values[legal] for name, values in named.items()}
 
 
 def _priced(
@@ -222,7 +226,7 @@ def _priced(
         "etp": np.full(n, plan.etp),
         "recompute": np.full(n, again),
         "mbs": mbs,
-        **{name: rows[name] for name in ("pp", "vp", "dp", "zero")},
+        **{name: rows[name] for name in ("pp", "vp", "dp", "zero", "count")},
     }
     return {
         **columns,

@@ -1,0 +1,321 @@
+"""The plan of a training run: which machine, how many, laid out how, so that it ends in time and in budget.
+
+Every legal layout on every machine and number of devices is priced at once (:mod:`steelyard.training.layouts`), with
+what failures leave of its time in closed form; the best few are then weighed as ``train`` weighs them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from steelyard._display import Result
+from steelyard._version import __version__
+from steelyard.cost.money import hourly_price
+from steelyard.deployment.frameworks import find_framework
+from steelyard.errors import InputError, Problem, show
+from steelyard.interval import Z80
+from steelyard.machine.cluster import Cluster
+from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.scenario import read_cluster
+from steelyard.scenario.training import TrainScenario, read_train_scenario
+from steelyard.scenario.verbs import verb
+from steelyard.scenario.words import Problems, read_words
+from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, sites_of
+from steelyard.training.layouts import Layouts, priced_layouts, space_of
+from steelyard.training.reliability import effective
+from steelyard.training.traffic import Links
+from steelyard.units import parse_quantity
+
+__all__ = ["TrainAnswer", "TrainQuestion", "plan_of_training", "plan_training", "read_train_question", "why_not"]
+
+#: Devices at most where nothing is said.
+MOST_DEVICES = 16_384
+#: Seconds of a day.
+_DAY_S = 86400.0
+
+
+@dataclass(frozen=True, eq=False)
+class TrainQuestion:
+    """What is trained, on which machines it may be, and what must hold."""
+
+    scenarios: tuple[TrainScenario, ...]
+    """One for each machine and framework, on as many devices as are allowed."""
+    objective: str
+    by_s: float | None
+    budget_usd: float | None
+    sure: float
+    words: Mapping[str, Any] = field(default_factory=dict)
+    tell: Callable[[str], object] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The best layout of a machine on so many devices, as screened."""
+
+    scenario: TrainScenario
+    days: float
+    usd: float | None
+    kwh: float
+    step_s: float
+    chance: float
+    """That it ends in time and in budget."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class TrainAnswer(Result):
+    """The plan: the winner weighed whole, the front of time against money, and how many layouts were looked at."""
+
+    question: TrainQuestion
+    winner: TrainEstimate | None
+    finalists: tuple[TrainEstimate, ...]
+    rows: tuple[Row, ...]
+    """Of every machine and number of devices the best layout that fits, fastest last."""
+    screened: int
+    seconds: float
+    reason: str = ""
+    """Why nothing was found."""
+
+
+def read_train_question(words: Mapping[str, Any], problems: Problems | None = None) -> TrainQuestion:
+    """The question that words ask. Raises :class:`InputError` with every problem."""
+    problems = problems or Problems()
+    values = read_words("plan_training", words, problems)
+    names = _names(values["on"])
+    by = problems.read(_limit, "by", values["by"], "s")
+    budget = problems.read(_limit, "budget", values["budget"], "USD")
+    sure = problems.read(_share, values["sure"])
+    if (by or budget) and not any(values[n] not in (None, "") for n in ("tokens", "samples")):
+        problems.add([Problem("tokens", "a run that must end in time or budget needs its length, such as 2T")])
+    most = values["max_gpus"] or MOST_DEVICES
+    own = {n: v for n, v in words.items() if n in fields_of("train") and n != "on"}
+    found: list[TrainScenario] = []
+    for name in names:
+        cluster = problems.read(read_cluster, name)
+        if cluster is None:
+            continue
+        stated = isinstance(name, str) and ":" in name
+        count = cluster.count if stated else max(cluster.count, most // cluster.per_node * cluster.per_node)
+        whole = (
+            problems.read(read_cluster, f"{cluster.machine.name}:{min(count, most)}")
+            if isinstance(name, str)
+            else cluster
+        )
+        for framework in [f.strip() for f in str(values["framework"]).split(",")]:
+            with problems.collect():
+                if framework:
+                    find_framework(framework)
+                found.append(read_train_scenario({**own, "on": whole or cluster, "framework": framework}))
+    problems.done()
+    assert sure is not None
+    return TrainQuestion(tuple(found), values["objective"], by, budget, sure, values, values["tell"])
+
+
+def _names(on: Any) -> list[Any]:
+    if isinstance(on, str):
+        return [p.strip() for p in on.split(",") if p.strip()] or [""]
+    if isinstance(on, Sequence):
+        return list(on)
+    return [] if on is None else [on]
+
+
+def _limit(name: str, given: Any, unit: str) -> float | None:
+    """A time or an amount of money. Raises :class:`InputError`."""
+    if given in (None, ""):
+        return None
+    text = str(given).strip()
+    if unit == "s" and text.endswith("d") and text[:-1].replace(".", "", 1).isdigit():
+        text = f"{float(text[:-1]) * 24:g}h"
+    value = float(given) if isinstance(given, int | float) else parse_quantity(text, unit, name)
+    if not 0 < value < 1e18:
+        raise InputError(f"expected more than nothing, got {show(text)}", field=name)
+    return value
+
+
+def _share(given: Any) -> float:
+    text = str(given).strip()
+    try:
+        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
+    except ValueError:
+        value = -1.0
+    if not 0.0 < value < 1.0:
+        raise InputError(f"expected a share between 0 and 1, such as 0.8 or 80%, got {show(text)}", field="sure")
+    return value
+
+
+@verb("plan_training", read_train_question)
+def plan_training(question: TrainQuestion) -> TrainAnswer:
+    """Find the best machines, number of devices and layout for a training run.
+
+    Returns:
+        a :class:`TrainAnswer`; its ``winner`` is None where nothing fits or ends in time, and ``reason`` says why.
+
+    Raises:
+        InputError: every problem of the arguments at once.
+    """
+    return plan_of_training(question)
+
+
+def plan_of_training(question: TrainQuestion) -> TrainAnswer:
+    """Answer a question that was read."""
+    started = time.process_time()
+    rows: list[Row] = []
+    screened = 0
+    for scenario in question.scenarios:
+        if question.tell is not None:
+            question.tell(f"pricing layouts on {scenario.cluster.machine.name}")
+        found, layouts = _screened(scenario, question)
+        screened += layouts
+        rows += found
+    rows.sort(key=lambda r: (-r.days, r.usd or 0.0))
+    able = [r for r in rows if r.chance >= question.sure]
+    ranked = sorted(able, key=lambda r: _score(r, question))
+    finalists = tuple(answer_train(r.scenario) for r in ranked[:3])
+    return TrainAnswer(
+        question,
+        finalists[0] if finalists else None,
+        finalists,
+        tuple(rows),
+        screened,
+        time.process_time() - started,
+        "" if finalists else _reason(rows, screened, question),
+    )
+
+
+def _score(row: Row, question: TrainQuestion) -> float:
+    if question.objective == "time":
+        return row.days
+    if question.objective == "energy":
+        return row.kwh
+    return row.days if row.usd is None else row.usd
+
+
+def _reason(rows: Sequence[Row], screened: int, question: TrainQuestion) -> str:
+    if not screened:
+        return "no layout divides the model, the batch and the devices"
+    if not rows:
+        return "no layout fits the memory of the devices"
+    best = max(rows, key=lambda r: r.chance)
+    money = "" if best.usd is None else f" and {best.usd:,.0f} USD"
+    where = f"{best.scenario.cluster.count} x {best.scenario.cluster.machine.name}"
+    return f"the surest, {where}, takes {best.days:,.1f} days{money} and holds with {best.chance:.0%}"
+
+
+def _counts(cluster: Cluster) -> tuple[int, ...]:
+    """Numbers of devices that are tried: whole nodes, doubled, those between, and all."""
+    found, count = [], min(cluster.per_node, cluster.count)
+    while count < cluster.count:
+        found.append(count)
+        if count >= 2 * cluster.per_node and count * 3 // 2 < cluster.count:
+            found.append(count * 3 // 2)
+        count *= 2
+    return (*found, cluster.count)
+
+
+def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
+    """The best layout on every number of devices of a machine, and how many were priced."""
+    plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
+    sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
+    known = fields_of("train")
+    given = {n for n in known if words.get(n) not in (None, "", known[n].default)}
+    space = replace(space_of(scenario.model, cluster, plan, given), counts=_counts(cluster))
+    layouts = priced_layouts(scenario.model, cluster, sites, links, plan, space)
+    if not len(layouts):
+        return [], 0
+    hourly = hourly_price(cluster.machine, words.get(PRICE), Ledger(), cluster.system).usd_per_hour
+    table = _runs(scenario, layouts, hourly, question)
+    rows = []
+    fits = layouts.reserved_bytes <= cluster.machine.root.capacity_bytes
+    for count in space.counts:
+        here = np.flatnonzero(fits & (layouts.columns["count"] == count))
+        if not len(here):
+            continue
+        i = int(here[np.argmin(table["days"][here])])
+        devices = replace(cluster, count=int(count))
+        chosen = replace(scenario, cluster=devices, plan=layouts.plan_of(i), open=())
+        usd = None if hourly is None else float(table["usd"][i])
+        rows.append(
+            Row(
+                chosen,
+                float(table["days"][i]),
+                usd,
+                float(table["kwh"][i]),
+                float(layouts.step_s[i]),
+                float(table["chance"][i]),
+            )
+        )
+    return rows, len(layouts)
+
+
+def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, question: TrainQuestion) -> dict[str, Any]:
+    """Days, money, energy and the chance to hold of every layout; of 1e12 tokens where no length was given."""
+    plan, cluster = scenario.plan, scenario.cluster
+    tokens = scenario.tokens or 1e12
+    steps = np.ceil(tokens / (plan.gbs * plan.seq))
+    count = layouts.columns["count"]
+    nodes = np.ceil(count / cluster.per_node)
+    ettr = np.ones(len(layouts))
+    if scenario.failures.rates:
+        size = checkpoint_bytes_of(scenario)
+        for n in np.unique(count):
+            here = count == n
+            stop = int(np.ceil(n / cluster.per_node))
+            saved = scenario.checkpoint.checkpoint(size, nodes=stop, writers=int(n))
+            shares = effective(scenario.failures, saved, scenario.recovery, nodes=stop, devices=int(n))
+            ettr[here] = float(shares.ettr_frac)
+    days = steps * layouts.step_s / np.maximum(ettr, 1e-9) / _DAY_S
+    kwh = days * 24.0 * (layouts.power_w * count + cluster.host_w * nodes) / 1e3
+    power_price = float(scenario.words.get("power_price") or 0.0)
+    usd = days * 24.0 * count * (hourly or 0.0) + kwh * power_price
+    spread = np.log(plan.framework.spread) / Z80
+    chance = np.ones(len(layouts))
+    for limit, value in ((None if question.by_s is None else question.by_s / _DAY_S, days), (question.budget_usd, usd)):
+        if limit is not None:
+            normal = NormalDist(sigma=spread)
+            margins = np.log(limit / np.maximum(value, 1e-12))
+            chance = np.minimum(chance, np.array([normal.cdf(float(x)) for x in margins]))
+    return {"days": days, "usd": usd, "kwh": kwh, "chance": chance}
+
+
+def provenance_of(question: TrainQuestion) -> dict[str, Any]:
+    """What is needed to run the same question again."""
+    known = fields_of("plan_training")
+    inputs = {
+        n: v for n, v in question.words.items() if v != known[n].default and isinstance(v, str | int | float | bool)
+    }
+    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+
+
+def why_not(answer: TrainAnswer, **layout: Any) -> str:
+    """Why a layout that a user names is not the plan: it does not fit, or what of it takes longer, in words.
+
+    Args:
+        answer: the plan.
+        layout: words of ``train`` beside those of the question, such as ``tp=4, pp=2``.
+
+    Raises:
+        InputError: the layout is not legal.
+    """
+    assert answer.winner is not None
+    best = answer.winner
+    words = {n: v for n, v in best.scenario.words.items() if n in fields_of("train")}
+    named = {**words, "on": best.scenario.cluster, "gbs": best.scenario.plan.gbs, **layout}
+    other = answer_train(read_train_scenario(named))
+    if not other.fits:
+        short = other.stages[other.peak_stage].reserved_bytes - other.capacity_bytes
+        return f"{other.scenario.plan.shape} does not fit: {short / 2**30:,.1f} GiB short on stage {other.peak_stage}"
+    worse = {n: other.breakdown_s[n] - best.breakdown_s[n] for n in best.breakdown_s}
+    name = max(worse, key=lambda n: worse[n])
+    times = other.step_s / best.step_s
+    if times <= 1.0:
+        return f"{other.scenario.plan.shape} is as fast: {other.step_s:.3g} s a step"
+    return (
+        f"{other.scenario.plan.shape} takes {times:.2f} times as long ({other.step_s:.3g} s a step); most of it is "
+        f"{name}: {other.breakdown_s[name]:.3g} s against {best.breakdown_s[name]:.3g} s"
+    )
