@@ -41,6 +41,8 @@ READ: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "plan_training": read_train_question,
 }
 EVERY = [(verb, name) for verb in VERBS for name in fields_of(verb)]
+#: How a verb is typed.
+TYPED = {"plan_training": "plan --train"}
 #: Objects that no field takes.
 OBJECTS = (b"x", object(), {1}, 1j, [[1]], np.arange(3), "z" * 10_000)
 #: Fields that stand for techniques, whose own parser reads them.
@@ -109,7 +111,7 @@ def test_every_missing_answer_is_asked_for_at_once(verb: str) -> None:
     required = {n for n, f in fields_of(verb).items() if f.default is REQUIRED}
     load = {"estimate": set(), "simulate": {"rate"}, "plan": {"rate"}, "train": set(), "plan_training": set()}[verb]
     assert set(found) == required | load
-    line = said(verb)
+    line = said(TYPED.get(verb, verb))
     assert set(line) == {fields_of(verb)[n].switch for n in required | load}
 
 
@@ -120,7 +122,7 @@ def test_every_wrong_field_is_listed(verb: str) -> None:
     found = problems(verb, {**RIGHT[verb], **dict.fromkeys(wrong, "zz9"), name: value, "on": "h100_smx", "foo": 1})
     assert set(found) >= {*wrong, name, "on", "foo"}
     options = {n: f.switch for n, f in wrong.items() if f.options != ("",)}
-    line = f"{verb} llama-3.1-8c --on h100_smx --{name} {value} --foo 1 " + " ".join(
+    line = f"{TYPED.get(verb, verb)} llama-3.1-8c --on h100_smx --{name} {value} --foo 1 " + " ".join(
         f"{o} zz9" for o in options.values()
     )
     told = said(line)

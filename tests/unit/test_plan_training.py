@@ -58,7 +58,7 @@ def test_why_a_layout_is_not_the_plan() -> None:
     answer = planned(objective="time")
     said = why_not(answer, tp=8, pp=1, mbs=1, recompute="full")
     assert "times as long" in said
-    assert "does not fit" in why_not(answer, tp=1, pp=1, mbs=16, recompute="none", seq=8192)
+    assert "does not fit" in why_not(answer, tp=1, pp=1, mbs=4, recompute="none", zero=0)
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ _FIELDS = MappingProxyType(
         "calibrate": "simulate",
         "plan": "plan",
         "train": "train",
-        "plan-train": "plan_training",
+        "plan_train": "plan_training",
     }
 )
 #: Given to the parser so that an error, which it does not print, fixes no width for the help of later calls.

@@ -49,7 +49,7 @@ EXAMPLES = {
     "techniques": "steelyard techniques --layer kvcache",
     "claims": "steelyard claims S014 --explain",
     "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",
-    "plan-train": "steelyard plan llama-3.1-70b --train --on h100_sxm,b200_sxm --gbs 4Mtok --tokens 2T --by 30d",
+    "plan_train": "steelyard plan llama-3.1-70b --train --on h100_sxm,b200_sxm --gbs 4Mtok --tokens 2T --by 30d",
     "train": "steelyard train llama-3.1-70b --on h100_sxm:64 --gbs 512 --seq 8192 --tp 8 --pp 4",
     "study": "steelyard study study.toml --jobs 4",
     "report": "steelyard report my-study --html report.html",

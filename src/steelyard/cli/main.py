@@ -37,14 +37,14 @@ app = App(
     help_epilogue=example("estimate"),
 )
 #: Modules of commands that are not called as they are.
-_MODULES = {"plan-train": "plan_training"}
+_MODULES = {"plan_train": "plan_training"}
 for _name, _help in (
     ("estimate", "Weigh a model on one or several machines."),
     ("fit", "Where can I run a model, how fast, for how much: every machine that holds it."),
     ("here", "What can I run on this machine: detect it, and list the models that fit."),
     ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
     ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
-    ("plan-train", "Find machines, their number and the layout of a training run: plan --train."),
+    ("plan_train", "Find machines, their number and the layout of a training run: plan --train."),
     ("train", "Weigh training: step time, memory of every stage, energy, money, and the run with its failures."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
@@ -73,7 +73,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; errors a user can act on become one line each on stderr."""
     arguments = list(sys.argv[1:] if tokens is None else tokens)
     if arguments[:1] == ["plan"] and "--train" in arguments:
-        arguments = ["plan-train", *(a for a in arguments[1:] if a != "--train")]
+        arguments = ["plan_train", *(a for a in arguments[1:] if a != "--train")]
     try:
         if arguments[:1] != ["calibrate"] and (note := missing_catalogue()):  # which makes the folder
             print(f"note: {note}", file=sys.stderr)

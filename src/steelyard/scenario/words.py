@@ -223,7 +223,11 @@ def unknown(kind: str, name: str, own: Collection[str] = (), *, verb: str = "", 
         return f"unknown {what}; did you mean {_where(near, kind, typed) or shown(near)}?", near
     if not near:
         return f"unknown {what}; see `steelyard {verb} --help`", ""
-    others = [v for v in VERBS if near in VERBS[v] or (near in ENGINE_FLAGS and "flags" in VERBS[v])]
+    others = [
+        v
+        for v in VERBS
+        if (v != "plan_training" and near in VERBS[v]) or (near in ENGINE_FLAGS and "flags" in VERBS[v])
+    ]
     takes = "take" if len(others) > 1 else "takes"
     return f"unknown {what} of {verb}; {_listed(others)} {takes} {shown(near)}", ""
 

@@ -18,12 +18,13 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
 from steelyard.deployment.frameworks import find_framework
+from steelyard.deployment.optimizers import find_optimizer
 from steelyard.errors import InputError, Problem, show
 from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
-from steelyard.scenario.scenario import read_cluster
+from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
@@ -94,11 +95,18 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
     if (by or budget) and not any(values[n] not in (None, "") for n in ("tokens", "samples")):
         problems.add([Problem("tokens", "a run that must end in time or budget needs its length, such as 2T")])
     most = values["max_gpus"] or MOST_DEVICES
-    own = {n: v for n, v in words.items() if n in fields_of("train") and n != "on"}
+    own = {
+        n: values[n]
+        for n in fields_of("train")
+        if n in values and n != "on" and values[n] != fields_of("train")[n].default
+    }
+    problems.read(find_optimizer, values["optimizer"])
+    if values["model"] is not None:
+        own["model"] = problems.read(read_model, values["model"], values["generic"])
     found: list[TrainScenario] = []
     for name in names:
         cluster = problems.read(read_cluster, name)
-        if cluster is None:
+        if cluster is None or own.get("model") is None:
             continue
         stated = isinstance(name, str) and ":" in name
         count = cluster.count if stated else max(cluster.count, most // cluster.per_node * cluster.per_node)

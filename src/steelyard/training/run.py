@@ -212,7 +212,12 @@ def run_of(
         if failures.spread > 0:
             factor = np.exp(failures.spread * rng.standard_normal(SAMPLES))
             other = effective(
-                failures, saved, recovery, nodes=job.nodes * factor, devices=job.devices * factor, replicas=job.replicas
+                failures,
+                saved,
+                recovery,
+                nodes=np.maximum(job.nodes * factor, 1.0),
+                devices=np.maximum(job.devices * factor, 1.0),
+                replicas=job.replicas,
             )
             stretch = stretch * ettr / np.maximum(other.ettr_frac, 1e-300)
     middle, low, high = step_s
