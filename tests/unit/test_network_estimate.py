@@ -19,6 +19,8 @@ from steelyard.errors import InputError
 from steelyard.estimation.network import NetEstimate
 from steelyard.machine.catalogue import find_machine
 from steelyard.workload.nets import load_net
+from steelyard.workload.networks.builder import Builder
+from steelyard.workload.networks.values import symbol
 
 
 def asked(*names: Any, **words: Any) -> NetEstimate:
@@ -147,3 +149,22 @@ def test_runtimes_and_pipelines_are_listed(capsys: pytest.CaptureFixture[str]) -
     for kind, known in (("runtimes", "tensorrt"), ("pipelines", "flux.1-dev")):
         assert main(["ls", kind, "--json"]) == 0
         assert known in [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]]
+
+
+def test_a_resize_goes_over_images_and_channels_where_channels_come_first() -> None:
+    def steps(layout: str, tokens: bool) -> float:
+        net = Builder("resized")
+        if tokens:
+            x = net.linear(net.input((symbol("batch"), 49, 8)), 64)
+            x = net.view(net.transpose(x), symbol("batch"), 64, 7, 7)
+        else:
+            x = net.relu(net.conv(net.image(3, (7, 7)), 64, 3))
+        graph = net.graph(net.resize(x, 14, 14, mode="bilinear"))
+        kernels = lower_net(graph, {"batch": 8}, find_runtime("eager"), precision_named("fp32"), layout)
+        return float(kernels.serial[kernels.index("resize")].sum())
+
+    assert steps("nchw", tokens=False) == 8 * 64  # a thread for a pixel
+    assert steps("nhwc", tokens=False) == steps("nchw", tokens=True) == 1  # channels lie side by side
+    words = {"batch": 64, "precision": "amp"}
+    slow, fast = (asked("efficientformerv2_s0", "rtx_4090", runtime=r, **words) for r in ("eager", "compile"))
+    assert slow.latency_s > 5 * fast.latency_s  # a compiled network has no such kernel

@@ -103,9 +103,14 @@ class Lowering:
     """Kernels being made."""
 
     def __init__(
-        self, graph: TensorGraph, sizes: Mapping[str, Any], precision: Precision, tile: tuple[float, ...] = TILE
+        self,
+        graph: TensorGraph,
+        sizes: Mapping[str, Any],
+        precision: Precision,
+        tile: tuple[float, ...] = TILE,
+        layout: str = "",
     ) -> None:
-        self.graph, self.sizes, self.precision, self.tile = graph, sizes, precision, tile
+        self.graph, self.sizes, self.precision, self.tile, self.layout = graph, sizes, precision, tile, layout
         self.width: dict[int, float] = {}
         self.users = readers(graph)
         self.typed = any(t.dtype in ("bf16", "f16") for t in graph.tensors if t.role == "weight")
@@ -265,10 +270,12 @@ def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     return activations, written[0] * p.bits / 8, weights
 
 
-def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
-    """Steps that follow one another: of a recurrence its frames, layer after layer; of a resize that mixes pixels in
-    NCHW order images x channels."""
+def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], layout: str = "") -> Any:
+    """Steps that follow one another: of a recurrence its frames, layer after layer; of a resize that mixes pixels of
+    images whose channels come first, images x channels."""
     if node.op == "resize" and not str(node.facts.get("mode", "nearest")).startswith("nearest"):
+        if _channels_last(graph, node.inputs[0], layout):
+            return 1.0
         out = graph.shape(node.outputs[0], sizes)  # a thread for each pixel goes over images and channels
         return prod(out[:2], start=1.0)
     if node.op != "recurrent":
@@ -276,6 +283,25 @@ def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> Any:
     x = graph.shape(node.inputs[0], sizes)
     frames = x[1 if node.facts.get("batch_first") and len(x) > 2 else 0]
     return frames * node.facts["layers"]
+
+
+def _channels_last(graph: TensorGraph, tensor: int, layout: str) -> bool:
+    """Whether an image lies in memory with its channels side by side: as convolutions put it out in that layout, or as
+    rows of tokens that are only viewed as an image."""
+    makers = {o: n for n in graph.nodes for o in n.outputs}
+    channels = graph.tensors[tensor].shape[1]
+    while True:
+        node, t = makers.get(tensor), graph.tensors[tensor]
+        if t.of >= 0:
+            tensor = graph.storage(tensor)
+            if graph.tensors[tensor].shape[-1] == channels:
+                return True
+        elif node is None or node.op == "conv" or len(t.shape) != 4:
+            return layout == "nhwc"
+        elif node.kind.group in ("pointwise", "norm", "pool", "resize") and node.inputs:
+            tensor = node.inputs[0]
+        else:
+            return False
 
 
 def readers(graph: TensorGraph) -> dict[int, list[Node]]:

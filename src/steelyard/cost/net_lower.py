@@ -32,7 +32,9 @@ from steelyard.workload.tensor_graph import Node, TensorGraph
 __all__ = ["lower_net"]
 
 
-def lower_net(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> NetKernels:
+def lower_net(
+    graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision, layout: str = ""
+) -> NetKernels:
     """The kernels of one pass.
 
     Args:
@@ -40,9 +42,11 @@ def lower_net(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, pr
         sizes: values of its symbols; arrays over scenarios are ``[scenarios]``.
         runtime: what joins ops.
         precision: widths, and whether weights are cast at every pass.
+        layout: order of images; default: the runtime's.
     """
     given = {**graph.symbols, **sizes}
-    lowering = Lowering(graph, given, precision, (*runtime.tile, *((1.0,) if runtime.channels else ())))
+    tile = (*runtime.tile, *((1.0,) if runtime.channels else ()))
+    lowering = Lowering(graph, given, precision, tile, layout or runtime.layout)
     if runtime.fuses == "nothing":
         for node in graph.nodes:
             _eager(lowering, node)
@@ -74,13 +78,15 @@ def _eager(lowering: Lowering, node: Node) -> None:
         cls, flops, padded = product_of(graph, node, sizes, lowering.tile)
         cls = "wide" if is_wide(lowering, node) else cls
         read, written, weights = product_bytes(lowering, node)
-        lowering.put(node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes))
+        lowering.put(node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes, lowering.layout))
         if node.op == "conv" and len(node.inputs) > 2:  # the bias is added by a kernel of its own
             lowering.put(node, "pointwise", written, written, written, written, 0.0)
         return
     read, written, weights = bytes_of(lowering, node)
     flops = operations(graph, node, sizes)
-    lowering.put(node, class_of(node), flops, flops, read, written, weights, serial_of(graph, node, sizes))
+    lowering.put(
+        node, class_of(node), flops, flops, read, written, weights, serial_of(graph, node, sizes, lowering.layout)
+    )
 
 
 def _fused(lowering: Lowering, runtime: Runtime) -> None:
@@ -110,7 +116,9 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
             if len(real) > 1:
                 outside, written, more = _borders(lowering, real)
                 read, weights = read + outside, weights + more
-            lowering.put(node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes))
+            lowering.put(
+                node, cls, flops, padded, read, written, weights, serial_of(graph, node, sizes, lowering.layout)
+            )
             continue
         outside, written, weights = _borders(lowering, real)
         work: Any = sum((operations(graph, n, sizes) for n in real), 0.0)

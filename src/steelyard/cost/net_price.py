@@ -116,7 +116,7 @@ def price_net(
         InputError: the machine has no arithmetic for the precision.
     """
     site = net_site(machine, precision)
-    kernels = lower_net(graph, sizes, runtime, precision)
+    kernels = lower_net(graph, sizes, runtime, precision, layout)
     for effect in effects:
         kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
     if train:

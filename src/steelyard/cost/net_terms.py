@@ -3,7 +3,8 @@
 =====================  =================================================================================
 ``CLASS.compute``      operations with full tiles / peak of the engine, in s
 ``CLASS.traffic``      bytes / bandwidth, in s; bytes of a kernel that fit the last-level cache move at its rate
-``CLASS.steps``        steps that follow one another, of recurrences and resizes
+``recurrent.steps``    steps that follow one another
+``resize.steps``       the same, as so many latencies of the last-level cache, in s
 ``kernels``            kernels
 =====================  =================================================================================
 
@@ -70,6 +71,7 @@ def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
         if name in PRODUCTS or name in _VECTOR:
             found[f"{name}.compute"] = np.where(of, compute, 0.0)
         if name in ("recurrent", "resize"):
-            found[f"{name}.steps"] = np.where(of, kernels.serial, 0.0)
+            each = site.l2_latency_s if name == "resize" else 1.0
+            found[f"{name}.steps"] = np.where(of, kernels.serial * each, 0.0)
     found["kernels"] = np.ones_like(traffic)
     return found

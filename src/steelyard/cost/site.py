@@ -38,6 +38,7 @@ class Site:
     dram_bytes_per_s: float
     l2_bytes: float
     l2_bytes_per_s: float
+    l2_latency_s: float
     clock_hz: float
     copy_engine: str
     feed16_ops_per_s: float
@@ -101,6 +102,7 @@ def site_of(machine: Machine, engine_name: str, compute: str) -> Site:
         dram_bytes_per_s=outer.bandwidth_bytes_per_s,
         l2_bytes=cache.capacity_bytes if cache else 0.0,
         l2_bytes_per_s=cache.bandwidth_bytes_per_s if cache else outer.bandwidth_bytes_per_s * DEFAULT_CACHE_RATIO,
+        l2_latency_s=(near or [outer])[-1].latency_s,
         clock_hz=engine.clock_hz * above,
         copy_engine=family.copy_engine,
         feed16_ops_per_s=feed16,

@@ -52,7 +52,7 @@ USUAL: Mapping[str, float] = {
     "grouped.compute": 1.8,
     "recurrent.compute": 2.0,
     "recurrent.steps": 5e-6,
-    "resize.steps": 2e-7,
+    "resize.steps": 1.9,
     "kernels": 3e-6,
     "weight_cast.traffic": 2.0,
     "norm.traffic": 1.2,
@@ -116,9 +116,8 @@ def read_rows(tables: Path, task: str) -> Rows:
                 continue
             machine = machine_name(str(row.hardware).lower().replace("-", "_"))
             precision = precision_named(str(row.precision))
-            kernels = lower_net(
-                graph, {"batch": np.array([float(row.batch_size)])}, find_runtime(RUNTIMES[compiled]), precision
-            )
+            runtime, batch = find_runtime(RUNTIMES[compiled]), np.array([float(row.batch_size)])
+            kernels = lower_net(graph, {"batch": batch}, runtime, precision, layout)
             if task.startswith("train"):
                 kernels = with_backward(kernels, graph.parameters)
             values = total(kernels, net_site(find_machine(machine), precision))
