@@ -166,3 +166,23 @@ def test_what_does_not_fit_says_what_would() -> None:
     found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096)
     assert not found.fits
     assert remedy(found).startswith("--task qlora")
+
+
+def test_a_network_is_trained_on_devices_that_add_up_gradients() -> None:
+    one, eight = sy.train("resnet50", "a100_sxm", gbs=256), sy.train("resnet50", "a100_sxm:8", gbs=2048, epochs=90)
+    assert eight.step_s > one.step_s
+    assert eight.step_s == pytest.approx(one.step_s + eight.breakdown_s["dp"], rel=1e-6)
+    assert eight.step_s == pytest.approx(sum(eight.breakdown_s.values()), rel=1e-6)
+    assert eight.run is not None
+    assert eight.run.tokens == 90 * 1_281_167
+    with pytest.raises(InputError, match="language models"):
+        sy.train("resnet50", "a100_sxm:8", gbs=2048, tp=2)
+
+
+@pytest.mark.parametrize("words", [{"model": MODEL, "on": ON, "gbs": 64}, {"model": "resnet50", "on": ON, "gbs": 512}])
+def test_an_answer_can_be_asked_again_from_its_provenance(words: dict[str, object]) -> None:
+    from steelyard.training.estimate import provenance_of
+
+    found = sy.train(**words)  # type: ignore[arg-type]
+    again = sy.train(**provenance_of(found.scenario)["inputs"])
+    assert again.step_s == found.step_s

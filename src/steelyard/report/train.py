@@ -139,9 +139,10 @@ def parts(found: TrainEstimate) -> list[Any]:
     table = grid("left", "right", "right", "right")
     table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit")))
     table.add_row("step", styled((q(found.step_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"))
+    item = "token" if plan.seq > 1 else "item"
     money = "no price known; give one with --price"
     if found.usd_per_trillion_tokens is not None:
-        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion tokens ({found.price_note})"
+        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion {item}s ({found.price_note})"
     watts = found.energy_j / found.step_s / s.cluster.count
     use = f"MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}"
     rates = lines_table(
@@ -151,7 +152,7 @@ def parts(found: TrainEstimate) -> list[Any]:
                 f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device",
             ),
             Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),
-            Line("energy", f"{q(found.energy_j_per_token, 'J')} per token ({watts:,.0f} W per device)"),
+            Line("energy", f"{q(found.energy_j_per_token, 'J')} per {item} ({watts:,.0f} W per device)"),
             Line("money", money),
         ]
     )
@@ -160,11 +161,13 @@ def parts(found: TrainEstimate) -> list[Any]:
         for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
         if time / found.step_s >= 0.0005
     ]
+    counted = f"{plan.gbs:,} sequences of {plan.seq:,} tokens" if plan.seq > 1 else f"{plan.gbs:,} items"
+    many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
     return [
         styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
         styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; zero {plan.zero}"),
         styled(
-            f"{plan.gbs:,} sequences of {plan.seq:,} tokens a step, {plan.micro_batches:,} micro-batches of {plan.mbs}"
+            f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs}"
             f" on each of {plan.dp:,} replicas; computed again: {', '.join(plan.recompute) or 'nothing'}"
         ),
         "",
@@ -192,7 +195,7 @@ def _run(found: TrainEstimate) -> list[Any]:
         return []
     days, usd, kwh = run.days, run.usd, run.kwh
     lines = [
-        Line("tokens", f"{figure(run.tokens)} in {run.steps:,.0f} steps"),
+        Line("tokens" if found.scenario.plan.seq > 1 else "items", f"{figure(run.tokens)} in {run.steps:,.0f} steps"),
         Line("days", f"{days['p50']:,.1f} ({days['p10']:,.1f} to {days['p90']:,.1f} of ten runs eight)"),
     ]
     if usd is not None:

@@ -22,14 +22,21 @@ from steelyard.deployment.recovery import (
 from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
 from steelyard.errors import InputError, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
-from steelyard.scenario.network import sets_of
+from steelyard.scenario.network import asks_net, sets_of
 from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.words import Problems, read_words
 from steelyard.units import parse_quantity
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload
 
-__all__ = ["TrainScenario", "read_train_scenario", "recompute_of", "sequences_of"]
+__all__ = [
+    "TrainScenario",
+    "failures_of",
+    "length_of",
+    "read_train_scenario",
+    "recompute_of",
+    "sequences_of",
+]
 
 #: Fields of a plan that are as they were said.
 _AS_SAID = ("precision", "vp", "cp", "ep", "seq", "task", "rank")
@@ -57,6 +64,11 @@ class TrainScenario:
     checkpoint: CheckpointRule = field(default_factory=CheckpointRule)
 
     @property
+    def parameters(self) -> float:
+        """Of what is trained."""
+        return float(self.workload.parameters())
+
+    @property
     def workload(self) -> Workload:
         """What is trained."""
         return self.model.transformer
@@ -73,6 +85,10 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     """
     problems = problems or Problems()
     values = read_words("train", words, problems)
+    if asks_net({"model": values["model"]}):
+        from steelyard.scenario.net_training import read_net_training
+
+        return read_net_training(values, problems)
     cluster = problems.read(read_cluster, values["on"]) if values["on"] is not None else None
     model = problems.read(read_model, values["model"], values["generic"]) if values["model"] is not None else None
     framework = problems.read(_framework, values, cluster)
@@ -81,7 +97,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     sequences = problems.read(sequences_of, values["gbs"], values["seq"])
     if values["network"] and cluster is not None:
         cluster = problems.read(with_network, cluster, values["network"])
-    tokens = problems.read(_length, values)
+    tokens = problems.read(length_of, values)
     fails = problems.read(parse_recovery, values["failures"])
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
     nodes = cluster.node_count if cluster is not None else 1
@@ -117,14 +133,18 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     if sequences is None:
         left = (*left, "gbs")
     failures, recovery = fails
-    if tokens is not None and not values["failures"]:
-        failures = typical_failures()
+    failures = failures_of(failures, tokens, values)
     if spares is not None:
         recovery = replace(recovery, spares=spares)
     found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint)
     if not set(SPLITTING) & set(left) and model.transformer.depth:
         raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
     return found
+
+
+def failures_of(said: Failures, tokens: float | None, values: Mapping[str, Any]) -> Failures:
+    """What fails: as said, and where nothing is, the typical of a run that has a length."""
+    return typical_failures() if tokens is not None and not values["failures"] else said
 
 
 def _framework(values: Mapping[str, Any], cluster: Cluster | None) -> Framework:
@@ -157,7 +177,7 @@ def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
     return found
 
 
-def _length(values: Mapping[str, Any]) -> float | None:
+def length_of(values: Mapping[str, Any]) -> float | None:
     """Tokens of the run: as said, or epochs over so many sequences. Raises :class:`InputError`."""
     said = {name: values[name] for name in ("tokens", "samples") if values[name] not in (None, "")}
     read = {name: _many(name, value) for name, value in said.items()}

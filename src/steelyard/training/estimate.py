@@ -20,9 +20,10 @@ from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan, layout
 from steelyard.errors import InputError, raise_all
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, asks_again
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.training.layers import StepParts, parts_of
@@ -41,6 +42,7 @@ __all__ = [
     "answer_train",
     "checkpoint_bytes_of",
     "priced_parts",
+    "run_of_scenario",
     "sites_of",
     "train",
 ]
@@ -78,7 +80,8 @@ class TrainEstimate(Result):
     price_note: str
     interval: Mapping[str, tuple[float, float]]
     limit_s: float
-    cost: StepCost
+    cost: StepCost | None
+    """With times of a stage; None of networks."""
     ledger: Ledger = field(default_factory=Ledger)
     run: Run | None = None
     """Of so many tokens, with failures; None where no length was given."""
@@ -173,6 +176,10 @@ def train(scenario: TrainScenario) -> TrainEstimate:
 
 def answer_train(scenario: TrainScenario) -> TrainEstimate:
     """Weigh one layout; what was left open is chosen first."""
+    if isinstance(scenario, NetTrainScenario):
+        from steelyard.training.networks import answer_net_train
+
+        return answer_net_train(scenario)
     cluster, model = scenario.cluster, scenario.model
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
     if scenario.open and model.transformer.depth:
@@ -201,7 +208,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     devices = cluster.count
     run = None
     if scenario.tokens is not None:
-        run = _run(scenario, (step, low, high), tokens, energy / step, hourly.usd_per_hour)
+        run = run_of_scenario(scenario, (step, low, high), tokens, energy / step, hourly.usd_per_hour)
         ledger.cite("failures", scenario.failures.source)
         if not scenario.words.get("failures"):
             ledger.assume(f"failures of {scenario.failures.source} (--failures)")
@@ -257,11 +264,11 @@ def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenari
 def checkpoint_bytes_of(scenario: TrainScenario) -> float:
     """Weights and states of the optimizer, one copy; of adapters, which are a part in a hundred and less (guess)."""
     optimizer = scenario.plan.optimizer
-    elements = float(scenario.workload.parameters()) * (0.01 if scenario.plan.frozen else 1.0)
+    elements = scenario.parameters * (0.01 if scenario.plan.frozen else 1.0)
     return elements * (2.0 + optimizer.state_bytes + optimizer.master_bytes)
 
 
-def _run(
+def run_of_scenario(
     scenario: TrainScenario, step: tuple[float, float, float], tokens: float, watts: float, usd: float | None
 ) -> Run:
     """The run of a scenario whose length was given."""
@@ -334,6 +341,14 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
         for name, value in scenario.words.items()
         if name in known and value != known[name].default and isinstance(value, str | int | float | bool)
     }
-    plan = scenario.plan
+    plan, words = scenario.plan, scenario.words
     inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, "gbs")}}
+    inputs["model"] = (
+        words["model"] if isinstance(words.get("model"), str) else scenario.model.asked or scenario.model.name
+    )
+    inputs["on"] = asks_again(scenario.cluster)
+    if isinstance(scenario, NetTrainScenario):
+        inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp")}
+    else:
+        inputs["recompute"] = ",".join(plan.recompute) or "none"
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
