@@ -26,6 +26,8 @@ from steelyard.simulation.result import Simulation as Simulation
 from steelyard.studies.api import study as study
 from steelyard.traffic.lengths import Lengths as Lengths
 from steelyard.traffic.trace import Trace as Trace
+from steelyard.training.estimate import TrainEstimate as TrainEstimate
+from steelyard.training.estimate import train as train
 from steelyard.workload.catalogue import Model as Model
 from steelyard.workload.catalogue import load_model as load_model
 from typing import Any as Any

@@ -322,6 +322,8 @@ class Engine:
     repack_bytes_per_s: Annotated[
         float, Quantity("B/s", "rate at which the host lays streamed weights out anew before a copy; 0 = ready", ge=0)
     ] = 0.0
+    host_time: float = 1.0
+    """What its host's times were multiplied by, see :mod:`steelyard.deployment.engine_host`; of the catalogue's 1."""
     moved: Moved = UNMOVED
     """What an anchor says, see :mod:`steelyard.deployment.anchor`; of the catalogue's engines nothing."""
     aliases: tuple[str, ...] = ()

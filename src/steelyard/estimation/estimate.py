@@ -22,6 +22,7 @@ from steelyard.cost.sampling import greedy_note
 from steelyard.cost.step import StepPrice
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_choice import instead_of_usual
+from steelyard.deployment.engine_host import host_told
 from steelyard.deployment.sharding import expert_places
 from steelyard.errors import InputError, Problem
 from steelyard.estimation.network import NetEstimate, answer_net
@@ -233,6 +234,8 @@ def _account(scenario: Scenario, models: Mapping[str, str], ledger: Ledger) -> N
         ledger.assume(recipe)
     if anchor := find_anchor(scenario.words.get("anchor", "")):
         ledger.assume(told(anchor, engine))
+    if said := host_told(engine):
+        ledger.assume(said)
     for name in engine.guess:
         ledger.guess(f"engine.{engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in models.items():

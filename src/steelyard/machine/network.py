@@ -58,6 +58,9 @@ class Node:
         float, Quantity("B/s", "between nodes, per device and direction; 0 = the network's own", ge=0)
     ] = 0.0
     host_w: Annotated[float, Quantity("W", "CPUs, fans, switches and cards of the node", ge=0)] = 0.0
+    host_time: Annotated[
+        float, Quantity("1", "time of its processor for an engine's work, over an x86 server's", gt=0, le=100)
+    ] = 1.0
     source: str = ""
     guess: tuple[str, ...] = ()
     aliases: tuple[str, ...] = ()

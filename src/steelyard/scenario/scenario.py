@@ -15,6 +15,7 @@ from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import Engine, default_engine, find_engine
 from steelyard.deployment.engine_choice import check_engine, engine_for
 from steelyard.deployment.engine_config import configured, engine_config
+from steelyard.deployment.engine_host import on_host
 from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
@@ -264,6 +265,7 @@ def place(verb: str, values: Mapping[str, Any], problems: Problems) -> Scenario:
         engine_name = engine.name
     static = {name: values[name] for name in STATIC_FLAGS if values.get(name) is not None}
     engine = problems.read(configured, engine, cluster.machine, static, model.transformer) or engine
+    engine = on_host(engine, cluster.machine)
     engine = anchored(engine, problems.read(find_anchor, values["anchor"]), cluster.machine, model.transformer.name)
     engine = engine_of(values["techniques"], engine, cluster.machine)
     values = {**values, "offload": problems.read(_offload, values, engine, model.transformer) or ""}

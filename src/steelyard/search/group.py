@@ -12,6 +12,7 @@ import numpy as np
 from steelyard.cost.step import Replica
 from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.engine_choice import check_engine, engine_for
+from steelyard.deployment.engine_host import on_host
 from steelyard.deployment.plan import Plan
 from steelyard.errors import InputError
 from steelyard.machine.cluster import cluster_of
@@ -163,7 +164,7 @@ def groups_of(task: PlanTask, notes: list[str]) -> Iterator[Group]:
                     if (note := f"{name}: {error.problems[0].message}") not in notes:
                         notes.append(note)
                     continue
-                engine = anchored(engine, anchor, machine, model.name)
+                engine = anchored(on_host(engine, machine), anchor, machine, model.name)
                 engine = engine_of(question.techniques, engine, machine)
                 effects = effects_of(question.techniques)
                 base = Replica(model, Plan(engine=engine.name), cluster, engine, question.skew, effects=effects)

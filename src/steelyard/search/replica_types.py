@@ -19,6 +19,7 @@ from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Pool
 from steelyard.deployment.engine import default_engine, find_engine
 from steelyard.deployment.engine_config import as_run, engine_config
+from steelyard.deployment.engine_host import on_host
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import InputError
 from steelyard.machine.cluster import cluster_of
@@ -125,6 +126,7 @@ def _given(task: PlanTask, name: str, pool: Pool, longest: int) -> ReplicaOption
     plan = pool.plan.resolved(model, machine)
     check_sharding(model, plan)
     engine = find_engine(plan.engine) if plan.engine else default_engine(machine)
+    engine = on_host(engine, machine)
     engine = anchored(engine, find_anchor(task.question.inputs.get("anchor", "")), machine, model.name)
     techniques = task.question.techniques
     engine = engine_of(techniques, engine, machine)

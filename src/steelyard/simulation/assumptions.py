@@ -9,6 +9,7 @@ from steelyard.cost.memory import tower_notes
 from steelyard.cost.sampling import greedy_note
 from steelyard.deployment.anchor import find_anchor, told
 from steelyard.deployment.engine_config import engine_config
+from steelyard.deployment.engine_host import host_told
 from steelyard.estimation.estimate import remarks_on_formats
 from steelyard.machine.catalogue import account
 from steelyard.provenance import Ledger
@@ -81,6 +82,8 @@ def _account(served: Served, ledger: Ledger, options: Options, prefix: str) -> N
         return
     if anchor := find_anchor(options.anchor):
         ledger.assume(prefix + told(anchor, scenario.engine))
+    if said := host_told(scenario.engine):
+        ledger.assume(prefix + said)
     for name in scenario.engine.guess:
         ledger.guess(f"engine.{scenario.engine.name}.{name}", "not published; a guess until calibrated")
     for name, source in served.table.sources.items():

@@ -20,6 +20,7 @@ from steelyard.deployment.anchor import anchored, find_anchor
 from steelyard.deployment.deployment import Deployment, Pool
 from steelyard.deployment.engine import UNMOVED, Engine, default_engine, find_engine
 from steelyard.deployment.engine_config import EngineConfig, as_run, engine_config, with_room
+from steelyard.deployment.engine_host import on_host
 from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.machine.cluster import Cluster, asks_again, cluster_of
 from steelyard.provenance import content_hash
@@ -291,6 +292,7 @@ def _serve(
     cluster = given or cluster_of(pool.device)
     cluster = replace(cluster, count=pool.plan.devices)
     entry = engine or (find_engine(pool.plan.engine) if pool.plan.engine else default_engine(cluster.machine))
+    entry = on_host(entry, cluster.machine)
     if options.anchor:
         entry = anchored(entry, find_anchor(options.anchor), cluster.machine, transformer.name)
     entry = engine_of(options.techniques, entry, cluster.machine)

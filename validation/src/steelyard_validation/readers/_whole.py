@@ -18,6 +18,7 @@ import numpy as np
 from steelyard.cost.interval import interval80, with_system
 from steelyard.cost.step import Replica
 from steelyard.deployment.engine import Engine, default_engine, find_engine
+from steelyard.deployment.engine_host import on_host
 from steelyard.deployment.plan import Plan
 from steelyard.deployment.sharding import check_sharding
 from steelyard.errors import SteelyardError
@@ -171,7 +172,7 @@ def deploy(
         return str(error)
     shapes: Any = found.transformer
     unbounded = replace(found, transformer=replace(shapes, max_context=0))
-    return Placed(unbounded, cluster_of(device, plan.devices), plan, chosen, 1, 1, 1)
+    return Placed(unbounded, cluster_of(device, plan.devices), plan, on_host(chosen, device), 1, 1, 1)
 
 
 class StaticBatch(NamedTuple):
