@@ -28,6 +28,7 @@ from steelyard.cost.moe import MoeParameters, Router, expert_loads, moe_time_s
 from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.site import Site
+from steelyard.cost.sustained import held
 from steelyard.cost.systolic import systolic_cycles
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
 from steelyard.machine.classes import family_named, stack_named
@@ -85,7 +86,7 @@ def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
         return KernelTime(ggml.product_time_s(kernel, site, own.parameters), own.spread, own.source)
     found, facts = product_parameters(site, kernel.weight_format, f["weight_bits"], f["act_bits"])
     burst = context.burst or context.weights_hot or site.compute == "fp32"
-    parameters = found.parameters if burst else sustained(found.parameters, site)
+    parameters = found.parameters if burst else held(found.parameters, site, site.machine.tdp_w)
     if context.engine.fused_quantisation:
         facts = replace(facts, quantises_activations=False)
     device = gemm_device(site)
@@ -127,18 +128,6 @@ def product_parameters(
     if found.facts and weight_bits >= 0.75 * act_bits and (found.variant or not narrow):
         return found, gemm_facts(found.facts)
     return found, library_facts(site.family, weight_bits, act_bits)
-
-
-def sustained(parameters: GemmParameters, site: Site) -> GemmParameters:
-    """The parameters of products inside a running model rather than in a benchmark of one kernel.
-
-    A capped matrix engine does not reach the power limit that lowers the clocks of the others.
-    """
-    return (
-        parameters
-        if site.capped
-        else replace(parameters, compute_frac=parameters.compute_frac * site.stack.sustained_frac)
-    )
 
 
 def _once(price: Any, *shape: Any) -> Any:

@@ -40,6 +40,7 @@ from steelyard.cost.parameters import Calibrated, calibrated
 from steelyard.cost.program import Kernel
 from steelyard.cost.scan import ScanParameters, scan_time_s
 from steelyard.cost.site import Site, site_for
+from steelyard.cost.sustained import held
 from steelyard.cost.vector import VectorParameters, vector_time_s
 from steelyard.deployment.engine import default_engine
 from steelyard.deployment.formats import find_format, widened
@@ -120,6 +121,7 @@ def gemm(
     out_bits: float = 16.0,
     facts: GemmFacts | None = None,
     hot: bool = True,
+    running: bool = False,
 ) -> Answer:
     """One dense product.
 
@@ -131,6 +133,7 @@ def gemm(
         out_bits: bits of an output element.
         facts: software; default: the library of such machines.
         hot: the benchmark repeats one product, so that small operands are found in the cache.
+        running: real numbers and the clocks of a model that runs, as estimates take them.
     """
     where = site_for(machine, fmt, activations)
     stored = find_format(fmt)
@@ -144,7 +147,8 @@ def gemm(
         "device": gemm_device(where),
         "groups": groups,
     }
-    time = gemm_time_s(m, n, k, **sizes, parameters=found.parameters, facts=software, weights_hot=hot)
+    parameters = held(found.parameters, where) if running else found.parameters
+    time = gemm_time_s(m, n, k, **sizes, parameters=parameters, facts=software, weights_hot=hot)
     return _answer(time, gemm_roofline_s(m, n, k, **sizes), found)
 
 
