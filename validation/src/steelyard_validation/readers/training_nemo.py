@@ -24,7 +24,7 @@ from steelyard_validation.readers._train import Words, compared, cut, said, stat
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Recipes", "bridge", "bridge_words", "nemo", "nemo_words"]
+__all__ = ["Recipes", "bridge", "bridge_words", "kind", "last_of_each", "nemo", "nemo_words"]
 
 MODELS = {
     "GPT3-5B": "gpt3-5b",
@@ -269,8 +269,7 @@ def _nemo(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 def _bridge(path: Path, ask: Ask) -> Iterator[Comparison]:
     recipes = Recipes.read(path.parent.parent / "megatron_bridge_recipes" / "facts.csv")
-    frame = read_frame(path)
-    frame["last"] = ~_sorted(frame).duplicated(_LAYOUT, keep="last").sort_index()
+    frame = last_of_each(read_frame(path))
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     frame["kind"] = frame["model"].map(kind)
     rows = frame.to_dict("records")
@@ -289,9 +288,10 @@ def _bridge(path: Path, ask: Ask) -> Iterator[Comparison]:
         yield _rates(ask, path.stem, part, f"{name}, by its columns alone", bare, answers)
 
 
-def _sorted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows by release, the oldest first."""
-    return frame.assign(when=frame["release"].map(lambda text: str(text).split(" ")[0])).sort_values("when")
+def last_of_each(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column ``last``: whether a row is the last release's of its layout."""
+    dated = frame.assign(when=frame["release"].map(lambda text: str(text).split(" ")[0])).sort_values("when")
+    return frame.assign(last=~dated.duplicated(_LAYOUT, keep="last").sort_index())
 
 
 def _rates(
