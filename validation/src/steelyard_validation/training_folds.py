@@ -91,7 +91,7 @@ def left_out(rows: Sequence[Row], parts: Sequence[str], by: str) -> Floats:
         inside = [r for r, g in zip(rows, groups, strict=True) if g != group]
         if inside:
             scales = _fitted(inside, parts)
-            at = np.flatnonzero(groups == group)
+            at = np.flatnonzero(groups == group).tolist()
             errors[at] = [_scaled(rows[i], parts, scales) / rows[i].measured_s - 1.0 for i in at]
     return errors
 
