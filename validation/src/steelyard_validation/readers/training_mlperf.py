@@ -1,26 +1,24 @@
 """``mlperf_training``: samples per second of closed submissions, v4.1 and v5.0; language models.
 
-A row states devices, batch and how often gradients were summed, which leaves the product of the degrees that cut a
-replica; which of them is not said, so that the fastest that fits is taken, as a planner would. Precision is not said
-either: FP8 on devices that have it (guess). Nothing is fitted to these rows.
+A row states devices, batch and how often gradients were summed, and not how a replica was cut: degrees are left open,
+and the verb chooses the fastest layout that fits. Precision is not said either: FP8 on devices that have it (guess).
+Nothing is fitted to these rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steelyard.errors import SteelyardError
 from steelyard.machine.cluster import parse_cluster
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
-from steelyard_validation.readers._train import Words, answered, said, step_time, whole
+from steelyard_validation.readers._train import Words, answered, step_time, whole
 
-__all__ = ["candidates", "read", "words"]
+__all__ = ["read", "words"]
 
 #: Benchmarks by model: catalogue name, tokens of a sample, task.
 BENCHMARKS: Mapping[str, tuple[str, int, str]] = {
@@ -55,11 +53,6 @@ MACHINES = {
     "TPU-trillium": "tpu_v6e",
     "TPU-v5p": "tpu_v5p",
 }
-#: Degrees tried, sequences of a micro-batch, and what is computed again.
-TENSOR, CONTEXT, SEQUENCES = (1, 2, 4, 8), (1, 2, 4), (1, 2, 4)
-AGAIN = ("none", "full")
-#: Chunks of layers a stage that are tried, and most stages.
-CHUNKS, STAGES = (1, 4, 8), 32
 
 
 def words(row: Mapping[str, Any]) -> Words | str:
@@ -74,31 +67,20 @@ def words(row: Mapping[str, Any]) -> Words | str:
     devices = whole(row["nodes"]) * whole(row["accel_per_node"])
     eight = any("fp8" in unit.peak for unit in parse_cluster(machine).machine.compute)
     tpu = machine.startswith("tpu")
-    return said(
-        model=model,
-        on=f"{machine}:{devices}",
-        gbs=whole(row["gbs"]),
-        seq=length,
-        precision="fp8" if eight and not tpu else "bf16",
-        task=task,
-        framework="maxtext" if tpu else "nemo",
-    )
-
-
-def candidates(devices: int, batch: int, sums: int) -> list[dict[str, Any]]:
-    """Layouts whose replicas sum the gradients of so many micro-batches, least cut and computed again first."""
-    at_once, left = divmod(batch, sums)
-    found: list[dict[str, Any]] = []
-    for mbs, tp, cp in product(SEQUENCES, TENSOR, CONTEXT):
-        replicas = at_once // mbs
-        if left or at_once % mbs or not replicas or devices % (replicas * tp * cp):
-            continue
-        pp = devices // (replicas * tp * cp)
-        if pp <= STAGES:
-            chunks = CHUNKS if pp > 1 else (1,)
-            degrees = {"tp": tp, "pp": pp, "cp": cp, "mbs": mbs}
-            found += [{**degrees, "vp": vp, "recompute": again} for vp in chunks for again in AGAIN]
-    return found
+    asked: dict[str, Any] = {
+        "model": model,
+        "on": f"{machine}:{devices}",
+        "gbs": whole(row["gbs"]),
+        "seq": length,
+        "precision": "fp8" if eight and not tpu else "bf16",
+        "framework": "maxtext" if tpu else "nemo",
+    }
+    if task:
+        return {**asked, "task": task}
+    if benchmark != "bert":
+        return asked
+    each, left = divmod(whole(row["gbs"]), whole(row["grad_accum"]) * devices)
+    return "a batch that devices do not share evenly" if left else {**asked, "tp": 1, "pp": 1, "mbs": each}
 
 
 def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
@@ -106,27 +88,6 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
     for path in ask.files(folder, "v*_results.csv"):
         if ask.wants(path.stem):
             yield from guarded(ask, path, partial(_table, path, ask))
-
-
-def _best(row: Mapping[str, Any], answers: dict[str, Any]) -> Any:
-    """The answer of the fastest layout that fits, or why there is none."""
-    asked = words(row)
-    if isinstance(asked, str):
-        return asked
-    devices = whole(row["nodes"]) * whole(row["accel_per_node"])
-    batch, sums = whole(row["gbs"]), whole(row["grad_accum"])
-    if row["benchmark"] == "bert":
-        each, left = divmod(batch, sums * devices)
-        return "a batch that devices do not share evenly" if left else answered({**asked, "mbs": each}, answers)
-    tried = candidates(devices, batch, sums)
-    found: Any = "no layout that is tried fits" if tried else "gradients summed so often leave no layout that is tried"
-    for degrees in tried:
-        one = answered({**asked, **said(**degrees)}, answers)
-        if isinstance(one, str):
-            continue
-        if one.fits and (isinstance(found, str) or one.step_s < found.step_s):
-            found = one
-    return found
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
@@ -137,12 +98,10 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
         figures = np.full((3, len(rows)), np.nan)
         why = np.full(len(rows), "", dtype=object)
         for i, row in enumerate(rows.to_dict("records")):
-            try:
-                found = _best(row, answers)
-            except SteelyardError as error:
-                found = str(error)
-            if isinstance(found, str):
-                why[i] = found
+            asked = words(row)
+            found = asked if isinstance(asked, str) else answered(asked, answers)
+            if isinstance(found, str) or not found.fits:
+                why[i] = found if isinstance(found, str) else "no layout fits"
                 continue
             time, low, high = step_time(found, {})
             tokens = BENCHMARKS[str(benchmark)][1] if benchmark == "gpt3" else 1
