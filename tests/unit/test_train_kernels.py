@@ -142,6 +142,10 @@ def test_a_board_of_less_power_holds_less_and_a_capped_engine_all() -> None:
     shares = [sustained_frac(replace(h100, tdp_w=w)) for w in (350.0, 500.0, 700.0, 2000.0)]
     assert shares == sorted(shares) and shares[0] < 0.7 * shares[2]
     assert sustained_frac(replace(h100, power_limit_w=500.0)) == pytest.approx(shares[1])
+    for machine in map(
+        find_machine, ("a100_sxm", "mi300x", "rtx_4090")
+    ):  # of which no energy is known: the rated power is just enough
+        assert sustained_frac(replace(machine, power_limit_w=0.7 * machine.tdp_w)) < 0.95 * sustained_frac(machine)
     assert sustained_frac(find_machine("h20")) > sustained_frac(h100)
     for precision in ("bf16", "fp16", "fp8", "mxfp8", "nvfp4"):
         assert 0.2 < sustained_frac(find_machine("gb200"), precision) < 0.85

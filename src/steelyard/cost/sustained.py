@@ -61,20 +61,30 @@ def held(parameters: GemmParameters, site: Site, limit_w: float = 0.0) -> GemmPa
         site: where.
         limit_w: power limit of the board; 0: its own, or what it is held to.
     """
-    if site.capped or site.compute in ("fp32", "fp64"):
-        return parameters
+    reached = parameters.compute_frac
     p = sustained_parameters(site.machine).parameters
-    if p.held_frac:
-        return replace(parameters, compute_frac=p.held_frac, ops_per_joule=DEFAULT_PARAMETERS.ops_per_joule)
-    return replace(parameters, compute_frac=parameters.compute_frac * _clock(parameters.compute_frac, site, limit_w))
+    if p.held_frac and not _as_measured(site):
+        reached, parameters = p.held_frac, replace(parameters, ops_per_joule=DEFAULT_PARAMETERS.ops_per_joule)
+    return replace(parameters, compute_frac=reached * _clock(reached, site, limit_w))
+
+
+def _as_measured(site: Site) -> bool:
+    """Whether products in a running model are as fast as in the benchmark their parameters come from."""
+    return site.capped or site.compute in ("fp32", "fp64")
 
 
 def _clock(reached: float, site: Site, limit_w: float) -> float:
-    """Clock held, of the rated one, by an engine that reaches a share of its peak at that."""
+    """Clock held, of the rated one, by an engine that reaches a share of its peak at that.
+
+    Where the energy of an operation is not known the rated power is just enough.
+    """
     free_w, energy_j = _budget(site, limit_w)
+    given = _as_measured(site) or sustained_parameters(site.machine).parameters.held_frac
+    most = 1.0 if given else site.stack.sustained_frac
     if not energy_j:
-        return site.stack.sustained_frac
-    return min(site.stack.sustained_frac, float(clock_at(free_w / (energy_j * reached * site.peak_ops_per_s))))
+        rated_w = site.machine.tdp_w - idle_power_w(site.machine)
+        return most * float(clock_at(free_w / rated_w)) if rated_w > 0.0 else most
+    return min(most, float(clock_at(free_w / (energy_j * reached * site.peak_ops_per_s))))
 
 
 def _budget(site: Site, limit_w: float) -> tuple[float, float]:
@@ -82,7 +92,7 @@ def _budget(site: Site, limit_w: float) -> tuple[float, float]:
     machine = site.machine
     p = sustained_parameters(machine).parameters
     limit_w = limit_w or machine.power_limit_w or machine.tdp_w
-    energy_j, wider = p.energy_j_per_op, site.peak16_ops_per_s
+    energy_j, wider = 0.0 if _as_measured(site) else p.energy_j_per_op, site.peak16_ops_per_s
     while wider < 0.75 * site.peak_ops_per_s:
         energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider
     return limit_w - idle_power_w(machine), energy_j if limit_w > 0.0 else 0.0
@@ -100,7 +110,7 @@ def powered_s(ops: Any, moved_bytes: Any, parameters: GemmParameters, site: Site
         site: where.
     """
     free_w, energy_j = _budget(site, 0.0)
-    if not energy_j or site.capped:
+    if not energy_j:
         return 0.0
     volt = voltage_at(_clock(parameters.compute_frac, site, 0.0))
     byte_j = site.machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
