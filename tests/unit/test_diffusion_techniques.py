@@ -126,7 +126,8 @@ def test_few_bits_shrink_weights_and_quicken_products() -> None:
             (("low-bit:4,a=16",), {}),
         )
     )
-    assert base.weight_bytes > 1.7 * eight.weight_bytes > 2.5 * four.weight_bytes
+    saved = base.weight_bytes - eight.weight_bytes  # of the denoiser; text encoders keep their width
+    assert saved > 1.3e9 and eight.weight_bytes - four.weight_bytes > 0.4 * saved
     assert four.weight_bytes < some.weight_bytes < eight.weight_bytes
     assert base.latency_s / 2 < eight.latency_s < base.latency_s
     assert eight.latency_s < alone.latency_s <= base.latency_s * 1.01

@@ -9,7 +9,7 @@ import pytest
 import steelyard as sy
 from steelyard.errors import InputError
 from steelyard.estimation.network import NetEstimate
-from steelyard.workload.pipelines import find_pipeline, phases_of, pipelines
+from steelyard.workload.pipelines import find_pipeline, over_devices, phases_of, pipelines
 
 
 def asked(name: str, **words: Any) -> NetEstimate:
@@ -33,8 +33,9 @@ def test_sizes_count_tokens_and_pixels() -> None:
     flux = phases_of("flux.1-dev", size="1024x512")[2]
     assert flux.sizes == {"rows": 64, "columns": 32}
     assert flux.graph.macs({**flux.sizes, "batch": 1}) < flux.graph.macs({"rows": 64, "columns": 64, "batch": 1})
-    video = phases_of("wan-2.1-t2v-1.3b", sets={"frames": 41})[0]
-    assert video.sizes["frames"] == 11 and video.items == 2
+    text, video, decode = phases_of("wan-2.1-t2v-1.3b", sets={"frames": 41})
+    assert video.sizes["frames"] == 11 and video.items == text.items == 2
+    assert decode.repeats == 41 / 4 and decode.sizes == {"rows": 60, "columns": 104}  # piece by piece
 
 
 def test_every_pipeline_of_the_catalogue_is_priced_with_no_unknown_op() -> None:
@@ -60,10 +61,29 @@ def test_devices_that_share_an_item_are_faster_and_dearer() -> None:
     assert apart.throughput_per_s == pytest.approx(2 / apart.latency_s)
 
 
+def test_a_device_of_several_has_its_rows_and_all_of_the_text() -> None:
+    whole = next(p for p in phases_of("sd-3.5-large") if p.stepped)
+    part = over_devices(whole, 4)
+    of_whole, of_part = (float(p.graph.macs({**p.sizes, "batch": 1})) for p in (whole, part))
+    assert of_whole / 4 < of_part < of_whole / 4 * 1.3  # 333 tokens of text beside 1,024 of the picture
+    assert part.shared is not None and part.shared.attentions == 38
+    assert part.shared.elements == 38 * 64 * 1024  # heads, width of one, tokens
+    sana = over_devices(next(p for p in phases_of("sana-1.6b") if p.stepped), 2)
+    assert sana.shared is not None and sana.shared.attentions == 20 and sana.shared.borders == 20
+
+
+def test_a_ring_takes_longer_than_heads_that_are_exchanged() -> None:
+    heads, ring = (sy.estimate("pixart-sigma", "h100_sxm:8", cp=8, ring=n, batch=16, steps=4) for n in (1, 8))
+    assert isinstance(heads, NetEstimate) and isinstance(ring, NetEstimate)
+    assert ring.latency_s > heads.latency_s
+    assert ring.weight_bytes == heads.weight_bytes
+
+
 @pytest.mark.parametrize(
     ("name", "words", "field"),
     [
         ("sdxl", {"cp": 3}, "cp"),
+        ("sdxl", {"ring": 2}, "ring"),
         ("resnet50", {"cp": 1000}, "cp"),
         ("sdxl", {"size": "8x8"}, "size"),
         ("sdxl", {"set": "frames=9"}, "set"),

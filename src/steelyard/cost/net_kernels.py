@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -74,7 +74,7 @@ class NetKernels:
     weights: Array
     """Bytes of activations read and written, and of weights read."""
     serial: Array
-    """Steps that must follow one another inside the kernel."""
+    """Steps that must follow one another inside the kernel; of attention its scores."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,10 +83,18 @@ class NetKernels:
         """Which kernels are of a class."""
         return np.array([c == name for c in self.classes], dtype=np.bool_)
 
-    def shared(self, devices: int) -> NetKernels:
-        """One device's part where several share the rows of every kernel; weights are read by each."""
-        parts = {n: getattr(self, n) / devices for n in ("flops", "padded", "read", "written")}
-        return replace(self, **parts)
+    def more(self, rows: Sequence[tuple[str, Array, Array]]) -> NetKernels:
+        """With kernels behind them: class, bytes read and written of each."""
+        if not rows:
+            return self
+        classes, read, written = zip(*rows, strict=True)
+        shape = (len(rows), self.flops.shape[1])
+        none = np.zeros(shape)
+        added = {"flops": none, "padded": none, "weights": none, "serial": np.ones(shape)}
+        added |= {"read": np.broadcast_to(read, shape), "written": np.broadcast_to(written, shape)}
+        arrays = {n: np.concatenate([getattr(self, n), values]) for n, values in added.items()}
+        names = ("exchange",) * len(rows)
+        return NetKernels(self.names + names, self.classes + tuple(classes), self.ops + names, **arrays)
 
     def times(self, passes: float) -> NetKernels:
         """The kernels of so many passes together."""
@@ -272,12 +280,15 @@ def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
 
 def serial_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], layout: str = "") -> Any:
     """Steps that follow one another: of a recurrence its frames, layer after layer; of a resize that mixes pixels of
-    images whose channels come first, images x channels."""
+    images whose channels come first, images x channels; of attention its scores, each of which is raised."""
     if node.op == "resize" and not str(node.facts.get("mode", "nearest")).startswith("nearest"):
         if _channels_last(graph, node.inputs[0], layout):
             return 1.0
         out = graph.shape(node.outputs[0], sizes)  # a thread for each pixel goes over images and channels
         return prod(out[:2], start=1.0)
+    if node.op == "attention":
+        q, k = (graph.shape(i, sizes) for i in node.inputs[:2])
+        return prod(q[:-1], start=1.0) * k[-2] * (0.5 if node.facts.get("causal") else 1.0)
     if node.op != "recurrent":
         return 1.0
     x = graph.shape(node.inputs[0], sizes)

@@ -50,8 +50,10 @@ __all__ = [
 #: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
 UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
 _GUESS = 2.0
-#: Share of its rated power a GPU draws in kernels that arithmetic binds: 660 W of 700 in ML.ENERGY's runs of diffusion.
-BUSY = 0.94
+#: Share of its rated power a GPU draws while kernels run, whether arithmetic or traffic binds them: the clock rises
+#: until the power is used. Read off ML.ENERGY's runs of diffusion, 670 W of 700 on one to eight H100 (a guess
+#: elsewhere).
+BUSY = 0.96
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,15 +125,18 @@ def price_net(
         kernels = with_backward(kernels, graph.parameters)
     reach = reach_of(runtime, machine, layout, train, precision.name)
     kernel_s, limit = _times(kernels, site, runtime, reach)
-    host = reach.host_s * len(kernels) * np.ones(kernel_s.shape[1])
+    host = reach.host_s * (len(kernels) + sum(effect.launches for effect in effects)) * np.ones(kernel_s.shape[1])
+    busy: Any = kernel_s.sum(axis=0)
+    busy = busy + sum((effect.exchange_s(kernels) for effect in effects if effect.exchange_s is not None), 0.0)
     waits: Any = sum((effect.wait_s(kernels) for effect in effects if effect.wait_s is not None), 0.0)
-    time = np.maximum(kernel_s.sum(axis=0), host) + waits + scale_of(site.machine, reach)[2] * reach.step_s
+    time = np.maximum(busy, host) + waits + scale_of(site.machine, reach)[2] * reach.step_s
     passes = prod(effect.passes for effect in effects)
     if passes != 1.0:
         kernels, kernel_s, limit = kernels.times(passes), kernel_s * passes, limit * passes
         time, host = time * passes, host * passes
     arithmetic = _arithmetic_j(kernels, site, effects)
-    kernel_j = _kernel_j(kernels, site, kernel_s, arithmetic)
+    launch_s = reach.kernel_s * scale_of(site.machine, reach)[2]
+    kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
     energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
     return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach)
 
@@ -189,17 +194,19 @@ def _arithmetic_j(kernels: NetKernels, site: Site, effects: Sequence[NetEffect])
     return np.asarray(kernels.flops * each, dtype=np.float64)
 
 
-def _kernel_j(kernels: NetKernels, site: Site, kernel_s: Array, arithmetic_j: Array) -> Array:
+def _kernel_j(kernels: NetKernels, site: Site, kernel_s: Array, launch_s: float, arithmetic_j: Array) -> Array:
     """Energy while each kernel runs: its operations and bytes, and the power of a device at work.
 
-    A GPU runs into its power limit in kernels that arithmetic binds, however far they stay from the peak: what those
-    take of the time draws :data:`BUSY` of the rated power.
+    A GPU runs into its power limit, however far its kernels stay from the peak: beyond its start, each draws
+    :data:`BUSY` of the rated power.
     """
     machine = site.machine
     per_byte = machine.root.energy_j_per_byte + TRANSPORT_J_PER_BYTE
     moving = arithmetic_j + kernels.bytes * per_byte + static_power_w(machine) * kernel_s
     if machine.kind == "gpu" and machine.most_w:
-        moving = np.where(by_arithmetic(kernels, site), np.maximum(moving, BUSY * machine.most_w * kernel_s), moving)
+        start_s = np.minimum(launch_s, kernel_s)
+        busy = BUSY * machine.most_w * (kernel_s - start_s) + static_power_w(machine) * start_s
+        moving = np.maximum(moving, busy)
     return np.asarray(moving, dtype=np.float64)
 
 

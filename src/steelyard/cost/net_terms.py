@@ -5,6 +5,7 @@
 ``CLASS.traffic``      bytes / bandwidth, in s; bytes of a kernel that fit the last-level cache move at its rate
 ``recurrent.steps``    steps that follow one another
 ``resize.steps``       the same, as so many latencies of the last-level cache, in s
+``attention.steps``    scores / peak of the vector engine, in s: each is raised by units that are slower than it
 ``kernels``            kernels
 =====================  =================================================================================
 
@@ -73,5 +74,7 @@ def terms(kernels: NetKernels, site: Site) -> Mapping[str, Array]:
         if name in ("recurrent", "resize"):
             each = site.l2_latency_s if name == "resize" else 1.0
             found[f"{name}.steps"] = np.where(of, kernels.serial * each, 0.0)
+        if name == "attention":
+            found["attention.steps"] = np.where(of, kernels.serial / site.vector_ops_per_s, 0.0)
     found["kernels"] = np.ones_like(traffic)
     return found

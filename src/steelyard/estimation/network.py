@@ -126,13 +126,13 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects)
         fuses = scenario.runtime.fuses != "nothing"
         seen = graph.joined(scenario.runtime.folds_norm) if fuses and not train else graph
-        alive, parts = seen.kept_bytes if train else seen.peak_bytes, scenario.sharing if phase.repeats > 1 else 1
-        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE) / parts)
+        alive = seen.kept_bytes if train else seen.peak_bytes
+        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
         if graph.name not in held:  # phases of one network share its weights
             kept = prod(effect.weights for effect in effects)
             weights += graph.weight_bytes(bits) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
         held.add(graph.name)
-        done = phase.repeats * prod(effect.macs for effect in effects)
+        done = phase.repeats * phase.devices * prod(effect.macs for effect in effects)
         macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * done
         prices.append(priced)
     unknown = tuple(_unknown(scenario))
@@ -144,7 +144,7 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
 def _activations(phase: Phase) -> float:
     """Elements that the products of one item put out in a phase."""
     sizes = {**phase.sizes, "batch": phase.items} if "batch" in phase.graph.symbols else dict(phase.sizes)
-    return float(np.max(phase.graph.activations(sizes))) * phase.repeats
+    return float(np.max(phase.graph.activations(sizes))) * phase.repeats * phase.devices
 
 
 def _estimate(
@@ -209,10 +209,8 @@ def _phase(scenario: NetScenario, phase: Phase, priced: NetPrice, i: int) -> Net
     time, limit = float(priced.time_s[column]), float(priced.limit_s[:, column].sum())
     wait = _exchange_s(scenario, phase)
     waiting, hidden = time + wait, max(time, wait)
-    time = phase.exposed * waiting + (1.0 - phase.exposed) * hidden
-    return NetPhase(
-        phase.name, phase.repeats, phase.repeats * time, phase.repeats * limit, priced.bound, phase.repeats * wait
-    )
+    time = phase.repeats * (phase.exposed * waiting + (1.0 - phase.exposed) * hidden) + phase.after_s * scenario.batch
+    return NetPhase(phase.name, phase.repeats, time, phase.repeats * limit, priced.bound, phase.repeats * wait)
 
 
 def _exchange_s(scenario: NetScenario, phase: Phase) -> float:

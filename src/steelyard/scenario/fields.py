@@ -59,7 +59,7 @@ STATIC_FLAGS = (
 #: Fields of an estimate that answers name only where they are given.
 UNSAID = (
     *("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS),
-    *("runtime", "precision", "layout", "size", "steps", "set", "train", "inputs"),
+    *("runtime", "precision", "layout", "size", "ring", "steps", "set", "train", "inputs"),
 )
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
@@ -190,6 +190,8 @@ precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8 |
     bf16, amp, amp-bf16, int8, w8a16, fp8 (default: the runtime's)
 layout | name | - | choices=nchw,nhwc | of a network: order of images in memory, nchw or nhwc (default: the runtime's)
 size | text | - | - | of a network: its input, 288, 1024x768 (default: the usual one)
+ring | whole | none | least=1 most=1024 | of a diffusion pipeline: as many of the --cp devices that share an item
+    pass keys and values around; the others exchange heads
 steps | whole | none | least=1 most=10000 | of a diffusion pipeline: denoising steps (default: the usual ones)
 set | text | - | - | of a network: other open sizes and parameters, NAME=NUMBER, separated by commas: tokens=384
 train | switch | false | - | of a network: a training step: forward, backward and optimizer
@@ -412,7 +414,7 @@ _HELD = "offload host network power_limit_w"
 _TOLD, _STATIC = "skew usd_per_hour generic recipe anchor", " ".join(STATIC_FLAGS)
 _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
-_NET = "runtime precision layout size steps set train inputs"
+_NET = "runtime precision layout size ring steps set train inputs"
 
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "

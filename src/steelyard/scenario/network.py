@@ -29,7 +29,7 @@ from steelyard.techniques._base import Technique
 from steelyard.techniques._registry import with_techniques
 from steelyard.workload.catalogue import find_model
 from steelyard.workload.nets import is_net, load_net
-from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, phases_of
+from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, over_devices, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of", "usual_precision"]
@@ -58,9 +58,10 @@ class NetScenario:
 
     def effects_of(self, phase: Phase) -> tuple[NetEffect, ...]:
         """What changes the passes of a phase: techniques, and devices that share the steps of a denoiser."""
-        if self.sharing == 1 or phase.repeats <= 1:
+        if phase.shared is None:
             return tuple(self.effects)
-        return (*self.effects, shared_items(self.sharing, self.cluster.peer_bandwidth_bytes_per_s))
+        items = np.asarray(self.batch) * phase.items
+        return (*self.effects, shared_items(phase.shared, items, self.cluster.peer_bandwidth_bytes_per_s))
 
     def with_batches(self, batches: Any) -> NetScenario:
         """The same question for many batches, an array. Raises :class:`InputError`: the graph has one of its own."""
@@ -199,10 +200,14 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
         problems.add([Problem("cp", "only steps of a diffusion pipeline are shared by several devices")])
     elif cluster.count % values["cp"]:
         problems.add([Problem("cp", f"expected a divisor of the {cluster.count} devices of --on, got {values['cp']}")])
+    ring = values["ring"] or 1
+    if values["cp"] % ring:
+        told = f"expected a divisor of the {values['cp']} devices that share an item (--cp), got {ring}"
+        problems.add([Problem("ring", told)])
     problems.done()
     assert phases is not None
     if values["cp"] > 1:
-        phases = tuple(replace(p, devices=values["cp"]) if p.repeats > 1 else p for p in phases)
+        phases = tuple(over_devices(p, values["cp"], ring) if p.stepped else p for p in phases)
     layout = values["layout"] or runtime.layout
     name = find_pipeline(values["model"]).name if piped else phases[0].graph.name
     found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)

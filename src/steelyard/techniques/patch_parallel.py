@@ -25,47 +25,10 @@ from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
 from steelyard.techniques.diffusion_steps import DENOISERS, OnDenoiser, denoisers, with_denoisers
 from steelyard.units import Quantity
-from steelyard.workload.extent import Extent, extent
 from steelyard.workload.pipelines import Phase
-from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
+from steelyard.workload.shared_tokens import PATCHES, gathered, self_attentions
 
-__all__ = ["PatchParallel", "self_attentions"]
-
-#: The symbol of keys: patches that a device attends to, its own included.
-_PATCHES = "patches"
-
-
-def self_attentions(graph: TensorGraph) -> list[Node]:
-    """Attention of the rows of a picture to themselves: queries and keys of one open number."""
-    return [
-        n
-        for n in graph.nodes
-        if n.op == "attention"
-        and isinstance(graph.tensors[n.inputs[0]].shape[-2], Extent)
-        and graph.tensors[n.inputs[0]].shape[-2] == graph.tensors[n.inputs[1]].shape[-2]
-    ]
-
-
-def _gathered(graph: TensorGraph) -> TensorGraph:
-    """The graph whose self-attention has keys and values of several patches."""
-    tensors, chosen = list(graph.tensors), {id(n) for n in self_attentions(graph)}
-    nodes = []
-    for node in graph.nodes:
-        if id(node) in chosen:
-            wide = []
-            for i in node.inputs[1:3]:
-                *head, rows, width = tensors[i].shape
-                tensors.append(Tensor((*head, _of_patches(rows), width), tensors[i].dtype))
-                wide.append(len(tensors) - 1)
-            node = replace(node, inputs=(node.inputs[0], *wide, *node.inputs[3:]))
-        nodes.append(node)
-    return replace(graph, nodes=tuple(nodes), tensors=tuple(tensors), symbols={**graph.symbols, _PATCHES: 1})
-
-
-def _of_patches(rows: int | Extent) -> int | Extent:
-    """Rows times patches; what is no part of the picture (text beside it) as it is."""
-    terms = rows.terms if isinstance(rows, Extent) else (((), rows),)
-    return extent({(tuple(sorted((*m, _PATCHES))) if m else m): c for m, c in terms})
+__all__ = ["PatchParallel"]
 
 
 @dataclass(frozen=True)
@@ -113,9 +76,9 @@ class PatchParallel(OnDenoiser):
         halves = 2 if self.guidance_split and p.items >= 2 and devices % 2 == 0 else 1
         patches = devices // halves
         rows = ceil(p.sizes["rows"] / patches)
-        graph = _gathered(p.graph)
-        sizes = {**p.sizes, "rows": rows, _PATCHES: 1.0 + (patches - 1) * self.neighbours}
-        own = {**graph.symbols, **p.sizes, "rows": rows, _PATCHES: 1, "batch": 1}
+        graph = gathered(p.graph)
+        sizes = {**p.sizes, "rows": rows, PATCHES: 1.0 + (patches - 1) * self.neighbours}
+        own = {**graph.symbols, **p.sizes, "rows": rows, PATCHES: 1, "batch": 1}
         layers = self_attentions(p.graph)
         kept = 2.0 * sum(float(np.max(graph.elements(i, own))) for n in layers for i in n.inputs[1:3])
         return replace(

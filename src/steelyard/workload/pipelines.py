@@ -1,14 +1,14 @@
 """Pipelines of several networks, one after another and over and over: text encoders, a denoiser, a decoder.
 
-A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue's ``graphs`` with open sizes,
-how often it runs (once, or at every step), how many of it run at once for an item (2 under classifier-free guidance)
-and how many pixels a row or column of it stands for.
+A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue with open sizes, how often it
+runs (once, at every step, for every tile of a video), how many of it run at once for an item (2 under classifier-free
+guidance) and how many pixels a row or column of it stands for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
@@ -16,13 +16,26 @@ from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
-from steelyard.workload.nets import kept_net
+from steelyard.workload.nets import is_net, kept_net, load_net
+from steelyard.workload.shared_tokens import PATCHES, ROWS, SharedTokens, gathered, shared_tokens
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["Phase", "Pipeline", "PipelinePhase", "find_pipeline", "is_pipeline", "phases_of", "pipelines"]
+__all__ = [
+    "Phase",
+    "Pipeline",
+    "PipelinePhase",
+    "find_pipeline",
+    "is_pipeline",
+    "over_devices",
+    "phases_of",
+    "pipelines",
+]
 
 #: Most pixels of a side and most frames.
 _MOST = 16384
+#: Host time of a pixel that is put out, s: copied, scaled and rounded by one thread of NumPy (14 ms for 1024 x 1024 on
+#: a server's core).
+PIXEL_S = 1.4e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +55,12 @@ class Phase:
     exchanges: int = 0
     exposed: float = 1.0
     """Share of the runs that wait for exchanges; in others they run beside the kernels."""
+    after_s: float = 0.0
+    """Host time of an item after it, one item after another."""
+    stepped: bool = False
+    """Whether it runs at every step."""
+    shared: SharedTokens | None = None
+    """What devices exchange that share its tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +70,12 @@ class PipelinePhase:
     __pydantic_config__ = {"extra": "forbid"}
 
     name: Annotated[str, "what answers call it: text, denoise, decode"]
-    graph: Annotated[str, "a kept graph of the catalogue"]
-    each: Annotated[Literal["pass", "step"], "how often it runs"] = "pass"
+    graph: Annotated[str, "a network or a kept graph of the catalogue"]
+    each: Annotated[Literal["pass", "step", "tile"], "how often it runs"] = "pass"
+    tokens: Annotated[int, Quantity("1", "tokens of a text; 0: the usual ones of its network", ge=0, le=100000)] = 0
+    tile: Annotated[
+        tuple[float, ...], "frames, height and width in pixels that a tile puts out; none: all of them"
+    ] = ()
     items: Annotated[float, Quantity("1", "of its batch for each item asked for; 2 under guidance", gt=0, le=64)] = 1.0
     unit: Annotated[float, Quantity("1", "pixels a row or column stands for; 0: it has none", ge=0, le=1024)] = 0.0
     frame: Annotated[float, Quantity("1", "frames of the video one of its frames stands for; 0: none", ge=0, le=64)] = (
@@ -136,16 +159,37 @@ def phases_of(
 
 def _phases(one: Pipeline, height: int, width: int, frames: int, steps: int) -> Iterator[Phase]:
     for phase in one.phase:
-        graph = kept_net(phase.graph)
+        graph = _network(phase.graph, phase.tokens)
         sizes: dict[str, float] = {}
+        runs = {"pass": 1.0, "step": float(steps), "tile": 1.0}[phase.each]
+        for side, tile in zip((frames, height, width), phase.tile, strict=False):
+            runs *= max(1.0, side / tile)
         if phase.unit:
             sizes = {"rows": max(1, round(height / phase.unit)), "columns": max(1, round(width / phase.unit))}
         if phase.frame:
             sizes["frames"] = 1 + round((frames - 1) / phase.frame)
         items = phase.items
-        if frames and phase.unit and not phase.frame:  # a decoder of pictures takes a video frame by frame
+        if frames and phase.unit and not phase.frame and not phase.tile:  # a decoder of pictures takes frame by frame
             items *= frames
-        yield Phase(phase.name, graph, float(steps if phase.each == "step" else 1), items, sizes)
+        after = PIXEL_S * height * width * max(1, frames) if phase.name == "decode" else 0.0
+        yield Phase(phase.name, graph, runs, items, sizes, after_s=after, stepped=phase.each == "step")
+
+
+def over_devices(phase: Phase, devices: int, ring: int = 1) -> Phase:
+    """The phase with the tokens of each item shared by devices, ``ring`` of which pass keys and values around.
+
+    A phase whose network has no open rows stays as it is: one device runs it.
+    """
+    if ROWS not in phase.sizes:
+        return phase
+    sizes = {**phase.sizes, ROWS: phase.sizes[ROWS] / devices, PATCHES: devices}
+    exchanged = shared_tokens(phase.graph, sizes, devices // ring, ring)
+    return replace(phase, graph=gathered(phase.graph), sizes=sizes, devices=devices, shared=exchanged)
+
+
+def _network(name: str, tokens: int) -> TensorGraph:
+    """A network that a phase names. Raises :class:`InputError`."""
+    return load_net(name, size=tokens or None) if is_net(name) else kept_net(name)
 
 
 def _pixels(size: str, one: Pipeline) -> tuple[int, int]:

@@ -49,7 +49,7 @@ def words_of(row: Any) -> dict[str, Any] | str:
     height, width = (row.video_height, row.video_width) if video else (row.image_height, row.image_width)
     devices = int(row.num_gpus)
     words: dict[str, Any] = {"model": str(row.model), "on": f"h100_sxm:{devices}", "batch": int(row.batch_size)}
-    words |= {"cp": devices}
+    words |= {"cp": devices, "ring": int(row.par_ring_degree)}
     words |= {"steps": int(row.inference_steps), "size": f"{int(height)}x{int(width)}", "runtime": "eager"}
     return words | ({"set": f"frames={int(row.num_frames)}"} if video else {})
 
@@ -74,7 +74,16 @@ def _columns(found: Sequence[NetEstimate | str], figure: str) -> dict[str, Any]:
 _SIZES = ["image_height", "image_width", "video_height", "video_width", "num_frames"]
 _ENERGIES = ["energy_per_image_joules", "energy_per_video_joules"]
 #: What a row of ML.ENERGY's table states.
-COLUMNS = ["model", "num_gpus", "batch_size", "inference_steps", "batch_latency_s", *_SIZES, *_ENERGIES]
+COLUMNS = [
+    "model",
+    "num_gpus",
+    "par_ring_degree",
+    "batch_size",
+    "inference_steps",
+    "batch_latency_s",
+    *_SIZES,
+    *_ENERGIES,
+]
 
 
 def _energy_table(path: Path, ask: Ask) -> Iterator[Comparison]:
