@@ -283,7 +283,7 @@ def attention_time(
         window: keys a query sees; 0: all.
         backward: gradients of queries, keys and values instead of the output.
         kernel: a row of ``catalogue/kernels/training.toml``.
-        precision: format of the step; below 16 bits attention stays at 16.
+        precision: format of the step; below 16 bits attention stays at 16; kernels apart take 32 bits as they are.
         site: where; only its machine is read.
 
     Returns:
@@ -298,7 +298,8 @@ def attention_time(
         np.asarray(x, dtype=np.float64) for x in (batch, seq, context, heads, kv_heads, head_dim, value_dim, window)
     )
     if facts.score_bytes:
-        return _unfused(facts, B, S, C, H, K, D, V, backward, at)
+        wide = site_for(site.machine, "fp32") if precision == "fp32" else at
+        return _unfused(facts, B, S, C, H, K, D, V, backward, wide)
     pairs = _pairs(S, C, W, causal)
     most = sustained_frac(site.machine, at.compute) * at.peak_ops_per_s
     found = attention_parameters(at, "prefill")
@@ -378,6 +379,8 @@ def _unfused(
     del K
     precision = at.compute
     moved = B * H * S * C * (facts.score_backward_bytes if backward else facts.score_bytes)
+    if precision == "fp32":
+        moved = 2.0 * moved
     passes = elementwise_time(moved, site=at)
     shapes = ((S, C, D), (S, V, C))
     kinds: tuple[Pass, ...] = ("dgrad", "wgrad") if backward else ("forward",)

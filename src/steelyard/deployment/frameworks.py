@@ -38,6 +38,7 @@ class Framework:
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
     recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
+    dropout: Annotated[bool, "drops values of what a block adds: a mask of a byte each waits"] = False
     stage_whole: Annotated[
         bool, "of ZeRO 2 and 3 under a pipeline: a stage keeps parameters and gradients whole between micro-batches"
     ] = False

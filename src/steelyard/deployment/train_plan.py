@@ -91,6 +91,11 @@ class TrainPlan:
         return self.tp > 1 and self.framework.sequence_parallel
 
     @property
+    def wide_bytes(self) -> float:
+        """Bytes of an activation between kernels."""
+        return 4.0 if self.precision in ("fp32", "tf32") else 2.0
+
+    @property
     def lowering(self) -> Plan:
         """Degrees as the sharding rules of ops read them: all but experts, which are shared out by their tokens."""
         return Plan(weights="bf16", activations="bf16", kv="bf16", communication="bf16", tp=self.tp)

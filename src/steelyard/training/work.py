@@ -30,8 +30,6 @@ __all__ = ["PASSES", "Work", "work_of"]
 
 #: The passes of a kernel: forward, gradient of what flows, gradient of weights.
 PASSES: Final[tuple[Literal["forward", "dgrad", "wgrad"], ...]] = ("forward", "dgrad", "wgrad")
-#: Bytes of an activation between kernels.
-_WIDE = 2.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,18 +135,18 @@ def _modules(op: Op) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _kept(ops: Sequence[Op], plan: TrainPlan, width: float = _WIDE) -> Array:
+def _kept(ops: Sequence[Op], plan: TrainPlan, width: float = 0.0) -> Array:
     """Bytes that ops keep for the backward pass, per copy; split along tokens where the plan does."""
     total: Any = 0.0
     for one in saved(ops, SPLIT_BY_TP):
         alone = plan.tp if plan.sequence_parallel and not one.split else 1
-        total = total + one.elements * (one.bits / 8 or width) / (alone * plan.cp)
+        total = total + one.elements * (one.bits / 8 or width or plan.wide_bytes) / (alone * plan.cp)
     return np.asarray(total, dtype=np.float64)
 
 
 def _multiplied(plan: TrainPlan) -> float:
     """Bytes of a value as the gradient of a weight reads it: products in few bits keep what they have converted."""
-    return min(_WIDE, find_format(plan.precision).stored_bits / 8)
+    return min(plan.wide_bytes, find_format(plan.precision).stored_bits / 8)
 
 
 def _weights(op: Op) -> Array:
@@ -178,13 +176,21 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
         times[2].time_s * slower,
         flops=op.flops() / plan.cp,
         weights=_weights(op),
-        kept_bytes=_kept([op], plan, _WIDE if head else _multiplied(plan)),
+        kept_bytes=_kept([op], plan, 0.0 if head else _multiplied(plan)) + _mask(op, plan, partial or plan.tp == 1),
         reduces=partial,
         again=_modules(op),
         spread=times[0].spread,
         source=times[0].source,
         facts={"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)},
     )
+
+
+def _mask(op: Op, plan: TrainPlan, ends: bool) -> Any:
+    """The mask of what is dropped of the output of a block, a byte each, where the framework drops."""
+    if not plan.framework.dropout or not ends or op.output.ranks[-1:] != ("d",):
+        return 0.0
+    alone = plan.tp if plan.sequence_parallel else 1
+    return _tokens(op) * _width(op) / (plan.cp * alone)
 
 
 def _tokens(op: Op) -> Array:
@@ -259,7 +265,7 @@ COPIES = {"alltoall": 3.0, "allgather": 2.0, "deepep": 2.0, "hybridep": 1.0}
 def _rearranged(op: Op, rows: Any, hidden: Any, plan: TrainPlan, sites: Sites) -> Work:
     """Routed rows put in order for their experts and brought back, each copy read and written; backward alike."""
     framework = plan.framework
-    moved = COPIES[framework.dispatcher] * rows * hidden * 2.0 * _WIDE * framework.routed_passes
+    moved = COPIES[framework.dispatcher] * rows * hidden * 2.0 * plan.wide_bytes * framework.routed_passes
     time = elementwise_time(moved, site=sites.vector)
     name = f"{op.name.partition('.')[0]}.permute"
     return Work(
@@ -285,11 +291,11 @@ def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
                 size = np.asarray(op.size(rank), dtype=np.float64)
                 each = each * size
         wide = wide + each
-    moved = rows * wide * _WIDE * plan.framework.routed_passes
+    moved = rows * wide * plan.wide_bytes * plan.framework.routed_passes
     kept = (
         rows
         * wide
-        * _WIDE
+        * plan.wide_bytes
         * (0.0 if op.contracts else np.asarray(op.size("u") / (op.size("u") + 1.0)) if "u" in op.ranks else 0.5)
     )
     return _passing(op, moved, kept, op.flops(), sites)
@@ -319,7 +325,7 @@ def _passing(op: Op, moved: Any, kept: Any, flops: Any, sites: Sites) -> Work:
 
 def _elementwise(op: Op, plan: TrainPlan, sites: Sites) -> Work:
     alone = plan.tp if plan.sequence_parallel and not split_ranks(op, plan.lowering) else 1
-    bits = {"weight": 16.0, "table": 16.0, "activation": 16.0, "kv": 16.0, "state": 16.0}
+    bits = dict.fromkeys(("weight", "table", "activation", "kv", "state"), 8.0 * plan.wide_bytes)
     moved = op.bytes(bits) / (plan.cp * alone) * plan.framework.elementwise_passes
     return _passing(op, moved, _kept([op], plan), op.flops() / (plan.cp * alone), sites)
 
@@ -355,7 +361,7 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         "causal": "causal" in scores.facts,
         "window": scores.facts.get("window", 0),
         "kernel": plan.framework.attention,
-        "precision": "bf16",
+        "precision": "fp32" if plan.wide_bytes > 2.0 else "bf16",
         "site": sites.wide,
     }
     shape = (
@@ -386,7 +392,13 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         again=_modules(scores),
         spread=forward.spread,
         source=forward.source,
-        facts={"kv_bytes": np.asarray(scores.size("b"), dtype=np.float64) * scores.size("l") * width * _WIDE / plan.cp},
+        facts={
+            "kv_bytes": np.asarray(scores.size("b"), dtype=np.float64)
+            * scores.size("l")
+            * width
+            * plan.wide_bytes
+            / plan.cp
+        },
     )
 
 
