@@ -158,7 +158,8 @@ def json_form() -> str:
     parts += [RECORDS_HEAD, *table(MEANINGS, "column"), PERFETTO_HEAD, "| event | args | meaning |", "|---|---|---|"]
     for (phase, name, args), words in EVENTS.items():
         parts.append(f"| `{phase}` {name} | {', '.join(f'`{x}`' for x in args)} | {words} |")
-    return "\n".join([*parts, REPLAY_HEAD, *table(fields_of_form("replay"))]) + "\n"
+    parts += [REPLAY_HEAD, *table(fields_of_form("replay")), TRAIN_HEAD, *table(fields_of_form("train"))]
+    return "\n".join(parts) + "\n"
 
 
 def table(fields: Mapping[str, tuple[str, str]], first: str = "field") -> Iterator[str]:
@@ -205,6 +206,15 @@ SIMULATE_HEAD = """## `simulate`
 `steelyard.simulate/1`. `statistics` is an object of `mean`, `p50`, `p90`, `p95` and `p99`, each `null` when no request
 has the figure. `extras` is there only with speculation, adapters, lower cache levels, early exit, finetuning or
 overlap, `groups` only with several answers per prompt. With `--csv` it is one row, nested names joined by dots.
+"""
+
+TRAIN_HEAD = """
+## `train`
+
+`steelyard train ... --json` and `TrainEstimate.to_dict()` give one object, in SI units, with the fields below; names
+keep their meaning within `steelyard.train/1`. `plan --train --json` gives `steelyard.train-plan/1`: `winner` (such an
+object, or `null`), `finalists` and `candidates` (rows of the best layout of every machine and number of devices),
+`objective`, `by_s`, `budget_usd`, `sure_frac`, `reason`, `layouts`, `provenance`.
 """
 
 RECORDS_HEAD = """

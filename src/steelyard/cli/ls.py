@@ -14,7 +14,8 @@ _Kind = Annotated[
     str,
     Parameter(
         help="models, machines, formats, engines, networks, nodes, systems, prices, policies, techniques, recipes, "
-        "nets (networks by name), pipelines, runtimes, oplists or hosted (prices of hosted models); without it these",
+        "nets (networks by name), pipelines, runtimes, frameworks, optimizers, failures (of training), oplists "
+        "or hosted (prices of hosted models); without it these",
         show_default=False,
     ),
 ]

@@ -280,6 +280,28 @@ def _pipelines() -> Iterator[dict[str, Any]]:
         }
 
 
+def _frameworks() -> Iterator[dict[str, Any]]:
+    from steelyard.deployment.frameworks import frameworks
+
+    for f in frameworks().values():
+        own = ("name", "title", "version", "released", "attention", "zero", "dispatcher")
+        yield {**_fields(f, *own), "also": ", ".join(f.aliases), "source": f.source}
+
+
+def _optimizers() -> Iterator[dict[str, Any]]:
+    from steelyard.deployment.optimizers import optimizers
+
+    for o in optimizers().values():
+        yield {**_fields(o, "name", "title", "state_bytes", "master"), "also": ", ".join(o.aliases), "source": o.source}
+
+
+def _failures() -> Iterator[dict[str, Any]]:
+    from steelyard.deployment.failures import failing_clusters
+
+    for name, c in failing_clusters().items():
+        yield {"name": name, "failures": c.failures.source}
+
+
 def _hosted() -> Iterator[dict[str, Any]]:
     from steelyard.search.against import hosted_prices
 
@@ -318,6 +340,9 @@ _LISTS: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
     "nets": _nets,
     "pipelines": _pipelines,
     "runtimes": _runtimes,
+    "frameworks": _frameworks,
+    "optimizers": _optimizers,
+    "failures": _failures,
     "oplists": _oplists,
     "hosted": _hosted,
     "kinds": _kinds,

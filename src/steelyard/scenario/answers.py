@@ -332,4 +332,45 @@ provenance.version | string | - | - | version of Steelyard
 provenance.inputs | {} | - | - | everything that gives the simulation again
 provenance.hash | string | - | - | hash of version and inputs
 """,
+    "train": """
+schema | string | - | - | always steelyard.train/1
+model | string | - | - | name of the model
+machine.name | string | - | - | catalogue name of the device
+machine.title | string | - | - | full name of the device
+machine.count | integer | - | - | devices
+machine.per_node | integer | - | - | devices of one node
+machine.nodes | integer | - | - | nodes used
+plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, task, micro_batches, sequence_parallel,
+    recompute, precision, optimizer, devices
+fits | boolean | - | - | whether the fullest stage fits its devices
+step_s.value | number | s | - | time of a step, s
+step_s.low | number | s | - | 80 % interval
+step_s.high | number | s | - | 80 % interval
+tokens_per_step | number | - | - | tokens, or items of a network, of a step
+tokens_per_s | number | 1/s | - | of all devices
+tokens_per_s_per_device | number | 1/s | - | of one device
+model_tflops_per_device | number | - | - | 1e12 operations of the model a second and device; computed again not counted
+mfu_frac | number | - | - | operations of the model over what the devices could do
+hfu_frac | number | - | - | the same with what is computed again
+breakdown_s | {} | s | - | time of a step by part: gemm, attention, elementwise, head_loss, recompute, tp, cp, ep,
+    pp_bubble, pp_send, dp, optimizer, host
+memory_bytes | array | B | - | of every stage: stage, layers, weights, gradients, optimizer, activations, logits,
+    buffers, allocated, reserved, capacity, headroom
+peak_stage | integer | - | - | the stage that holds most
+energy_j_per_token | number | J | - | devices and hosts
+usd_per_device_hour | number? | USD/h | - | price used
+usd_per_trillion_tokens | number? | USD | - | rent; null without a price
+run | {}? | - | - | of a run whose length was given: tokens, steps, ideal_days, days, usd, kwh and kgco2 (p10, p50,
+    p90), ettr_frac, interruptions, mtbf_s, shares, checkpoint_interval_s, checkpoint_bytes, checkpoints_kept_bytes,
+    storage_bytes_per_s, failures
+framework.name | string | - | - | what trains it
+framework.version | string | - | - | its version
+framework.facts | {} | - | - | what it does by itself, as used
+limit.step_s | number | s | - | physical limit of a step
+interval | {} | - | - | 80 % intervals, [low, high], by figure
+assumptions | array | - | - | choices made for you, in words
+sources | {} | - | - | what was used and where it is from
+guesses | {} | - | - | figures used that nobody published, with the reason for each
+provenance | {} | - | - | version, inputs and their hash
+""",
 }

@@ -323,7 +323,7 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
     if not scenario.words.get("framework"):
         ledger.assume(f"framework {plan.framework.called} (--framework)")
     left = [name for name in scenario.open if name != "gbs"]
-    if left:
+    if set(left) - {"dp"}:
         chosen = ", ".join(f"{name} {getattr(plan, name)}" for name in left)
         again = ", ".join(plan.recompute) or "nothing"
         ledger.assume(f"the fastest layout that fits: {chosen}, computed again {again}")
