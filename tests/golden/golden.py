@@ -55,6 +55,7 @@ NORMALISED = {
 #: The same in text, and in the strings of JSON: pattern, what stands in its place, and why.
 NORMALISED_TEXT = (
     (r"screened\s+\([\d,.]+/s\)", "screened (N/s)", "speed of this run"),
+    (r"layouts\s+priced\s+\([\d,.]+/s\)", "layouts priced (N/s)", "speed of this run"),
     (r"[\d.,]+\s+\S?s\s+of\s+CPU", "T of CPU", "time of this run"),
     (r"(\bsteps)\s+in\s+[\d,.]+\s\S?s\s+\([^)]*\s+requests/s\)", r"\1 in T", "time of this run"),
     (r"(integer\s+programs|fleets\s+played)\s+in\s+[\d,.]+\s+s", r"\1 in T", "time of this run"),

@@ -15,6 +15,7 @@ from steelyard.workload.protocol import Workload
 __all__ = [
     "CHOSEN",
     "MODULES",
+    "OF_MODELS",
     "PRECISIONS",
     "RECOMPUTE",
     "SPLITTING",
@@ -32,6 +33,8 @@ TASKS = ("pretrain", "sft", "lora", "qlora")
 #: Degrees that split the model; with replicas and the size of micro-batches those that are chosen where not given.
 SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
+#: What only language models have.
+OF_MODELS = (*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq")
 
 
 @dataclass(frozen=True, slots=True)

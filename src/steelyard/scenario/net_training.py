@@ -9,7 +9,7 @@ from typing import Any
 from steelyard.deployment.frameworks import find_framework
 from steelyard.deployment.optimizers import find_optimizer
 from steelyard.deployment.recovery import parse_checkpoint, parse_recovery, parse_spares
-from steelyard.deployment.train_plan import TrainPlan
+from steelyard.deployment.train_plan import OF_MODELS, TrainPlan
 from steelyard.errors import InputError, Problem
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import NetScenario, read_net_scenario, sets_of
@@ -25,8 +25,6 @@ __all__ = ["IMAGENET", "NetTrainScenario", "read_net_training"]
 IMAGENET = 1_281_167
 #: Formats of products as runtimes of networks call them: weights stay in 32 bits and are cast.
 _PRECISIONS = {"bf16": "amp-bf16", "fp16": "amp", "fp32": "fp32", "tf32": "tf32"}
-#: Fields of language models that a network has no use for.
-_FOREIGN = ("tp", "pp", "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq")
 #: Stands for the ops of a network, whose graph is one of tensors.
 _NOTHING = Op("network", "t -> t", {"t": 1}, map="copy", reduce="none")
 
@@ -53,7 +51,7 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     Raises:
         InputError: every problem at once.
     """
-    for name in _FOREIGN:
+    for name in OF_MODELS:
         if values[name] not in (None, "", fields_of("train")[name].default):
             problems.add([Problem(name, "of language models; a network is copied to every device (gbs, mbs, zero)")])
     if values["precision"] not in _PRECISIONS:
