@@ -168,3 +168,14 @@ def test_a_resize_goes_over_images_and_channels_where_channels_come_first() -> N
     words = {"batch": 64, "precision": "amp"}
     slow, fast = (asked("efficientformerv2_s0", "rtx_4090", runtime=r, **words) for r in ("eager", "compile"))
     assert slow.latency_s > 5 * fast.latency_s  # a compiled network has no such kernel
+
+
+def test_attention_of_five_axes_is_products_and_a_softmax_in_pytorch() -> None:
+    def classes(runtime: str, *more: int) -> set[str]:
+        net = Builder("attended")
+        q, k, v = (net.input((symbol("batch"), 4, *more, 16, 8)) for _ in range(3))
+        graph = net.graph(net.attention(q, k, v))
+        return set(lower_net(graph, {"batch": 2}, find_runtime(runtime), precision_named("fp16")).classes)
+
+    assert classes("eager") == classes("compile") == classes("tensorrt", 9) == {"attention"}
+    assert classes("eager", 9) == classes("compile", 9) == {"matmul", "softmax"}  # NesT's blocks are a fifth axis

@@ -49,7 +49,7 @@ def lower_net(
     lowering = Lowering(graph, given, precision, tile, layout or runtime.layout)
     if runtime.fuses == "nothing":
         for node in graph.nodes:
-            _eager(lowering, node)
+            _eager(lowering, node, runtime)
     else:
         _fused(lowering, runtime)
     return lowering.kernels()
@@ -66,13 +66,23 @@ def _casts(lowering: Lowering, node: Node) -> None:
             lowering.put(node, "cast", 0.0, 0.0, n * 4, n * p.bits / 8, 0.0)
 
 
-def _eager(lowering: Lowering, node: Node) -> None:
+def _in_parts(lowering: Lowering, node: Node, runtime: Runtime) -> bool:
+    """Whether a node is attention that the runtime has no one kernel for."""
+    if node.op != "attention" or runtime.attention == "fused":
+        return False
+    return runtime.attention == "parts" or len(lowering.graph.tensors[node.inputs[0]].shape) != 4
+
+
+def _eager(lowering: Lowering, node: Node, runtime: Runtime) -> None:
     """A kernel for a node, and those that eager execution adds to it."""
     graph, sizes = lowering.graph, lowering.sizes
     if lowering.precision.cast and is_product(node):
         _casts(lowering, node)
     settle(lowering, node)
     if node.kind.group == "view":
+        return
+    if _in_parts(lowering, node, runtime):
+        _attention_parts(lowering, node)
         return
     if is_product(node):
         cls, flops, padded = product_of(graph, node, sizes, lowering.tile)
@@ -102,7 +112,7 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
             continue
         if extern:
             node = extern[0]
-            if node.op == "attention" and runtime.attention == "parts":
+            if _in_parts(lowering, node, runtime):
                 _attention_parts(lowering, node)
                 continue
             if is_product(node):

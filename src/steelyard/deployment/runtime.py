@@ -132,7 +132,10 @@ class Runtime:
     reach: tuple[Reach, ...] = field(default_factory=tuple)
     joins: Annotated[tuple[str, ...], "pointwise ops that can follow a product in its kernel; none: all"] = ()
     folds_norm: Annotated[bool, "batch normalisations become part of the product before them"] = False
-    attention: Annotated[Literal["fused", "parts"], "one kernel, or products and a softmax through memory"] = "fused"
+    attention: Annotated[
+        Literal["fused", "four", "parts"],
+        "one kernel, or products and a softmax through memory; four: one kernel where operands have four axes",
+    ] = "fused"
     tile: Annotated[tuple[float, float, float], "rows, columns and depth that products are filled up to"] = TILE
     layout: Annotated[Literal["nchw", "nhwc"], "usual order of images"] = "nchw"
     channels: Annotated[bool, "a convolution fills a tile's depth with channels of one point of its window"] = False
