@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import steelyard as sy
 from steelyard.deployment.failures import NEVER, failing_clusters, parse_failures, typical_failures
 from steelyard.deployment.recovery import (
     USUAL,
@@ -19,6 +20,7 @@ from steelyard.deployment.recovery import (
     parse_spares,
 )
 from steelyard.errors import InputError
+from steelyard.report.train import report, to_dict
 from steelyard.training.failure_runs import draw_runs
 from steelyard.training.reliability import best_interval_s, daly_interval_s, effective, young_interval_s
 from steelyard.training.run import Job, Prices, Run, run_of
@@ -260,3 +262,31 @@ def test_spares_are_paid_and_a_cheap_node_that_goes_away_costs_time() -> None:
 def test_a_run_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="tokens: expected a number above 0"):
         run(tokens=0)
+
+
+def test_the_verb_tells_the_run_that_its_words_ask_for() -> None:
+    words: dict[str, Any] = {"gbs": 1024, "tp": 8, "pp": 4, "recompute": "full"}
+    words |= {"samples": 2**28, "epochs": 2, "failures": "llama3"}
+    found = sy.train("llama-3.1-70b", "h100_sxm:1024", **words, by="400d", budget="40Musd", carbon=300)
+    assert found.run is not None
+    assert found.run.tokens == 2**29 * 4096
+    assert found.run.ideal_days == pytest.approx(2**29 * 4096 / found.tokens_per_s / DAY_S, rel=1e-3)
+    assert found.run.checkpoint_bytes == pytest.approx(70.6e9 * 14, rel=0.01)
+    told = to_dict(found)["run"]
+    assert told["days"]["p10"] < told["days"]["p50"] < told["days"]["p90"]
+    assert 0 < told["chance_by"] <= 1
+    assert told["kgco2"]["p50"] == pytest.approx(told["kwh"]["p50"] * 0.3)
+    assert "effective" in report(found, 100)
+    assert sy.train("llama-3.1-70b", "h100_sxm:1024", gbs=1024, tp=8, pp=4).run is None
+    slower = sy.train("llama-3.1-70b", "h100_sxm:1024", **words, jitter=0.05).run
+    ideal = sy.train("llama-3.1-70b", "h100_sxm:1024", **words).run
+    assert slower is not None
+    assert ideal is not None
+    assert slower.days["p50"] > 1.05 * ideal.days["p50"]
+
+
+def test_words_of_a_run_without_a_length_are_refused() -> None:
+    with pytest.raises(InputError, match="tokens: expected the tokens of the run"):
+        sy.train("llama-3.1-8b", "h100_sxm:8", failures="llama3")
+    with pytest.raises(InputError, match=r"tokens: .*got 'lots'.*failures: .*'llama3'"):
+        sy.train("llama-3.1-8b", "h100_sxm:8", tokens="lots", failures="lama3")

@@ -159,9 +159,8 @@ def parse_checkpoint(text: str) -> CheckpointRule:
             changes: dict[str, Any] = {known[pair["name"]]: rate}
             rule = replace(rule, **changes)
         elif not part[:1].isdigit():
-            raise UnknownName("word of checkpoints", part, ["auto", "sync", "async", "storage=", "copy="]).at(
-                "checkpoint"
-            )
+            known_words = ["auto", "sync", "async", "storage=", "copy="]
+            raise InputError(UnknownName("word of checkpoints", part, known_words).message, field="checkpoint")
         else:
             rule = replace(rule, interval_s=Quantity("s", gt=0, le=1e9).parse(part, "checkpoint"))
     return rule

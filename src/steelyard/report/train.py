@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steelyard.report import train_run
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -60,7 +61,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "energy_j_per_token": found.energy_j_per_token,
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
-        "run": None if found.run is None else found.run.to_dict(),
+        "run": None if found.run is None else found.run.to_dict() | train_run.chances(found),
         "framework": {
             "name": framework.name,
             "version": framework.version,
@@ -176,7 +177,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         table,
         "",
         rates,
-        *_run(found),
+        *train_run.parts(found),
         "",
         styled(("where the time of a step goes", "bold")),
         columns(["part", "time", "share"], shares, numeric=["time", "share"]),
@@ -186,29 +187,6 @@ def parts(found: TrainEstimate) -> list[Any]:
         *bullets("assumed", found.ledger.assumptions),
         *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
     ]
-
-
-def _run(found: TrainEstimate) -> list[Any]:
-    """The whole run: days, money, energy, what failures cost."""
-    run = found.run
-    if run is None:
-        return []
-    days, usd, kwh = run.days, run.usd, run.kwh
-    lines = [
-        Line("tokens" if found.scenario.plan.seq > 1 else "items", f"{figure(run.tokens)} in {run.steps:,.0f} steps"),
-        Line("days", f"{days['p50']:,.1f} ({days['p10']:,.1f} to {days['p90']:,.1f} of ten runs eight)"),
-    ]
-    if usd is not None:
-        lines.append(Line("money", f"{usd['p50']:,.0f} USD ({usd['p10']:,.0f} to {usd['p90']:,.0f})"))
-    lines.append(Line("energy", f"{kwh['p50']:,.0f} kWh ({kwh['p10']:,.0f} to {kwh['p90']:,.0f})"))
-    if run.kgco2 is not None:
-        lines.append(Line("carbon", f"{run.kgco2['p50']:,.0f} kg CO2"))
-    lost = f"{run.interruptions:,.1f} interruptions, {run.ettr_frac:.1%} of the time is training"
-    lines.append(Line("failures", lost))
-    if run.checkpoint_interval_s < float("inf"):
-        size = f"{q(run.checkpoint_bytes, 'B')} each, {q(run.storage_bytes_per_s, 'B/s')} of storage"
-        lines.append(Line("checkpoints", f"every {q(run.checkpoint_interval_s, 's')}, {size}"))
-    return ["", styled(("the run", "bold")), lines_table(lines)]
 
 
 def _memory(found: TrainEstimate) -> list[Any]:

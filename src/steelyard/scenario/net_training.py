@@ -13,6 +13,7 @@ from steelyard.deployment.train_plan import OF_MODELS, TrainPlan
 from steelyard.errors import InputError, Problem
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import NetScenario, read_net_scenario, sets_of
+from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.training import TrainScenario, failures_of, length_of, sequences_of
 from steelyard.scenario.words import Problems
 from steelyard.workload.fixed import FixedGraph
@@ -65,6 +66,7 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
     samples = IMAGENET if values["epochs"] is not None and values["samples"] in (None, "") else values["samples"]
     length = problems.read(length_of, {**values, "samples": samples, "seq": 1})
+    problems.read(limits_of, values)
     problems.done()
     assert framework is not None
     assert optimizer is not None

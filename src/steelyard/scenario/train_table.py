@@ -45,10 +45,14 @@ recompute | text | - | column | computed again in the backward pass: none, selec
 tokens | text | - | column also=float | tokens of the whole run: 15.6T, 300B
 epochs | number | none | least=0 most=1e+09 column | passes over --samples
 samples | text | - | column also=float | sequences of the data set: 2M
-failures | text | - | - | what fails: 3.8/1000node-day, llama3, rsc-1, none; with what comes after, as
-    llama3,restart=6min,elastic (default: typical, where a run has a length)
-checkpoint | text | auto | - | how checkpoints are saved: auto (the best interval), 30min, sync, storage=200GB/s
-train.spares | text | - | also=int | nodes that stand by, 8 or 2% (default: one is always there)
+failures | text | - | column | what fails: llama3, rsc-1, 3.8/1000node-day, sw:1/job-day, reclaim:0.05/node-day, none;
+    with what comes after, as llama3,restart=6min,elastic (default: typical, where a run has a length)
+checkpoint | text | auto | - | work between checkpoints: auto (the best interval), 30min; sync: training waits for them;
+    storage=200GB/s
+train.spares | text | - | also=int | nodes that stand by and are paid, 8 or 2% (default: one is always there)
+jitter | number | none | least=0 most=10 | coefficient of variation of a node's time of a step: all wait for the slowest
+train.by | text | - | also=float | deadline, 30d: the chance to end by then
+train.budget | text | - | also=float | money of the whole run, 3Musd: the chance that it is enough
 train.carbon | number | none | least=0 most=1e+06 unit=g/kWh | carbon intensity of the electricity, g/kWh
 train.power_price | number | 0.0 | least=0 most=100 unit=USD/kWh | price of power beside the rent
 [What the plan chooses]
@@ -56,7 +60,7 @@ plan_training.on | text | required | column also=Sequence[str]/Cluster/Machine |
     h100_sxm:1024 at most so many
 plan_training.objective | name | cost | column show choices=cost,time,energy | what the plan is best at: cost, time,
     energy
-by | text | - | also=float | the run must end within: 30d
+plan_training.by | text | - | also=float | the run must end within: 30d
 plan_training.budget | text | - | also=float | the run must cost at most: 3Musd
 plan_training.max_gpus | whole | none | least=1 most=1e+07 | devices at most (default: 16,384)
 plan_training.sure | text | 0.8 | show also=float | the chance with which the run must end in time and in budget: 0.8
@@ -70,6 +74,6 @@ PLAN_TRAINING = (
 )
 TRAIN = (
     "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
-    "recompute tokens epochs samples failures checkpoint spares network power_limit_w usd_per_hour power_price carbon "
-    "generic seed"
+    "recompute tokens epochs samples failures checkpoint spares jitter by budget network power_limit_w usd_per_hour "
+    "power_price carbon generic seed"
 )

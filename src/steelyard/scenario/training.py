@@ -23,6 +23,7 @@ from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainP
 from steelyard.errors import InputError, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.network import asks_net, sets_of
+from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.words import Problems, read_words
 from steelyard.units import parse_quantity
@@ -98,6 +99,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     if values["network"] and cluster is not None:
         cluster = problems.read(with_network, cluster, values["network"])
     tokens = problems.read(length_of, values)
+    problems.read(limits_of, values)
     fails = problems.read(parse_recovery, values["failures"])
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
     nodes = cluster.node_count if cluster is not None else 1

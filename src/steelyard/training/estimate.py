@@ -13,7 +13,7 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
-from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, static_power_w
+from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
 from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan, layout_problems
@@ -31,6 +31,7 @@ from steelyard.training.layouts import priced_layouts, space_of
 from steelyard.training.memory import PARTS, memory_of
 from steelyard.training.run import Job, Prices, Run, run_of
 from steelyard.training.step import StepCost, layers_on, step_of
+from steelyard.training.stragglers import slowest_factor
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
@@ -212,6 +213,10 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         ledger.cite("failures", scenario.failures.source)
         if not scenario.words.get("failures"):
             ledger.assume(f"failures of {scenario.failures.source} (--failures)")
+        if scenario.failures.rates:
+            after = scenario.recovery
+            times = f"noticed after {after.detect_s:g} s, mended {after.restart_s:g} s later"
+            ledger.assume(f"a failure is {times} (--failures detect=, restart=)")
     return TrainEstimate(
         scenario=scenario,
         step_s=step,
@@ -274,8 +279,17 @@ def run_of_scenario(
     """The run of a scenario whose length was given."""
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
     assert scenario.tokens is not None
-    job = Job(cluster.count, cluster.node_count, checkpoint_bytes_of(scenario), plan.dp)
-    prices = Prices(usd, words["power_price"], watts, carbon_g_per_kwh=words["carbon"])
+    nodes, jitter = int(cluster.node_count), words["jitter"]
+    job = Job(
+        cluster.count,
+        nodes,
+        checkpoint_bytes_of(scenario),
+        plan.dp,
+        writers=cluster.count if plan.zero else cluster.count // plan.dp,
+        slower=float(slowest_factor(nodes, jitter)) if jitter else 1.0,
+    )
+    idle_w = idle_power_w(cluster.machine) * cluster.count + cluster.host_w * nodes
+    prices = Prices(usd, words["power_price"], watts, idle_w, words["carbon"])
     return run_of(
         step,
         job,
