@@ -1,10 +1,10 @@
 """Whole networks in PyTorch eager mode on one device, fp32 (``neusight_ops/e2e_model_latency.csv`` and the table of
 NeuSight's own predictions, ``hw/neusight_e2e_label_vs_pred.csv``).
 
-Inference is the forward pass over whole sequences with logits of every token; a training step is forward and backward
-without an optimizer. Every op of the Hugging Face code is a kernel of its own, attention writes its scores to memory,
-and masked scores are computed all the same. A backward pass computes each product twice (for inputs and for weights)
-and moves what the forward pass of the other kernels moved once more than it did.
+Inference is the forward pass over whole sequences with logits of every token: every op of the Hugging Face code is a
+kernel of its own, attention writes its scores to memory, and masked scores are computed all the same. A training step
+is asked of ``steelyard.train`` (Transformers, eager attention, 32 bits); the rows have no optimizer, so that its update
+is taken off.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.price import price
-from steelyard.cost.program import Kernel, Program, lower
-from steelyard.measurements.reader import Ask, Comparison, Floats, comparison, guarded, machine_name, read_frame
+from steelyard.cost.program import Kernel, lower
+from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, machine_name, read_frame
 from steelyard.workload.catalogue import Model
 from steelyard.workload.families import read_config
 from steelyard.workload.transformer import Step
+from steelyard_validation.readers._train import Words, compared, said, step_time
 from steelyard_validation.readers._whole import Placed, Shown, deploy, known_model, predict
 
 if TYPE_CHECKING:
@@ -59,18 +59,11 @@ MODELS = {
     "gpt2_xl": "openai-community/gpt2-xl",
     "opt_13": "facebook/opt-1.3b",
 }
-#: Work of forward and backward over the forward's: products run three times; other kernels read their inputs once
-#: more beside the gradient, so that they move some 2.5 times as much; each all-reduce has one in the backward.
-BACKWARD = {"gemm": 3.0, "attention": 3.5, "collective": 2.0}
-BACKWARD_OTHER = 2.5
-#: The same for an activation written as a chain in Python: intermediates used twice also sum their gradients.
-BACKWARD_CHAIN = 3.5
-#: Passes that training adds: dropout (read, write, and a mask of a quarter of the width) over the scores where the
-#: model drops attention weights and over both outputs of a layer; over the logits a shifted copy, the log-softmax and
-#: the loss, of which the backward pass repeats its share.
-DROPOUT = 1.25
-DROPS_SCORES = ("gpt2", "bert")
-LOGIT_PASSES = 3.0
+#: What the verb is told of the code of training steps.
+TRAINED = {"framework": "transformers", "precision": "fp32", "zero": 0}
+#: Traffic of elementwise work over that of fused kernels, 18 widths a token and layer: dropout and copies of both blocks
+#: add 8.5 widths, and GPT-2's ``gelu_new``, seven kernels more, 56.
+PASSES: Mapping[str, float] = MappingProxyType({"gpt2": 4.6, "bert": 1.5, "opt": 1.5})
 FP32_BYTES = 4.0
 
 
@@ -103,24 +96,67 @@ def _peer(path: Path, ask: Ask) -> Iterator[Comparison]:
 
 def _rows(path: Path, ask: Ask, frame: pd.DataFrame, measured: str) -> Iterator[Comparison]:
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
-    found = predict(frame, ["model", "device", "option", "mode"], _place, _ask)
-    for mode, phase in (("inf", "prefill"), ("train", "train")):
-        rows = (frame["mode"] == mode).to_numpy()
-        if rows.any():
-            yield comparison(
-                ask,
-                path.stem,
-                metric="time_s",
-                phase=phase,
-                machine=frame["device"].map(_machine)[rows],
-                family=frame["model"][rows],
-                measured=frame[measured].to_numpy()[rows] * 1e-3,
-                predicted=found.predicted[rows],
-                low=found.low[rows],
-                high=found.high[rows],
-                roofline=found.roofline[rows],
-                why=found.why[rows],
-            )
+    passes, steps = (frame[frame["mode"] == mode] for mode in ("inf", "train"))
+    if len(passes):
+        found = predict(passes, ["model", "device", "option"], _place, _ask)
+        yield comparison(
+            ask,
+            path.stem,
+            metric="time_s",
+            phase="prefill",
+            machine=passes["device"].map(_machine),
+            family=passes["model"],
+            measured=passes[measured].to_numpy() * 1e-3,
+            **found.columns,
+        )
+    if len(steps):
+        yield compared(
+            ask,
+            path.stem,
+            steps,
+            [_words(row) for row in steps.to_dict("records")],
+            steps[measured].to_numpy() * 1e-3,
+            metric="time_s",
+            figure=_without_update,
+            machine=steps["device"].map(_machine).tolist(),
+            family=steps["model"].astype(str).tolist(),
+            phase="train",
+            answers={},
+        )
+
+
+def _words(row: Mapping[str, Any]) -> Words | str:
+    """The training step of a row as the verb is asked."""
+    found = _model(str(row["model"]))
+    if found is None:
+        return f"unknown model {row['model']!r}"
+    way, degree = _split(str(row["option"]))
+    batch = int(row["batch"])
+    each = batch // degree if way == "dp" else batch  # a pipeline of one micro-batch
+    return said(
+        model=found,
+        on=f"{_machine(str(row['device']))}:{degree}",
+        gbs=batch,
+        mbs=max(1, each),
+        seq=int(row["seq_len"]),
+        tp=degree if way == "tp" else 1,
+        pp=degree if way == "pp" else 1,
+        recompute="none",
+        set=f"attention=eager,elementwise_passes={PASSES.get(found.transformer.model_type, 1.5)}",
+        **TRAINED,
+    )
+
+
+def _split(option: str) -> tuple[str, int]:
+    """``tp4``, ``dp4``, ``pp4_1``: how a step is split, and over how many devices."""
+    return (option[:2], int(option[2:].partition("_")[0])) if option[2:3].isdigit() else ("", 1)
+
+
+def _without_update(found: Any, words: Words) -> tuple[float, float, float]:
+    """Seconds of a step without its optimizer's update."""
+    time, low, high = step_time(found, words)
+    share = 1.0 - float(found.breakdown_s["optimizer"]) / time
+    return time * share, low * share, high * share
 
 
 def _machine(device: str) -> str:
@@ -152,17 +188,16 @@ def _model(name: str) -> Model | None:
 class _Run(Placed):
     """A deployment and what the row says is done with it."""
 
-    training: bool = False
     option: str = ""
 
 
-def _place(model: str, device: str, option: str, mode: str) -> Placed | str:
+def _place(model: str, device: str, option: str) -> Placed | str:
     found = _model(model)
     if found is None:
         return f"unknown model {model!r}"
     if found.transformer.model_type not in EAGER:
         return f"no facts about the eager code of {found.transformer.model_type!r}"
-    degree = int(option[2:].partition("_")[0]) if option[2:3].isdigit() else 1
+    degree = _split(option)[1]
     tp = degree if option.startswith("tp") else 1
     at = deploy(found, _machine(device), tp=tp, weights="fp32", activations="fp32", kv="fp32", engine="torch")
     if isinstance(at, str):
@@ -170,7 +205,7 @@ def _place(model: str, device: str, option: str, mode: str) -> Placed | str:
     if option and option != "fusion" and degree == 1:
         return f"unknown variant {option!r}"
     plan = replace(at.plan, fused=False, communication="fp32")
-    return _Run(at.model, at.cluster, plan, at.engine, *at.sizes, training=mode == "train", option=option)
+    return _Run(at.model, at.cluster, plan, at.engine, *at.sizes, option=option)
 
 
 def _ask(at: Placed, rows: pd.DataFrame) -> Shown:
@@ -183,25 +218,19 @@ def _ask(at: Placed, rows: pd.DataFrame) -> Shown:
     program = lower(graph, at.plan, at.cluster.machine)
     facts_of = EAGER[model.model_type]
     if at.option != "fusion":
-        kernels = tuple(_eager(k, facts_of, at.training, model.model_type in DROPS_SCORES) for k in program.kernels)
-        program = replace(program, kernels=kernels)
+        program = replace(program, kernels=tuple(_eager(k, facts_of) for k in program.kernels))
     cost = price(program, at.cluster, at.engine, decode=False)
-    time, limit = _total(cost, at.training, facts_of.activation_passes > 0)
-    if copies > 1:  # gradients are summed once per step, behind the backward pass for all but the last bucket
-        time = time + _gradients_s(at, copies)
+    time = sum((np.asarray(k.time_s) for k in cost.kernels), np.zeros(1)) + cost.overhead_s
+    limit = sum((np.asarray(k.limit_s) for k in cost.kernels), np.zeros(1))
     return Shown.time(*(np.broadcast_to(x, batch.shape) for x in (time, np.asarray(cost.log_spread()), limit)))
 
 
-def _eager(kernel: Kernel, facts: Eager, training: bool, drops_scores: bool) -> Kernel:
+def _eager(kernel: Kernel, facts: Eager) -> Kernel:
     """The kernel as the eager code runs it: masked scores computed, and its elementwise passes added."""
     op = kernel.name.rpartition(".")[2]
     more = {"softmax": facts.score_passes, "act": facts.activation_passes, "norm1": COPIES, "norm2": COPIES}.get(
         op, 0.0
     )
-    if training:
-        more += {"softmax": DROPOUT * drops_scores, "norm1": DROPOUT, "norm2": DROPOUT, "sampler": LOGIT_PASSES}.get(
-            op, 0.0
-        )
     times = 1.0 + more
     if kernel.kind == "gemm":
         f = kernel.features
@@ -212,29 +241,3 @@ def _eager(kernel: Kernel, facts: Eager, training: bool, drops_scores: bool) -> 
         kernel = replace(kernel, traffic={**kernel.traffic, "read": scores, "write": scores})
     traffic = {name: np.asarray(value) * times for name, value in kernel.traffic.items()}
     return replace(kernel, traffic=traffic, flops=kernel.flops * times)
-
-
-def _total(cost: Cost, training: bool, chain: bool) -> tuple[Floats, Floats]:
-    def weight(k: KernelCost) -> float:
-        if not training:
-            return 1.0
-        chained = k.kernel.name.endswith(".act") and chain
-        return BACKWARD.get(k.kernel.kind, BACKWARD_CHAIN if chained else BACKWARD_OTHER)
-
-    time = sum((np.asarray(k.time_s) * weight(k) for k in cost.kernels), np.zeros(1)) + cost.overhead_s
-    limit = sum((np.asarray(k.limit_s) * weight(k) for k in cost.kernels), np.zeros(1))
-    return np.asarray(time), np.asarray(limit)
-
-
-def _gradients_s(at: Placed, copies: int) -> Any:
-    from steelyard.machine.cluster import cluster_of
-
-    message = at.transformer.parameters() * 4.0
-    features = {"operation": "all_reduce", "message_bytes": message, "devices": copies}
-    kernel = Kernel("gradients", "collective", 1, (), features)
-    cost = price(Program("gradients", (kernel,), at.plan), cluster_of(at.cluster.machine, copies), at.engine)
-    return (1.0 - OVERLAP) * np.asarray(cost.kernels[0].time_s)
-
-
-#: Share of the gradients' all-reduce hidden behind the backward pass (guess; the last buckets cannot be).
-OVERLAP = 0.8
