@@ -424,7 +424,9 @@ def collective(kernel: Kernel, context: PricingContext) -> KernelTime:
     if "exchange" in f and stack.expert_exchange and inside.switched:
         return KernelTime(exchange_time_s(f, cluster), EXCHANGE_SPREAD, "fitted: DeepEP on Hopper and Blackwell")
     found = link_parameters(cluster, inside.kind)
-    custom = f["operation"] == "all_reduce" and stack.engine_kernels and not through_host(cluster)
+    since = family_named(cluster.machine.family).all_reduce_since
+    own = stack.engine_kernels or "" < since <= context.engine.released
+    custom = f["operation"] == "all_reduce" and own and not through_host(cluster)
     time = collective_time_s(
         f["operation"],
         f["message_bytes"],

@@ -86,6 +86,9 @@ class Family:
     expert_exchange: Annotated[
         Literal["", "blackwell"], "parameters of the exchange of routed tokens; empty = the first measured"
     ] = ""
+    all_reduce_since: Annotated[
+        str, "year and month from which engines' releases bring their all-reduce kernels, where the stack says none do"
+    ] = ""
     engine: Annotated[str, "the serving engine people usually run there; empty = by stack and kind"] = ""
 
 
