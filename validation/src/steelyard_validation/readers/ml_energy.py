@@ -1,6 +1,8 @@
 """``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, time between tokens, output rate, energy per token.
 
-``avg_batch_size`` sequences run over all data-parallel ranks: so many clients of a closed loop. The release is vLLM
+All requests are queued at the start and ``max_num_seqs`` of them run, over all data-parallel ranks; means are of the
+time when they do (``avg_batch_size`` is the limit to a part in a thousand where the cache holds so many, which a closed loop
+of as many clients would never reach). The release is vLLM
 0.11.1 (the project's own account of v3.0); tokens are drawn as each model's `generation_config.json` says. Prompt
 lengths are not in the file: means of the three kinds of requests are guessed, that of chats from what prompts cost a
 step on H100 (the mean gap between tokens less the median). Energy is that of the devices alone. Rows of picture and
@@ -38,7 +40,7 @@ KEYS = [
     "par_data_parallel",
     "par_expert_parallel",
 ]
-#: Lengths are uniform from this share of the longest up to it (a guess: chats are a word or pages). Each client sends
+#: Lengths are uniform from this share of the longest up to it (a guess: chats are a word or pages). Each place takes
 #: so many requests, all of them at least so many: the file states means of a steady state, and an end of run is none.
 SHORTEST, ROUNDS, FEWEST = 0.05, 12, 200
 
@@ -71,34 +73,28 @@ def _flags(model: str, sequences: int) -> tuple[tuple[str, Any], ...]:
 def _answers(at: Placed, rows: pd.DataFrame) -> list[Shown]:
     """Median time between tokens, output tokens/s, energy of the devices per token of closed loops."""
     ranks = at.plan.dp
-    clients = np.maximum(1, np.round(rows["avg_batch_size"].to_numpy(dtype=np.float64) / ranks)).astype(int) * ranks
+    seats = np.maximum(1, np.round(rows["max_num_seqs"].to_numpy(dtype=np.float64) / ranks)).astype(int) * ranks
+    requests = np.maximum(ROUNDS * seats, FEWEST)
     osl = np.maximum(2, np.round(rows["avg_output_len"].to_numpy(dtype=np.float64) * 2 / (1 + SHORTEST))).astype(int)
     isl = int(PROMPT[str(rows["task"].iloc[0])] * 2 / (1 + SHORTEST))
     loads = [
-        Load(
-            int(n),
-            max(ROUNDS * int(n), FEWEST),
-            isl,
-            int(length),
-            SHORTEST,
-            _flags(rows["model"].iloc[0], int(n) // ranks),
-        )
-        for n, length in zip(clients, osl, strict=True)
+        Load(int(n), int(n), isl, int(length), SHORTEST, _flags(rows["model"].iloc[0], int(places) // ranks))
+        for n, places, length in zip(requests, seats, osl, strict=True)
     ]
     service = Service.of(at, loads)
     runs = played_all(loads, service.closed)
-    held = np.maximum(1.0, np.floor(clients / ranks))
+    held = np.maximum(1.0, np.floor(rows["avg_batch_size"].to_numpy(dtype=np.float64) / ranks))
     step = at.decode(held, isl + np.floor(osl / 2)).limit
     return [
         shown(runs, "itl_median_s", step),
-        shown(runs, "tokens_per_s", clients / step),
+        shown(runs, "tokens_per_s", held * ranks / step),
         shown(runs, "energy_j_per_token", np.nan),
     ]
 
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     measured = ["median_itl_ms", "output_throughput_tokens_per_sec", "energy_per_token_joules"]
-    frame = read_frame(path, [*KEYS, "avg_batch_size", "avg_output_len", *measured])
+    frame = read_frame(path, [*KEYS, "max_num_seqs", "avg_batch_size", "avg_output_len", *measured])
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     answers = predict_all(frame, KEYS, _place, _answers, 3)
     metrics = (
