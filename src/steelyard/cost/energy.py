@@ -37,15 +37,15 @@ DEFAULT_ENERGY_J_PER_OP = 0.8e-12
 DEFAULT_LINK_ENERGY_J_PER_BYTE = 80e-12
 
 
-#: Share of the power between idle and rated that a device draws as soon as kernels run. Fitted with the next constant
-#: to the mean power of static-batch decoding of two models on A100s at tensor parallelism 2 to 8 (Splitwise's tables).
-ACTIVE_FRAC = 0.24
+#: Share of the power between idle and rated that a device draws as soon as kernels run. Fitted with the transport of a byte and
+#: the `operand_energy` of GPUs to the mean power of dense models served on H100 (ML.ENERGY, 52 rows whose rate is right).
+ACTIVE_FRAC = 0.12
 #: The same of boards that raise their clocks above the rated one while power is left: read off four RTX 3090 that draw
 #: 213 to 219 W of 220 whatever they run.
 RAISED_ACTIVE_FRAC = 0.5
 #: Energy to carry a byte from the memory stack through caches and network on chip to the registers, J, beyond what the
 #: memory levels themselves state. Fitted as above.
-TRANSPORT_J_PER_BYTE = 55e-12
+TRANSPORT_J_PER_BYTE = 80e-12
 
 
 #: Of the rated voltage, what is left at a clock near 0: it falls in proportion from there (read off the voltage curves
@@ -117,7 +117,14 @@ def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) ->
 
 
 def energy_per_op_j(site: Site) -> float:
-    """Energy of one operation in the format computed in; scaled by width from a known format when not stated."""
+    """Energy of one operation with its operands in the format computed in.
+
+    Scaled by width from a known format when the machine's file does not state it.
+    """
+    return _stated_per_op_j(site) * kinds()[site.machine.kind].operand_energy
+
+
+def _stated_per_op_j(site: Site) -> float:
     table = site.engine.energy_j_per_op
     if site.compute in table:
         return table[site.compute]

@@ -38,6 +38,9 @@ class Kind:
     clocked: Annotated[bool, "draws a share of its rated power whatever runs; otherwise only what its actions take"] = (
         True
     )
+    operand_energy: Annotated[
+        float, Quantity("1", "energy of an operation with its operands' way to the matrix engine, over a machine's figure", ge=1)
+    ] = 1.0
     engine: Annotated[str, "the serving engine people usually run there; empty = vLLM"] = ""
     serves: Annotated[bool, "a plan on any machine takes those of it that a price is known for"] = False
 
