@@ -87,6 +87,8 @@ class Plan:
             weights = native
         kept = "" if isinstance(published, str) or weights != native else published.native_kv
         implied = weights.activations or ("fp16" if weights.gguf else weights.name.partition("@")[0])
+        if machine is not None:
+            implied = self._runs(machine).activations.get(f"{machine.family}/{weights.name}", implied)
         activations = find_format(self.activations or implied)
         if machine is not None and not computes(machine, activations):
             wide = widened(machine, activations)

@@ -165,9 +165,10 @@ def deploy(
     if found is None:
         return f"unknown model {model!r}"
     try:
-        plan = Plan(weights, activations, kv, "", tp, pp, dp, ep).resolved(found.transformer, device)
-        check_sharding(found.transformer, plan)
         chosen = (find_engine(engine) if engine else default_engine(device)) if isinstance(engine, str) else engine
+        plan = Plan(weights, activations, kv, "", tp, pp, dp, ep, engine=chosen.name)
+        plan = plan.resolved(found.transformer, device)
+        check_sharding(found.transformer, plan)
     except SteelyardError as error:
         return str(error)
     shapes: Any = found.transformer
