@@ -37,8 +37,9 @@ DEFAULT_ENERGY_J_PER_OP = 0.8e-12
 DEFAULT_LINK_ENERGY_J_PER_BYTE = 80e-12
 
 
-#: Share of the power between idle and rated that a device draws as soon as kernels run. Fitted with the transport of a byte and
-#: the `operand_energy` of GPUs to the mean power of dense models served on H100 (ML.ENERGY, 52 rows whose rate is right).
+#: Share of the power between idle and rated that a device draws as soon as kernels run. Fitted with the transport of a
+#: byte and the `operand_energy` of GPUs to the mean power of dense models served on H100 (ML.ENERGY, 52 rows whose rate
+#: is right).
 ACTIVE_FRAC = 0.12
 #: The same of boards that raise their clocks above the rated one while power is left: read off four RTX 3090 that draw
 #: 213 to 219 W of 220 whatever they run.

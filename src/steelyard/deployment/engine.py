@@ -293,7 +293,7 @@ class Engine:
     ] = ("any",)
     fp16_on: Annotated[tuple[str, ...], "families of machines where it runs models published in bf16 in fp16"] = ()
     activations: Annotated[
-        Mapping[str, str], "by `family/format` of machine and weights, the format of activations it quantises to by itself"
+        Mapping[str, str], "by `family/format` of machine and weights, activations it quantises to by itself"
     ] = field(default_factory=dict)
     kv_formats: Annotated[tuple[str, ...], "formats of its cache below 16 bits; empty = any"] = ()
     own_files: Annotated[bool, "its weights are stored in a way no other engine reads"] = False

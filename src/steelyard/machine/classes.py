@@ -39,7 +39,8 @@ class Kind:
         True
     )
     operand_energy: Annotated[
-        float, Quantity("1", "energy of an operation with its operands' way to the matrix engine, over a machine's figure", ge=1)
+        float,
+        Quantity("1", "energy of an operation with its operands' way to the matrix engine, over its own", ge=1),
     ] = 1.0
     engine: Annotated[str, "the serving engine people usually run there; empty = vLLM"] = ""
     serves: Annotated[bool, "a plan on any machine takes those of it that a price is known for"] = False

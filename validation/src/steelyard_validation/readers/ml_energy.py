@@ -1,12 +1,12 @@
 """``ml_energy_v3/llm_energy_latency.csv``: vLLM in steady state, time between tokens, output rate, energy per token.
 
 All requests are queued at the start and ``max_num_seqs`` of them run, over all data-parallel ranks; means are of the
-time when they do (``avg_batch_size`` is the limit to a part in a thousand where the cache holds so many, which a closed loop
-of as many clients would never reach). The release is vLLM
-0.11.1 (the project's own account of v3.0); tokens are drawn as each model's `generation_config.json` says. Prompt
-lengths are not in the file: means of the three kinds of requests are guessed, that of chats from what prompts cost a
-step on H100 (the mean gap between tokens less the median). Energy is that of the devices alone. Rows of picture and
-video requests are language models with prompts of unknown length and are not answered.
+time when they do (``avg_batch_size`` is the limit to a part in a thousand where the cache holds so many, which a
+closed loop of as many clients would never reach). The release is vLLM 0.11.1 (the project's own account of v3.0);
+tokens are drawn as each model's `generation_config.json` says. Prompt lengths are not in the file: means of the three
+kinds of requests are guessed, that of chats from what prompts cost a step on H100 (the mean gap between tokens less
+the median). Energy is that of the devices alone. Rows of picture and video requests are language models with prompts
+of unknown length and are not answered.
 """
 
 from __future__ import annotations
