@@ -16,7 +16,7 @@ from steelyard.traffic.sessions import common_prefix, conversations, read_workfl
 from steelyard.traffic.trace import LENGTHS, Floats, Trace
 from steelyard.units import parse_quantity
 
-__all__ = ["ISL", "OSL", "REQUESTS", "REQUESTS_PER_CLIENT", "Traffic", "traffic"]
+__all__ = ["ISL", "OSL", "REQUESTS", "REQUESTS_PER_CLIENT", "SHORTEST_ANSWER", "Traffic", "traffic"]
 
 #: Prompt and answer when nothing is said, as ``estimate`` has them.
 ISL, OSL = "1024", "256"

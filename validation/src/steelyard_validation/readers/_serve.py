@@ -26,6 +26,7 @@ from steelyard.simulation.prepared import Options, Prepared, checked, prepare, t
 from steelyard.simulation.result import Simulation
 from steelyard.simulation.run import run
 from steelyard.techniques._registry import read_flag
+from steelyard.traffic.build import SHORTEST_ANSWER
 from steelyard.traffic.trace import Trace
 from steelyard_validation.readers._whole import Placed, Shown
 
@@ -124,14 +125,19 @@ def _draws(simulation: Simulation) -> dict[str, tuple[float, float]]:
 
 
 def closed_trace(load: Load) -> Trace:
-    """The requests of a load. Prompts and answers of one row are drawn alike for every deployment."""
+    """The requests of a load. Prompts and answers of one row are drawn alike for every deployment.
+
+    Answers of a loop whose requests are all equal differ as those of ``simulate`` do.
+    """
     rng = np.random.default_rng(SEED)
 
-    def lengths(longest: int) -> Any:
-        shortest = max(1, int(longest * load.shortest_frac))
+    def lengths(longest: int, shortest_frac: float) -> Any:
+        shortest = max(1, int(longest * shortest_frac))
         return rng.integers(shortest, longest, load.requests, endpoint=True)
 
-    isl, osl = lengths(load.isl), lengths(load.osl)
+    equal = load.shortest_frac == 1.0 and 1 < load.clients < load.requests
+    isl = lengths(load.isl, load.shortest_frac)
+    osl = lengths(load.osl, SHORTEST_ANSWER if equal else load.shortest_frac)
     return Trace(
         arrived_at=np.zeros(load.requests),
         isl=isl,
