@@ -437,12 +437,13 @@ class TestMlEnergy(ReaderContract):
         head = (
             "model,task,gpu_model,weight_precision,num_gpus,par_tensor_parallel,par_data_parallel,par_expert_parallel,"
         )
-        head += "avg_batch_size,avg_output_len,median_itl_ms,output_throughput_tokens_per_sec,energy_per_token_joules\n"
+        head += "max_num_seqs,avg_batch_size,avg_output_len,median_itl_ms,"
+        head += "output_throughput_tokens_per_sec,energy_per_token_joules\n"
         rows = [
-            "Qwen/Qwen3-8B,gpqa,H100,bfloat16,1,1,1,1,8,8000,10,800,0.6",
-            "Qwen/Qwen3-8B,image-chat,H100,bfloat16,1,1,1,1,8,80,10,80,1",
+            "Qwen/Qwen3-8B,gpqa,H100,bfloat16,1,1,1,1,8,8,8000,10,800,0.6",
+            "Qwen/Qwen3-8B,image-chat,H100,bfloat16,1,1,1,1,8,8,80,10,80,1",
         ]
-        rows += ["Qwen/Qwen3-235B-A22B-Instruct-2507-FP8,lm-arena-chat,H100,fp8,8,1,1,8,64,600,20,3000,2"]
+        rows += ["Qwen/Qwen3-235B-A22B-Instruct-2507-FP8,lm-arena-chat,H100,fp8,8,1,1,8,64,64,600,20,3000,2"]
         return write(tmp_path / "m", "llm_energy_latency.csv", head + "\n".join(rows) + "\n")
 
 

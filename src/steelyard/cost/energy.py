@@ -21,6 +21,7 @@ __all__ = [
     "DEFAULT_ENERGY_J_PER_OP",
     "DEFAULT_LINK_ENERGY_J_PER_BYTE",
     "TRANSPORT_J_PER_BYTE",
+    "arithmetic_per_op_j",
     "clock_at",
     "clock_beside",
     "energy_per_op_j",
@@ -118,14 +119,12 @@ def held_back_s(time_s: Any, compute_s: Any, memory_s: Any, machine: Machine) ->
 
 
 def energy_per_op_j(site: Site) -> float:
-    """Energy of one operation with its operands in the format computed in.
-
-    Scaled by width from a known format when the machine's file does not state it.
-    """
-    return _stated_per_op_j(site) * kinds()[site.machine.kind].operand_energy
+    """Energy of one operation in the format computed in, with its operands' way to the matrix engine, J."""
+    return arithmetic_per_op_j(site) * kinds()[site.machine.kind].operand_energy
 
 
-def _stated_per_op_j(site: Site) -> float:
+def arithmetic_per_op_j(site: Site) -> float:
+    """Energy of the operation alone, J; scaled by width from a known format where the machine's file states none."""
     table = site.engine.energy_j_per_op
     if site.compute in table:
         return table[site.compute]

@@ -24,7 +24,7 @@ import numpy as np
 
 from steelyard.cost.cost import Cost, KernelCost
 from steelyard.cost.effect import Effect
-from steelyard.cost.energy import energy_per_op_j
+from steelyard.cost.energy import arithmetic_per_op_j
 from steelyard.cost.kernel import Program
 from steelyard.cost.site import site_of
 from steelyard.cost.step import Replica
@@ -97,7 +97,7 @@ class Cheaper(Effect):
         usual_j = multiply_accumulate_j(self.process, k.kernel.compute)
         if not usual_j or not k.kernel.kind.startswith(self.kinds) or k.engine not in {c.name for c in machine.compute}:
             return k
-        each_j = energy_per_op_j(site_of(machine, k.engine, k.kernel.compute))
+        each_j = arithmetic_per_op_j(site_of(machine, k.engine, k.kernel.compute))
         arithmetic_j: Any = np.asarray(k.kernel.flops * k.kernel.count, dtype=np.float64) * each_j
         saved = (1.0 - self.overhead) * (1.0 - self.pair_j / usual_j)
         return replace(k, energy_j=k.energy_j - arithmetic_j * saved)
