@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,21 @@ class TestActivations:
         model = load_model("gpt-oss-20b").transformer
         plan = Plan(activations=named, engine=engine).resolved(model, find_machine(machine))
         assert (plan.weights, plan.activations) == ("mxfp4", expected)
+
+
+class TestEveryExpert:
+    def experts_s(self, engine: str, batch: int) -> float:
+        """Time of the routed experts of a decode step, s."""
+        asked: dict[str, Any] = {"tp": 8, "ep": 8, "weights": "fp8_block", "isl": 128, "osl": 2}
+        step = sy.estimate("qwen3-235b-a22b", "h100_sxm:8", batch=batch, engine=engine, **asked).decode
+        return float(sum(np.sum(k.time_s) for k in step.cost if k.kernel.name.endswith("experts")))
+
+    def test_padded_experts_take_as_long_for_few_rows_as_for_many(self) -> None:
+        """vLLM 0.11 and 0.12 read and multiply every expert; later ones those that are met."""
+        few, many = (self.experts_s("vllm@0.12", batch) for batch in (8, 32))
+        assert few == pytest.approx(many, rel=0.05)
+        assert few > 1.5 * self.experts_s("vllm", 8)
+        assert self.experts_s("vllm", 32) > 1.3 * self.experts_s("vllm", 8)
 
 
 class TestOperandEnergy:

@@ -98,7 +98,7 @@ class MoeFacts:
     epilogue (the layer's input is quantised by a kernel of its own whenever activations have under 16 bits);
     all_rows: under expert parallelism without an exchange the side kernels run over every routed row;
     dequantised: weights are widened to 16 bit in registers; padded_to: the expert width is stored padded to a
-    multiple of this.
+    multiple of this; every_expert: local experts that no row meets are read and multiplied, a tile of padding each.
     """
 
     name: str = "triton"
@@ -108,6 +108,7 @@ class MoeFacts:
     all_rows: bool = False
     dequantised: bool = False
     padded_to: int = 1
+    every_expert: bool = False
 
 
 FACTS: Final[dict[str, MoeFacts]] = {
@@ -116,6 +117,7 @@ FACTS: Final[dict[str, MoeFacts]] = {
     "trtllm": MoeFacts("trtllm", (8, 16, 32, 64, 128), 128, True, True, padded_to=128),
     "marlin": MoeFacts("marlin", (16, 32, 64), 128, all_rows=True, dequantised=True, padded_to=64),
     "mxfp4_triton": MoeFacts("mxfp4_triton", (16, 32, 64, 128), 128, True, True, True, 128),
+    "deepgemm": MoeFacts("deepgemm", (128,), 128, every_expert=True),
 }
 
 
@@ -290,6 +292,9 @@ def moe_time_s(
     ups = 2.0 if gated else 1.0
     tokens_ = np.asarray(tokens, dtype=np.float64)
     local = np.asarray(experts if local_experts is None else local_experts, dtype=np.float64)
+    met = np.sum(rows * count, axis=-1)
+    if facts.every_expert:  # rows of each expert are padded to whole tiles, and none is without one
+        hit, rows = np.ones_like(hit), np.maximum(1.0, np.ceil(rows / facts.tile_rows[0])) * facts.tile_rows[0]
     total_rows = np.sum(rows * count, axis=-1)
     hit_experts = np.sum(hit * count, axis=-1)
     repeated = np.asarray(repeated_batches, dtype=np.float64)
@@ -300,10 +305,11 @@ def moe_time_s(
     down = _grouped_gemm_s(rows, hit, count, h, width, weight_bits, act_bits, out_bits, warm, device, p, facts)
     routed = tokens_ * np.asarray(topk, dtype=np.float64)
     if exchanged:
-        tokens_, routed = np.minimum(tokens_, total_rows), total_rows
+        tokens_, routed = np.minimum(tokens_, met), met
     side_rows = routed if facts.all_rows else total_rows
     stream = p.vector_efficiency * device.dram_bytes_per_s
-    moved = side_rows * h * out_bits / 8.0 + tokens_ * h * out_bits / 8.0
+    summed = routed if facts.all_rows else met
+    moved = summed * h * out_bits / 8.0 + tokens_ * h * out_bits / 8.0
     if not facts.activation_fused:
         moved = moved + side_rows * i * (ups * out_bits + act_bits) / 8.0
     if act_bits < out_bits:
