@@ -17,7 +17,7 @@ SIZES = [
     if not (schedule.even and p % 2)
     for k in (1, 2)
     for v in ((1, 3) if name == "interleaved" else (1,))
-]
+] + [("interleaved", 4, m, v) for m in (2, 5, 11) for v in (2, 3)]
 
 
 def unequal(table: Table, seed: int = 0) -> Played:

@@ -2,14 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+import sys
+from dataclasses import dataclass, fields
+from typing import Annotated, Any
 
+from cyclopts import Parameter
+
+from steelyard.cli.help import option
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
 from steelyard.cli.output import Output, write
-from steelyard.errors import DoesNotFit
+from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
 
 Question: Any = options_of("train")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Files:
+    """What else is written."""
+
+    svg: Annotated[str, option("picture of the pipeline, of when runs end and of what checkpoints cost (.svg)")] = ""
+    perfetto: Annotated[str, option("Chrome trace of a step, a track a stage (.json), for ui.perfetto.dev")] = ""
+
+    def check(self) -> None:
+        """Refuse files that cannot be, before any work. Raises :class:`InputError` with every problem."""
+        from steelyard.report.records import check_path
+
+        problems: list[Problem] = []
+        for name, endings in (("svg", (".svg",)), ("perfetto", ())):
+            path = getattr(self, name)
+            if path:
+                try:
+                    check_path(path, endings, name)
+                except InputError as error:
+                    problems += error.problems
+        raise_all(problems)
 
 
 def train(
@@ -17,6 +44,7 @@ def train(
     /,
     *,
     question: Question,
+    files: Files = Files(),
     output: Output = Output(),  # noqa: B008 - frozen
     problems: Wrong,
 ) -> None:
@@ -29,6 +57,7 @@ def train(
     from steelyard.training.estimate import answer_train
 
     problems.read(output.check)
+    problems.read(files.check)
     given = {f.name: getattr(question, f.name) for f in fields(question)}
     words = {"model": model, **words_of_options("train", question, problems)}
     words = {n: v for n, v in words.items() if n == "model" or given.get(n) not in (None, "")}
@@ -39,5 +68,15 @@ def train(
         text=lambda columns: report.report(found, columns),
         rows=lambda: [report.flat(found)],
     )
+    if files.svg:
+        from steelyard.report.train_picture import write_pictures
+
+        write_pictures(found, files.svg)
+    if files.perfetto:
+        from steelyard.report.train_picture import write_trace
+
+        left = write_trace(found, files.perfetto)
+        if left and not output.quiet:
+            print(f"{files.perfetto} {left}", file=sys.stderr)
     if not found.fits:
         raise DoesNotFit(f"does not fit: {report.shortfall(found)}", change=report.remedy(found))

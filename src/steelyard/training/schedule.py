@@ -150,7 +150,7 @@ def bubble_s(
     schedule     bubble                                   as played
     ===========  =======================================  ========================================
     gpipe, 1f1b  (p - 1) (f + b + w)                      exactly
-    interleaved  (p - 1) (f + b + w) / v                  exactly where m is a multiple of p
+    interleaved  (p - 1) (f + b + w) / v                  exactly; and (v - 1) (p - m) of them from m below p
     zb-h1        (p - 1) max(f + b - w, f, b)             exactly from m = 2 p
     zb-h2        (p - 1) max(f + b - 2 w, b - f, 0)       exactly from m = 2 p
     zb-v         (p - 1) max(f - w, b - w, |f - b| / 2)   exactly where f = b = w
@@ -182,7 +182,7 @@ def bubble_s(
     if name in ("gpipe", "1f1b"):
         found = less * (f + b + w)
     elif name == "interleaved":
-        found = less * (f + b + w) / chunks
+        found = (less + (chunks - 1) * np.maximum(stages - batches, 0.0)) * (f + b + w) / chunks
     elif name == "zb-h1":
         found = less * np.maximum(np.maximum(f, b), f + b - w)
     elif name == "zb-h2":
@@ -211,7 +211,8 @@ def in_flight(
 ) -> Floats:
     """Micro-batches whose activations a stage holds at its fullest, in those of a copy's stage; as of a table.
 
-    1F1B ``p - stage``, interleaved ``(2 (p - stage - 1) + (v - 1) p + 1) / v``, ZB-H1 that of 1F1B and ``stage`` that
+    1F1B ``p - stage``, interleaved ``(2 (p - stage - 1) + (v - 1) g + 1) / v`` with groups of
+    g, p or as little more as divides m,, ZB-H1 that of 1F1B and ``stage`` that
     wait for their weights' pass, ZB-H2 ``2 (p - stage) - 1`` and ``2 stage``; ZB-V ``p``, DualPipe ``p + 1``, its half
     ``p + 1/2``, Chimera ``p``: upper limits of every stage; GPipe all ``m``. Never more than ``m``.
 
@@ -232,7 +233,8 @@ def in_flight(
     elif name == "1f1b":
         found = stages - s
     elif name == "interleaved":
-        found = (2 * (stages - s - 1) + (chunks - 1) * stages + 1) / chunks
+        group = np.ceil(batches / np.maximum(batches // stages, 1.0))
+        found = (2 * (stages - s - 1) + (chunks - 1) * group + 1) / chunks
     elif name == "zb-h1":
         found = stages - s + share * s
     elif name == "zb-h2":

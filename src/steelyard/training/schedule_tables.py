@@ -226,14 +226,18 @@ def _dual(h: int, half: int, m: int) -> _Phases:
 
 
 def _interleaved(p: int, m: int, v: int) -> list[Ints]:
-    """Groups of ``p`` micro-batches pass the first chunks, then the second, ...; backward passes in reverse."""
-    sizes = [p] * (m // p) + ([m % p] if m % p else [])
+    """Groups of ``p`` micro-batches pass the first chunks, then the second, ...; backward passes in reverse.
+
+    Where ``p`` does not divide them the groups are as few and as alike, none smaller than ``p``.
+    """
+    groups = max(m // p, 1)
+    sizes = [m // groups + (i < m % groups) for i in range(groups)]
     steps = np.concatenate([np.arange(size * v) for size in sizes])
     size = np.repeat(sizes, np.multiply(sizes, v))
-    chunk, batch = steps // size, steps % size + np.repeat(np.arange(len(sizes)) * p, np.multiply(sizes, v))
+    chunk, batch = steps // size, steps % size + np.repeat(np.cumsum([0, *sizes[:-1]]), np.multiply(sizes, v))
     rows = []
     for s in range(p):
-        warm = min(2 * (p - s - 1) + (v - 1) * p, m * v)
+        warm = min(2 * (p - s - 1) + (v - 1) * sizes[0], m * v)
         row = _numbered([(warm, "f"), (m * v - warm, "f d"), (warm, "d")])
         row[row[:, 0] == FORWARD, 1], row[row[:, 0] == FORWARD, 2] = batch, chunk
         row[row[:, 0] == BOTH, 1], row[row[:, 0] == BOTH, 2] = batch, v - 1 - chunk
