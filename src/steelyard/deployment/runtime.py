@@ -148,6 +148,10 @@ class Runtime:
         float, Quantity("byte", "on-chip memory of a kernel beside its weights, of a network that stays", ge=0)
     ] = 0.0
     splits: Annotated[tuple[str, ...], "kernel classes that need a network to be loaded in parts"] = ()
+    beside: Annotated[
+        float, Quantity("1", "share of the peak of activations that allocators and workspaces hold beside it", ge=0)
+    ] = 0.1
+    indexed: Annotated[tuple[str, ...], "classes of products that reach fewer than 2^31 elements"] = ()
     elsewhere: Annotated[tuple[str, ...], "ops that it hands to the CPU (conv3d: a convolution over frames)"] = ()
     families: Annotated[tuple[str, ...], "families of machines it is made for; empty: any"] = ()
     aliases: tuple[str, ...] = ()

@@ -19,6 +19,7 @@ from steelyard.cost.collective import collective_time_s
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_groups import elsewhere
+from steelyard.cost.net_memory import alive_bytes, past_index
 from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
 from steelyard.cost.op_models import fabrics, link_parameters
 from steelyard.interval import interval80
@@ -32,9 +33,6 @@ from steelyard.workload.tensor_counts import touched
 
 __all__ = ["NetEstimate", "NetPhase", "UnknownOp", "answer_net", "estimates_of"]
 
-#: Share of activations beside their peak that allocators and libraries hold (workspaces of convolutions, blocks that do
-#: not fit together): seen in runs of PyTorch; a guess elsewhere.
-HELD_BESIDE = 0.1
 #: Gradient and two moments of a parameter that is trained, in 32 bits.
 STATE_BYTES = 12.0
 
@@ -93,11 +91,13 @@ class NetEstimate(Result):
     interval: Mapping[str, tuple[float, float]]
     limit_s: float
     ledger: Ledger
+    past_index: bool = False
+    """Whether a kernel has more elements than its index reaches (:func:`steelyard.cost.net_memory.past_index`)."""
 
     @property
     def fits(self) -> bool:
-        """Whether weights and activations fit the device."""
-        return self.peak_memory_bytes <= self.capacity_bytes
+        """Whether weights and activations fit the device, and every kernel reaches all elements."""
+        return self.peak_memory_bytes <= self.capacity_bytes and not self.past_index
 
     @property
     def bound(self) -> str:
@@ -117,6 +117,7 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     precision, machine = scenario.precision, scenario.cluster.machine
     bits = 0.0 if precision.cast else precision.bits
     prices, peak, weights, macs = [], np.zeros(len(batches)), 0.0, 0.0
+    beyond = np.zeros(len(batches), dtype=np.bool_)
     held: set[str] = set()
     for phase in scenario.phases:
         graph, sizes = phase.graph, dict[str, Any](phase.sizes)
@@ -124,10 +125,8 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
             sizes["batch"] = batches * phase.items
         effects = scenario.effects_of(phase)
         priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects)
-        fuses = scenario.runtime.fuses != "nothing"
-        seen = graph.joined(scenario.runtime.folds_norm) if fuses and not train else graph
-        alive = seen.kept_bytes if train else seen.peak_bytes
-        peak = np.maximum(peak, alive(sizes, bits=precision.bits) * (1.0 + HELD_BESIDE))
+        peak = np.maximum(peak, alive_bytes(graph, sizes, scenario.runtime, precision, train))
+        beyond = beyond | past_index(graph, sizes, scenario.runtime)
         if graph.name not in held:  # phases of one network share its weights
             kept = prod(effect.weights for effect in effects)
             weights += graph.weight_bytes(bits) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
@@ -138,7 +137,7 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
     unknown = tuple(_unknown(scenario))
     for i, batch in enumerate(batches):
         one = replace(scenario, batch=int(batch), words={**scenario.words, "batch": int(batch)})
-        yield _estimate(one, prices, i, float(peak[i]), weights, macs, unknown)
+        yield _estimate(one, prices, i, float(peak[i]), weights, macs, unknown, bool(beyond[i]))
 
 
 def _activations(phase: Phase) -> float:
@@ -155,6 +154,7 @@ def _estimate(
     weights: float,
     macs: float,
     unknown: tuple[UnknownOp, ...],
+    beyond: bool,
 ) -> NetEstimate:
     """The answer of one of the scenarios that were priced."""
     machine, count = scenario.cluster.machine, scenario.cluster.count
@@ -201,6 +201,7 @@ def _estimate(
         interval=interval,
         limit_s=limit,
         ledger=ledger,
+        past_index=beyond,
     )
 
 

@@ -281,13 +281,18 @@ def table(found: Sequence[NetEstimate], width: int | None = None) -> str:
 
 
 def shortfall(found: NetEstimate) -> str:
-    """How much memory is short, in words."""
+    """How much memory is short, in words, or that a kernel cannot reach all elements."""
+    if found.past_index:
+        runtime = found.scenario.runtime
+        return f"{runtime.title} reaches fewer than 2^31 elements in kernels of {', '.join(runtime.indexed)}"
     short = q(found.peak_memory_bytes - found.capacity_bytes, "B")
     return f"{q(found.peak_memory_bytes, 'B')} of {q(found.capacity_bytes, 'B')}, {short} short"
 
 
 def remedy(found: NetEstimate) -> str:
     """The nearest batch that fits, in words."""
+    if found.past_index:
+        return f"--batch {max(1, found.scenario.batch // 2)}"
     fixed = found.weight_bytes + found.scenario.cluster.machine.reserved_bytes
     each = (found.peak_memory_bytes - fixed) / found.scenario.batch
     most = int((found.capacity_bytes - fixed) // each) if each else 0

@@ -148,8 +148,19 @@ class TensorGraph:
         products = [n for n in self.nodes if n.kind.group == "product"]
         return sum((self.elements(o, sizes) for n in products for o in n.outputs[:1]), 0.0)
 
-    def peak_bytes(self, sizes: Mapping[str, Any] | None = None, bits: float = 0.0) -> Array:
-        """Most bytes of activations alive at once, by the last use of every storage; ``bits``: width of all floats."""
+    def peak_bytes(
+        self,
+        sizes: Mapping[str, Any] | None = None,
+        bits: float | Mapping[int, float] = 0.0,
+        beside: Mapping[int, Any] | None = None,
+    ) -> Array:
+        """Most bytes of activations alive at once, by the last use of every storage.
+
+        Args:
+            sizes: values of symbols.
+            bits: width of all floats, or of each tensor; 0: as they are.
+            beside: what nodes need while they run beside their tensors, bytes by their number.
+        """
         sizes = {**self.symbols, **(sizes or {})}
         last: dict[int, int] = {self.storage(o): len(self.nodes) for o in self.outputs}
         for i, node in enumerate(self.nodes):
@@ -168,7 +179,7 @@ class TensorGraph:
                 if s not in alive and self.tensors[s].role == "activation":
                     alive[s] = self._bytes(s, sizes, bits)
                     now = now + alive[s]
-            peak = np.maximum(peak, now)
+            peak = np.maximum(peak, now + beside[i] if beside and i in beside else now)
             for s in leaves.get(i, ()):
                 if s in alive and self.tensors[s].role == "activation":
                     now = now - alive.pop(s)
@@ -189,14 +200,10 @@ class TensorGraph:
                 tensors[out] = replace(b, of=over)
         return replace(self, tensors=tuple(tensors))
 
-    def kept_bytes(self, sizes: Mapping[str, Any] | None = None, bits: float = 0.0) -> Array:
-        """Bytes of all activations, as training keeps them for the backward pass."""
-        sizes = {**self.symbols, **(sizes or {})}
-        kept = [i for i, t in enumerate(self.tensors) if t.role in ("activation", "input") and t.of < 0]
-        return np.asarray(sum((self._bytes(i, sizes, bits) for i in kept), 0.0), dtype=np.float64)
-
-    def _bytes(self, tensor: int, sizes: Mapping[str, Any], bits: float) -> Any:
+    def _bytes(self, tensor: int, sizes: Mapping[str, Any], bits: float | Mapping[int, float]) -> Any:
         t = self.tensors[tensor]
+        if isinstance(bits, Mapping):
+            bits = bits.get(tensor, 0.0)
         width = bits if bits and t.dtype in ("f32", "f16", "bf16") else WIDTHS[t.dtype]
         return self.elements(tensor, sizes) * width / 8
 

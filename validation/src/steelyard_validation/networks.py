@@ -21,7 +21,7 @@ from steelyard.workload.ingest.kept_graph import read_graph
 from steelyard.workload.nets import is_net, load_net
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["FUSED_FROM", "KEPT", "answers", "family_of", "held_out", "split_of", "timm_graph"]
+__all__ = ["FUSED_FROM", "KEPT", "answers", "family_of", "held_out", "largest_fit", "split_of", "timm_graph"]
 
 #: Folder of graphs ``MODEL@SIZE.json.gz`` traced before, so that a run does not trace a thousand networks again.
 KEPT = "STEELYARD_GRAPHS"
@@ -70,6 +70,15 @@ def timm_graph(model: str, size: int, fused: bool = False) -> TensorGraph | str:
     except InputError as error:
         return str(error)[:80]
     return "timm is not installed, and the catalogue has no network of this name"
+
+
+def largest_fit(graph: TensorGraph, words: Mapping[str, Any], batches: Any) -> float | str:
+    """The largest of some batches that the public verb says fits; 0: none. Or why there is no answer."""
+    try:
+        many = read_net_scenario({**words, "model": graph, "batch": 1}, Problems()).with_batches(np.asarray(batches))
+        return max((float(e.scenario.batch) for e in estimates_of(many) if e.fits), default=0.0)
+    except InputError as error:
+        return str(error)[:80]
 
 
 def answers(graph: TensorGraph, words: Mapping[str, Any], batches: Any) -> Any:
