@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import sys
 
-from bench import plan, price_rate, simulate, start_up, sweep
+from bench import plan, price_rate, simulate, start_up, sweep, training_runs
 
 
 def main() -> int:
     """Print one line per figure, or all of them as JSON."""
-    figures = {**start_up.run(), **price_rate.run(), **simulate.run(), **sweep.run(), **plan.run()}
+    figures = {
+        **start_up.run(),
+        **price_rate.run(),
+        **simulate.run(),
+        **sweep.run(),
+        **plan.run(),
+        **training_runs.run(),
+    }
     if "--json" in sys.argv[1:]:
         print(json.dumps({"schema": "steelyard.bench/1", "figures": figures}, indent=1))
         return 0
