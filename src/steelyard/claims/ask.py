@@ -45,6 +45,12 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
         from steelyard.report.explain import to_dict as of_explanation
 
         return _with_sums(of_explanation(found))
+    if verb == "train":
+        from steelyard.report.train import to_dict as of_training
+
+        document = of_training(found)
+        document["intervals"] = {"step_s": {"value": document["interval"]["step_s"]}}
+        return document
     if verb == "plan":
         from steelyard.report.plan import to_dict as of_plan
 

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 #: Verbs that a scenario may ask.
-ASKED = ("estimate", "explain", "simulate", "plan", "fit")
+ASKED = ("estimate", "explain", "simulate", "plan", "fit", "train")
 #: What becomes of the figures: subject over baseline, the other way round, 1 less subject over baseline, subject over
 #: baseline less 1, their difference, the subject alone, the slope of the subject in the logs of a sweep.
 FORMS = ("ratio", "inverse", "reduction", "gain", "difference", "value", "exponent")

@@ -34,7 +34,7 @@ TASKS = ("pretrain", "sft", "lora", "qlora")
 SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
 #: What only language models have.
-OF_MODELS = (*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq")
+OF_MODELS = (*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +67,10 @@ class TrainPlan:
     task: str = "pretrain"
     rank: int = 16
     """Of adapters."""
+    sync_every: int = 1
+    """Steps between two exchanges among data-parallel replicas."""
+    gradient_traffic: float = 1.0
+    """What goes over data-parallel ranks over what does without compression."""
 
     @property
     def devices(self) -> int:
@@ -111,7 +115,23 @@ class TrainPlan:
 
     def to_dict(self) -> dict[str, Any]:
         """The plan by its names in answers."""
-        names = ("tp", "pp", "vp", "cp", "ep", "etp", "dp", "zero", "shard", "schedule", "mbs", "gbs", "seq", "task")
+        names = (
+            "tp",
+            "pp",
+            "vp",
+            "cp",
+            "ep",
+            "etp",
+            "dp",
+            "zero",
+            "shard",
+            "schedule",
+            "mbs",
+            "gbs",
+            "seq",
+            "task",
+            "sync_every",
+        )
         found = {n: getattr(self, n) for n in names}
         return {
             **found,

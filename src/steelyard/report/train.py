@@ -58,6 +58,8 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
             for i, stage in enumerate(found.stages)
         ],
         "peak_stage": found.peak_stage,
+        "peak_memory_bytes": found.stages[found.peak_stage].reserved_bytes,
+        "techniques": [str(t) for t in s.words.get("techniques") or ()],
         "energy_j_per_token": found.energy_j_per_token,
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,

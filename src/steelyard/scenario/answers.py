@@ -357,6 +357,8 @@ breakdown_s | {} | s | - | time of a step by part: gemm, attention, elementwise,
 memory_bytes | array | B | - | of every stage: stage, layers, weights, gradients, optimizer, activations, logits,
     buffers, allocated, reserved, capacity, headroom
 peak_stage | integer | - | - | the stage that holds most
+peak_memory_bytes | number | B | - | what it reserves
+techniques | array | - | - | techniques on the scenario, in words
 energy_j_per_token | number | J | - | devices and hosts
 usd_per_device_hour | number? | USD/h | - | price used
 usd_per_trillion_tokens | number? | USD | - | rent; null without a price

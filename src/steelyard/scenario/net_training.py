@@ -58,6 +58,8 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     if values["precision"] not in _PRECISIONS:
         known = ", ".join(_PRECISIONS)
         problems.add([Problem("precision", f"networks are trained in {known}, got {values['precision']}")])
+    if values["techniques"]:
+        problems.add([Problem("techniques", "of language models in training; of networks ask estimate with train")])
     framework = problems.read(find_framework, values["framework"] or "transformers")
     optimizer = problems.read(find_optimizer, values["optimizer"])
     sequences = problems.read(sequences_of, values["gbs"], 1)

@@ -41,6 +41,8 @@ schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dua
     schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, or modules as
     core_attn,act,norm (default: the framework's)
+sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
+    (local SGD, DiLoCo)
 [The run]
 tokens | text | - | column also=float | tokens of the whole run: 15.6T, 300B
 epochs | number | none | least=0 most=1e+09 column | passes over --samples
@@ -74,6 +76,6 @@ PLAN_TRAINING = (
 )
 TRAIN = (
     "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
-    "recompute tokens epochs samples failures checkpoint spares jitter by budget network power_limit_w usd_per_hour "
-    "power_price carbon generic seed"
+    "recompute sync_every techniques tokens epochs samples failures checkpoint spares jitter by budget network "
+    "power_limit_w usd_per_hour power_price carbon generic seed"
 )

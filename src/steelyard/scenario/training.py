@@ -20,7 +20,7 @@ from steelyard.deployment.recovery import (
     parse_spares,
 )
 from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
-from steelyard.errors import InputError, UnknownName, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.network import asks_net, sets_of
 from steelyard.scenario.run_limits import limits_of
@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 #: Fields of a plan that are as they were said.
-_AS_SAID = ("precision", "vp", "cp", "ep", "seq", "task", "rank")
+_AS_SAID = ("precision", "vp", "cp", "ep", "seq", "task", "rank", "sync_every")
 #: Micro-batches of a step for every stage, where no global batch is given.
 _IN_A_STEP = 4
 #: Devices from which on a model is not trained by a user's own script unless said.
@@ -139,9 +139,22 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     if spares is not None:
         recovery = replace(recovery, spares=spares)
     found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint)
+    found = _with(found)
+    plan = found.plan
     if not set(SPLITTING) & set(left) and model.transformer.depth:
         raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
     return found
+
+
+def _with(scenario: TrainScenario) -> TrainScenario:
+    """The scenario with its techniques. Raises :class:`InputError`: one is not of training, or cannot be used here."""
+    techniques = scenario.words.get("techniques") or ()
+    other = [t for t in techniques if not t.of_training]
+    raise_all([Problem(t.name, "it is not of training (steelyard techniques --layer training)") for t in other])
+    raise_all([p for t in techniques for p in t.training_problems(scenario)])
+    for technique in sorted(techniques, key=lambda t: t.mechanism or t.name):
+        scenario = technique.training(scenario)
+    return scenario
 
 
 def failures_of(said: Failures, tokens: float | None, values: Mapping[str, Any]) -> Failures:

@@ -19,7 +19,8 @@ who it is: ``name``, ``layer``, ``paper``, ``effect``. It overrides what it need
 ``step_effect``
     What it changes of the kernels of a step and of their prices (:class:`steelyard.cost.effect.Effect`), on every verb.
 
-Of networks (``of_networks = True``): the hooks of :class:`steelyard.techniques._networks.OnNetworks`.
+Of networks (``of_networks = True``): the hooks of :class:`steelyard.techniques._networks.OnNetworks`; of training
+(``of_training = True``): those of :class:`steelyard.techniques._training.OnTraining`.
 
 What acts while requests run (``serving = True``: nothing else changes, and ``estimate`` refuses it):
 
@@ -61,6 +62,7 @@ from steelyard.deployment.dynamics import Dynamics
 from steelyard.errors import InputError, Problem, raise_all, suggest
 from steelyard.techniques._batch import InBatch
 from steelyard.techniques._networks import OnNetworks
+from steelyard.techniques._training import OnTraining
 from steelyard.units import Quantity, parse_quantity
 
 if TYPE_CHECKING:
@@ -151,7 +153,7 @@ class PoolFit:
 
 
 @dataclass(frozen=True)
-class Technique(InBatch, OnNetworks):
+class Technique(InBatch, OnNetworks, OnTraining):
     """See the module's text."""
 
     name: ClassVar[str]
@@ -224,7 +226,7 @@ class Technique(InBatch, OnNetworks):
     @classmethod
     def verbs(cls) -> tuple[str, ...]:
         """The verbs that answer with it; nothing else says so."""
-        if cls.batch_only or cls.of_networks:
+        if cls.batch_only or cls.of_networks or cls.of_training:
             return ("estimate",)
         planned = not cls.unplanned and (cls.in_plan or not cls.serving)
         return ("estimate",) * (cls.in_batch or not cls.serving) + ("simulate",) + ("plan",) * planned
@@ -236,6 +238,7 @@ class Technique(InBatch, OnNetworks):
             return ""
         why = "it prices a static batch" if cls.batch_only else "it acts while requests run"
         why = "it is of networks, which are not served" if cls.of_networks else why
+        why = "it is of training" if cls.of_training else why
         why = cls.unplanned if cls.unplanned and verb == "plan" else why
         able = " and ".join(cls.verbs())
         return f"{why}: {verb} cannot use it, {able} {'do' if len(cls.verbs()) > 1 else 'does'}"

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
+from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, parts_of
 from steelyard.training.layouts import priced_layouts, space_of
 from steelyard.training.memory import PARTS, memory_of
@@ -151,7 +152,13 @@ def sites_of(cluster: Cluster, precision: str) -> Sites:
 
 
 def priced_parts(
-    model: Model, plan: TrainPlan, cluster: Cluster, sites: Sites, links: Links, mbs: Any = None
+    model: Model,
+    plan: TrainPlan,
+    cluster: Cluster,
+    sites: Sites,
+    links: Links,
+    mbs: Any = None,
+    techniques: Sequence[Technique] = (),
 ) -> StepParts:
     """What a micro-batch takes under a plan; ``mbs`` may be an array over scenarios."""
     size = np.asarray(plan.mbs if mbs is None else mbs, dtype=np.float64)
@@ -159,7 +166,10 @@ def priced_parts(
     step = Step.prefill(size, float(plan.seq), logits=tokens)
     graph = model.transformer.graph(step)
     works = work_of(graph, plan, cluster, sites)
-    return parts_of(works, plan, links, model.transformer.hidden, tokens)
+    parts = parts_of(works, plan, links, model.transformer.hidden, tokens)
+    for technique in techniques:
+        parts = technique.training_parts(parts, plan)
+    return parts
 
 
 @verb("train", read_train_scenario)
@@ -186,7 +196,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     if scenario.open and model.transformer.depth:
         scenario = _chosen(scenario, sites, links)
     plan = scenario.plan
-    parts = priced_parts(model, plan, cluster, sites, links)
+    parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())
     cost = step_of(parts, plan, links, sites.products, sites.vector)
     held = [memory_of(parts, plan, i) for i in range(plan.pp)]
     step, limit = _one(cost.step_s), _one(cost.limit_s)
@@ -361,6 +371,8 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
         words["model"] if isinstance(words.get("model"), str) else scenario.model.asked or scenario.model.name
     )
     inputs["on"] = asks_again(scenario.cluster)
+    if techniques := words.get("techniques"):
+        inputs["techniques"] = [str(t) for t in techniques]
     if isinstance(scenario, NetTrainScenario):
         inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp")}
     else:

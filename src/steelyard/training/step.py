@@ -269,7 +269,8 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
         spent = elementwise_time(local * optimizer.update_bytes(2.0, width), site=vector).time_s
         if optimizer.products:
             spent = spent + local * optimizer.products * 2.0 * parts.hidden / (UPDATE_FRAC * site.peak16_ops_per_s)
-        exposed = np.maximum(exposed, time * plan.framework.dp_exposed)
+        often = plan.gradient_traffic / plan.sync_every
+        exposed = np.maximum(exposed, time * plan.framework.dp_exposed * often)
         update = np.maximum(update, spent)
     return exposed, update
 
