@@ -9,7 +9,7 @@ import pytest
 import steelyard as sy
 from steelyard.errors import InputError
 from steelyard.estimation.network import NetEstimate
-from steelyard.workload.pipelines import find_pipeline, over_devices, phases_of, pipelines
+from steelyard.workload.pipelines import by_width, find_pipeline, over_devices, phases_of, pipelines
 
 
 def asked(name: str, **words: Any) -> NetEstimate:
@@ -84,6 +84,8 @@ def test_a_ring_takes_longer_than_heads_that_are_exchanged() -> None:
     [
         ("sdxl", {"cp": 3}, "cp"),
         ("sdxl", {"ring": 2}, "ring"),
+        ("sdxl", {"tp": 3}, "tp"),
+        ("resnet50", {"tp": 2}, "tp"),
         ("resnet50", {"cp": 1000}, "cp"),
         ("sdxl", {"size": "8x8"}, "size"),
         ("sdxl", {"set": "frames=9"}, "set"),
@@ -98,3 +100,19 @@ def test_wrong_words_are_refused_by_their_field(name: str, words: dict[str, Any]
     with pytest.raises(InputError) as caught:
         sy.estimate(name, "h100_sxm", **words)
     assert any(p.field.partition(".")[0] == field for p in caught.value.problems), caught.value.problems
+
+
+def test_layers_cut_by_width_halve_products_and_add_up_what_pairs_put_out() -> None:
+    whole = next(p for p in phases_of("flux.1-dev") if p.stepped)
+    half = by_width(whole, 2)
+    of_whole, of_half = (float(p.graph.macs({**p.sizes, "batch": 1})) for p in (whole, half))
+    assert of_half == pytest.approx(of_whole / 2, rel=0.001)
+    assert half.graph.parameters == whole.graph.parameters
+    assert half.exchanges == 19 * 4 + 38  # two attentions and two feed-forwards of two streams, one of one
+    one = asked("flux.1-dev", steps=10)
+    two = sy.estimate("flux.1-dev", "h100_sxm:2", steps=10, tp=2)
+    assert isinstance(two, NetEstimate)
+    assert one.latency_s / 2 < two.latency_s < one.latency_s
+    assert two.weight_bytes < one.weight_bytes and two.macs == pytest.approx(one.macs, rel=0.001)
+    wan = by_width(next(p for p in phases_of("wan-2.1-t2v-1.3b") if p.stepped), 2)
+    assert wan.exchanges == 3 * 30 + 1  # heads are normalised together: queries and keys stay whole

@@ -129,7 +129,7 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         beyond = beyond | past_index(graph, sizes, scenario.runtime)
         if graph.name not in held:  # phases of one network share its weights
             kept = prod(effect.weights for effect in effects)
-            weights += graph.weight_bytes(bits) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
+            weights += graph.weight_bytes(bits, phase.sizes) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
         held.add(graph.name)
         done = phase.repeats * phase.devices * prod(effect.macs for effect in effects)
         macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * done
@@ -166,7 +166,7 @@ def _estimate(
         sum(p.repeats * p.devices * float(x[min(i, len(x) - 1)]) for p, x in zip(scenario.phases, each, strict=True))
         for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
     )
-    idle_s = sum(max(0, scenario.sharing - p.devices) * t.time_s for p, t in zip(scenario.phases, phases, strict=True))
+    idle_s = sum(max(0, scenario.together - p.devices) * t.time_s for p, t in zip(scenario.phases, phases, strict=True))
     joules += static_power_w(machine) * idle_s
     passes = count / scenario.together  # beside each other
     rate, energy = scenario.batch * passes / time, joules / scenario.batch
@@ -220,7 +220,7 @@ def _exchange_s(scenario: NetScenario, phase: Phase) -> float:
         return 0.0
     inside, outside = fabrics(scenario.cluster)
     each = collective_time_s(
-        "all_gather",
+        phase.collective,
         phase.exchange_bytes * phase.items * scenario.batch / phase.exchanges,
         phase.among,
         fabric=inside,

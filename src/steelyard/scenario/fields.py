@@ -435,7 +435,7 @@ VERBS: dict[str, tuple[str, ...]] = {
 }
 #: Fields of an estimate that are of networks alone, which are not served token by token; and all that these have.
 ALONE = tuple(_NET.split())
-NETWORK = ("model", "on", "batch", "cp", PRICE, "power_limit_w", "techniques", *ALONE)
+NETWORK = ("model", "on", "batch", "tp", "cp", PRICE, "power_limit_w", "techniques", *ALONE)
 #: Fields most questions give, which the help shows first.
 _USUAL = "on batch rate concurrency trace isl osl requests weights tp engine ttft tpot e2e objective max_gpus"
 USUAL = frozenset(_USUAL.split())

@@ -29,7 +29,7 @@ from steelyard.techniques._base import Technique
 from steelyard.techniques._registry import with_techniques
 from steelyard.workload.catalogue import find_model
 from steelyard.workload.nets import is_net, load_net
-from steelyard.workload.pipelines import Phase, find_pipeline, is_pipeline, over_devices, phases_of
+from steelyard.workload.pipelines import Phase, by_width, find_pipeline, is_pipeline, over_devices, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of", "usual_precision"]
@@ -50,11 +50,6 @@ class NetScenario:
     """Items of a pass; an array over scenarios."""
     words: Mapping[str, Any] = field(default_factory=dict)
     """Every field with its value, as it was given or its default."""
-
-    @property
-    def sharing(self) -> int:
-        """Devices that share the tokens of an item (``cp``)."""
-        return int(self.words.get("cp") or 1)
 
     def effects_of(self, phase: Phase) -> tuple[NetEffect, ...]:
         """What changes the passes of a phase: techniques, and devices that share the steps of a denoiser."""
@@ -196,18 +191,10 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
-    if values["cp"] > 1 and not piped:
-        problems.add([Problem("cp", "only steps of a diffusion pipeline are shared by several devices")])
-    elif cluster.count % values["cp"]:
-        problems.add([Problem("cp", f"expected a divisor of the {cluster.count} devices of --on, got {values['cp']}")])
-    ring = values["ring"] or 1
-    if values["cp"] % ring:
-        told = f"expected a divisor of the {values['cp']} devices that share an item (--cp), got {ring}"
-        problems.add([Problem("ring", told)])
+    problems.add(_sharing_problems(values, cluster.count, piped))
     problems.done()
     assert phases is not None
-    if values["cp"] > 1:
-        phases = tuple(over_devices(p, values["cp"], ring) if p.stepped else p for p in phases)
+    phases = tuple(_shared(p, values) if p.stepped else p for p in phases)
     layout = values["layout"] or runtime.layout
     name = find_pipeline(values["model"]).name if piped else phases[0].graph.name
     found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
@@ -215,6 +202,28 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     for technique in sorted(techniques, key=lambda t: t.mechanism or t.name):
         found = technique.network(found)
     return found
+
+
+def _sharing_problems(values: Mapping[str, Any], count: int, piped: bool) -> list[Problem]:
+    """What is wrong with the devices that work on one item."""
+    by_width, by_tokens, ring = values["tp"] or 1, values["cp"], values["ring"] or 1
+    for name, degree in (("tp", by_width), ("cp", by_tokens)):
+        if degree > 1 and not piped:
+            return [Problem(name, "only steps of a diffusion pipeline are shared by several devices")]
+        if count % degree:
+            return [Problem(name, f"expected a divisor of the {count} devices of --on, got {degree}")]
+    if by_width > 1 and by_tokens > 1:
+        return [Problem("tp", "expected one of --tp and --cp: an item is cut by its width or by its tokens")]
+    if by_tokens % ring:
+        return [Problem("ring", f"expected a divisor of the {by_tokens} devices that share an item (--cp), got {ring}")]
+    return []
+
+
+def _shared(phase: Phase, values: Mapping[str, Any]) -> Phase:
+    """A phase of steps with the devices that work on it."""
+    if values["cp"] > 1:
+        return over_devices(phase, values["cp"], values["ring"] or 1)
+    return by_width(phase, values["tp"]) if (values["tp"] or 1) > 1 else phase
 
 
 def _techniques(words: Mapping[str, Any], problems: Problems) -> tuple[tuple[Technique, ...], dict[str, Any]]:

@@ -18,12 +18,14 @@ from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
 from steelyard.workload.nets import is_net, kept_net, load_net
 from steelyard.workload.shared_tokens import PATCHES, ROWS, SharedTokens, gathered, shared_tokens
+from steelyard.workload.shared_width import SHARE, cut_by_width
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = [
     "Phase",
     "Pipeline",
     "PipelinePhase",
+    "by_width",
     "find_pipeline",
     "is_pipeline",
     "over_devices",
@@ -53,6 +55,7 @@ class Phase:
     exchange_bytes: float = 0.0
     """What they gather of each other in a run, for each item of its batch, in so many ``exchanges``."""
     exchanges: int = 0
+    collective: str = "all_gather"
     exposed: float = 1.0
     """Share of the runs that wait for exchanges; in others they run beside the kernels."""
     after_s: float = 0.0
@@ -185,6 +188,25 @@ def over_devices(phase: Phase, devices: int, ring: int = 1) -> Phase:
     sizes = {**phase.sizes, ROWS: phase.sizes[ROWS] / devices, PATCHES: devices}
     exchanged = shared_tokens(phase.graph, sizes, devices // ring, ring)
     return replace(phase, graph=gathered(phase.graph), sizes=sizes, devices=devices, shared=exchanged)
+
+
+def by_width(phase: Phase, devices: int) -> Phase:
+    """The phase with its layers cut by their width over devices, which add up what pairs of layers put out."""
+    if ROWS not in phase.sizes:
+        return phase
+    graph, summed = cut_by_width(phase.graph, devices)
+    sizes = {**phase.sizes, SHARE: 1.0 / devices}
+    given = {**graph.symbols, **sizes, "batch": 1}
+    return replace(
+        phase,
+        graph=graph,
+        sizes=sizes,
+        devices=devices,
+        among=devices,
+        exchange_bytes=2.0 * sum(float(graph.elements(i, given)) for i in summed),
+        exchanges=len(summed),
+        collective="all_reduce",
+    )
 
 
 def _network(name: str, tokens: int) -> TensorGraph:

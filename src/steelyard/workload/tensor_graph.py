@@ -118,13 +118,19 @@ class TensorGraph:
     def parameters(self) -> int:
         """Elements of all weights."""
         return round(
-            float(sum(self.elements(i, {}) for i, t in enumerate(self.tensors) if t.role == "weight" and t.of < 0))
+            float(
+                sum(
+                    self.elements(i, self.symbols)
+                    for i, t in enumerate(self.tensors)
+                    if t.role == "weight" and t.of < 0
+                )
+            )
         )
 
-    def weight_bytes(self, bits: float = 0.0) -> float:
-        """Bytes of all weights, as stored, or with floats at a width in bits."""
+    def weight_bytes(self, bits: float = 0.0, sizes: Mapping[str, Any] | None = None) -> float:
+        """Bytes of all weights, as stored, or with floats at a width in bits; ``sizes`` where a device has a share."""
         owned = [i for i, t in enumerate(self.tensors) if t.role in ("weight", "buffer") and t.of < 0]
-        return float(sum(self._bytes(i, {}, bits) for i in owned))
+        return float(sum(self._bytes(i, {**self.symbols, **(sizes or {})}, bits) for i in owned))
 
     def macs(self, sizes: Mapping[str, Any] | None = None, *, counted_as: str = "") -> Any:
         """Multiply-accumulates of one pass.
