@@ -82,6 +82,8 @@ class Run:
     stored_bytes: float
     """Of checkpoints that have to be kept."""
     checkpoint_interval_s: float
+    checkpoint_stall_s: float = 0.0
+    """Training stands still for each."""
     failures: Failures = NEVER
     recovery: Recovery = USUAL
 
@@ -142,6 +144,7 @@ class Run:
                 name: float(getattr(s, f"{name}_frac")) for name in ("saving", "lost", "down", "waiting", "silent")
             },
             "checkpoint_interval_s": _finite(self.checkpoint_interval_s),
+            "checkpoint_stall_s": self.checkpoint_stall_s,
             "checkpoint_bytes": self.checkpoint_bytes,
             "checkpoints_kept_bytes": self.stored_bytes,
             "storage_bytes_per_s": self.storage_bytes_per_s,
@@ -245,6 +248,7 @@ def run_of(
         storage_bytes_per_s=job.checkpoint_bytes / period if math.isfinite(period) else 0.0,
         stored_bytes=job.checkpoint_bytes * float(shares.kept) if math.isfinite(period) else 0.0,
         checkpoint_interval_s=interval,
+        checkpoint_stall_s=saved.stall_s,
         failures=failures,
         recovery=recovery,
     )
