@@ -61,8 +61,8 @@ MODELS = {
 }
 #: What the verb is told of the code of training steps.
 TRAINED = {"framework": "transformers", "precision": "fp32", "zero": 0}
-#: Traffic of elementwise work over that of fused kernels, 18 widths a token and layer: dropout and copies of both blocks
-#: add 8.5 widths, and GPT-2's ``gelu_new``, seven kernels more, 56.
+#: Traffic of elementwise work over that of fused kernels, 18 widths a token and layer: dropout and copies of both
+#: blocks add 8.5 widths, and GPT-2's ``gelu_new``, seven kernels more, 56.
 PASSES: Mapping[str, float] = MappingProxyType({"gpt2": 4.6, "bert": 1.5, "opt": 1.5})
 FP32_BYTES = 4.0
 
