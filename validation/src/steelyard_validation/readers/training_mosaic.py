@@ -80,4 +80,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             family=rows["model"].astype(str).tolist(),
             phase=f"train {precision}",
             answers=answers,
+            split="fit",
         )

@@ -264,6 +264,7 @@ def _nemo(path: Path, ask: Ask) -> Iterator[Comparison]:
             family=rows["model"].astype(str).tolist(),
             phase=str(task),
             answers=answers,
+            split="fit",
         )
 
 
@@ -309,4 +310,5 @@ def _rates(
         family=rows["model"].astype(str).map(_bare).tolist(),
         phase=phase,
         answers=answers,
+        split="fit",
     )

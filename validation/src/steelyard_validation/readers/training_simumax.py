@@ -56,9 +56,9 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     frame = frame.iloc[ask.pick(len(frame), path.stem)].reset_index(drop=True)
     answers: dict[str, Any] = {}
     asked = [words(row) for row in frame.to_dict("records")]
-    for metric, figure, measured in (
-        ("time_s", step_time, frame["step_time_s"]),
-        ("memory_bytes", allocated_memory, frame["alloc_gib"] * 2.0**30),
+    for metric, figure, measured, split in (
+        ("time_s", step_time, frame["step_time_s"], "fit"),
+        ("memory_bytes", allocated_memory, frame["alloc_gib"] * 2.0**30, "all"),
     ):
         yield compared(
             ask,
@@ -72,4 +72,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
             family=frame["model"].astype(str).tolist(),
             phase="train",
             answers=answers,
+            split=split,
         )

@@ -81,4 +81,5 @@ def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
                 family=part["model"].astype(str).tolist(),
                 phase=f"train {cut}",
                 answers=answers,
+                split="fit",
             )
