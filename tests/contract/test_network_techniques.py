@@ -27,6 +27,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "step-cache": ("step-cache", "step-cache:interval=2,kept=0.3"),
     "stream-batch": ("stream-batch", "stream-batch:none,skip=0.5"),
     "unfused-attention": ("unfused-attention",),
+    "network-split": ("network-split", "network-split:raspberry_pi_4,cut=0.3,link=1MB/s,latency=1ms,ratio=0.1"),
     "glance": ("glance", "glance:mobilenetv3_small_100,size=160,share=0.2"),
     "stepwise": ("stepwise:10", "stepwise:4,net=bert_tiny,size=32"),
     "network-exit": ("network-exit", "network-exit:0.3,at=0.2,head=0"),
@@ -216,3 +217,24 @@ def test_layers_in_few_bits_run_at_the_rate_of_the_machine() -> None:
     assert few > 0.98 * none  # Hopper has no products in 4 bits: bytes alone
     with pytest.raises(InputError, match="fewer bits than the 8 of int8"):
         asked("vgg16", "layer-bits:few=8", on="a100_sxm", **words)
+
+
+def test_a_network_is_cut_where_one_tensor_passes() -> None:
+    def split(**more: Any) -> float:
+        said = ",".join(f"{k}={v}" for k, v in {"cut": 0.3, "link": "1MB/s", "latency": "0s", **more}.items())
+        return asked("resnet50", f"network-split:jetson_nano,{said}").latency_s
+
+    sent = 1024 * 14 * 14 * 4  # what a block of the third stage puts out
+    assert split(ratio=0.5, cut=0.6) - split(ratio=0.25, cut=0.6) == pytest.approx(0.25 * sent / 1e6)
+    assert split(latency="20ms") - split() == pytest.approx(0.02)
+    whole = asked("resnet50").latency_s
+    image = 3 * 224 * 224 * 4 / 1e6
+    assert split(cut=0) == pytest.approx(image + whole)
+    fast = {"link": "1000GB/s"}
+    assert (
+        whole < split(cut=0.2, **fast) < split(cut=0.6, **fast) < asked("resnet50", on="jetson_nano").latency_s * 1.05
+    )
+    with pytest.raises(InputError, match="no_such_machine"):
+        asked("resnet50", "network-split:no_such_machine")
+    with pytest.raises(InputError, match="pipelines and training are not cut"):
+        asked("sd-1.5", "network-split")
