@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,38 @@ def test_the_first_token_comes_from_the_prompts_replica_and_the_rest_after_the_t
     assert q["first_at"] == 1.0
     assert q["last_at"] == pytest.approx(1.0 + 0.25 + 0.5 + 3.0)
     assert (q["replica"], q["answered_by"]) == (0, 1)
+
+
+def test_a_first_token_that_is_relayed_comes_when_the_cache_is_there_and_nothing_else_changes() -> None:
+    trace = Trace(np.zeros(2), [100, 100], [4, 1])
+    links, table = wires(2, 0.25, 0.005), constant_tables(1.0)
+    prompts, answers = apart()
+    plain = run_fleet(trace, [prompts, answers], tables=table, links=links)
+    relayed = run_fleet(trace, [replace(prompts, relays=True), answers], tables=table, links=links)
+    assert plain.requests["first_at"].tolist() == [1.0, 1.0]
+    assert relayed.requests["first_at"].tolist() == pytest.approx([1.0 + 0.25 + 0.5, 1.0])  # the only token is not
+    assert relayed.requests["last_at"].tolist() == plain.requests["last_at"].tolist()
+    assert relayed.totals["transfer_s"] == plain.totals["transfer_s"]
+
+
+def test_a_relayed_token_waits_for_room_at_the_replica_for_answers() -> None:
+    trace = Trace(np.zeros(2), [160, 160], [8, 8])
+    prompts, answers = apart(decode_blocks=11)  # room for one
+    one, two = run_fleet(
+        trace, [replace(prompts, relays=True), answers], tables=constant_tables(1.0), links=wires(2, 0.5)
+    ).requests
+    assert one["first_at"] == pytest.approx(1.5) and two["first_at"] == pytest.approx(one["last_at"] + 0.5)
+
+
+def test_engines_relay_and_the_systems_that_answer_from_the_prompts_replica_do_not() -> None:
+    words: dict[str, Any] = {"rate": "2/s", "requests": 20, "isl": 2000, "osl": 50, "network": "ethernet_10"}
+    relayed = simulate("llama-3.1-8b", "l40s:2", disaggregate="1P,1D", **words)
+    direct = simulate("llama-3.1-8b", "l40s:2", techniques="distserve:1P,1D", **words)
+    sent = relayed.to_dict()["pools"][0]["sent"]["mean_s"]
+    gap = relayed.records.ttft_s - direct.records.ttft_s
+    assert sent > 0 and (gap > 0.99 * sent).all()
+    assert gap.max() < sent + 2 * relayed.records.tpot_s.max()  # it is pulled when a step of answers ends
+    assert relayed.records.e2e_s.tolist() == direct.records.e2e_s.tolist()
 
 
 def test_a_link_carries_one_cache_at_a_time() -> None:

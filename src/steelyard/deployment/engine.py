@@ -232,6 +232,7 @@ class Engine:
     filter_bytes: Annotated[
         float, Quantity("B", "moved per score where tokens are drawn with top-p or top-k, as if it streamed", ge=0)
     ] = 64.0
+    relays_first: Annotated[bool, "of pools for prompts and for answers, the latter send the first token too"] = False
     sampling: Annotated[Sampling, "how requests choose tokens, unless a flag says otherwise"] = "greedy"
     partial_sums: Annotated[
         float, Quantity("1", "copies of a product's outputs with 4-bit weights, added afterwards; 0 = none", ge=0)

@@ -153,6 +153,7 @@ def run_pools(
                 lanes=r.engine.lanes(r.plan.pp),
                 role=pool.role,
                 max_context=task.model.transformer.max_context,
+                relays=r.engine.relays_first and pool.role == "prefill",
                 ranks=r.plan.dp,
                 lockstep=r.plan.shares_experts,
             )

@@ -72,6 +72,8 @@ class Member:
     """Longest prompt and answer of the model, 0 = no limit."""
     weight: float = 1.0
     """Speed relative to the others, for the least-loaded router."""
+    relays: bool = False
+    """The first token is sent by the replica for answers, once it has the cache."""
     overlap: float = 0.0
     """Share of a transfer of its cache that runs beside the prompt."""
     ranks: int = 1
@@ -264,6 +266,7 @@ def _pool_values(member: Member, order: Order, unit: int) -> dict[str, float]:
         "unit_tokens": unit,
         "unit_blocks": unit // pool.block_tokens,
         "role": ROLES.index(member.role),
+        "relays": int(member.relays),
         "conservativeness": config.schedule_conservativeness,
         "stream_s": _served_by_one(config, config.stream_s / config.stream_interval) * (member.role != "prefill"),
         "overlap": member.overlap,

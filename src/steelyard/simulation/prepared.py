@@ -112,6 +112,7 @@ class Served:
             self.pool.role,
             self.scenario.transformer.max_context,
             self.weight,
+            self.scenario.engine.relays_first and self.pool.role == "prefill",
             options.transfer_overlap,
             plan.dp,
             plan.shares_experts,

@@ -11,9 +11,11 @@ the cost is what prompts and outputs in one step take from each other, and the c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
+from steelyard.deployment.engine import Engine
+from steelyard.machine.component import Machine
 from steelyard.simulation.kernel.state import DECODE, ENTRY, OUTPUT, PREFILL
 from steelyard.techniques._base import Citation, Technique
 from steelyard.units import Quantity
@@ -69,6 +71,10 @@ class DistServe(Technique):
     mixed: Annotated[
         int, Quantity("1", "prompts that wait everywhere from which on pools lend each other replicas; 0 = never", ge=0)
     ] = 0
+
+    def engine(self, engine: Engine, machine: Machine) -> Engine:
+        """The replica for prompts sends the first token itself."""
+        return replace(engine, relays_first=False)
 
     def words(self, verb: str) -> Mapping[str, Any]:
         """The pools."""

@@ -256,7 +256,8 @@ def _one_cache(prepared: Prepared, semi: SemiPd, bandwidth: tuple[float, float],
         raise DoesNotFit(f"{kv.blocks} cache blocks cannot be divided", change="more devices")
 
     def holding(served: Served, blocks: int) -> Served:
-        return replace(served, kv=replace(kv, blocks=blocks))
+        engine = replace(served.scenario.engine, relays_first=False)  # one server answers
+        return replace(served, kv=replace(kv, blocks=blocks), scenario=replace(served.scenario, engine=engine))
 
     served = (holding(prompts, first), holding(answers, kv.blocks - first))
     inputs = {

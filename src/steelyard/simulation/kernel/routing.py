@@ -124,6 +124,19 @@ def leaves(state: State, tech: Tech, request: int, replica: int, now: float) -> 
 
 
 @njit_inner
+def relay_first(state: State, i: int, worker: int, k: int, now: float) -> None:
+    """The first token reaches the client when the replica for answers has the cache, and not when it was computed."""
+    request, run = state.requests[i], state.run
+    if state.slots[worker, k].left != request.osl - 1 or now <= request.first_at:
+        return
+    late = now - request.arrived_at
+    if late > run.ttft_s and request.first_at - request.arrived_at <= run.ttft_s:
+        run.ttft_left -= 1
+    request.first_at = now
+    state.slots[worker, k].token_at = now
+
+
+@njit_inner
 def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> None:
     """The cache of a request has come to a worker: the sender forgets it."""
     apart()
@@ -131,6 +144,8 @@ def arrived_cache(state: State, tech: Tech, i: int, worker: int, now: float) -> 
     for k in range(workers[worker].count + workers[worker].loading):
         if slots[worker, k].request == i and slots[worker, k].ready_at == now and requests[i].origin >= 0:
             sender = wide(requests[i].origin)
+            if state.setups[state.replicas[sender].pool].relays:
+                relay_first(state, i, worker, k, now)
             state.replicas[sender].sending -= 1
             release(state, tech, state.setups[state.replicas[sender].pool], sender, i, wide(requests[i].kept))
             requests[i].origin = HERE

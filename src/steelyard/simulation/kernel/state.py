@@ -92,8 +92,8 @@ RUN = np.dtype(
 )
 
 #: Limits and rules of the engine of a pool; see :class:`~steelyard.deployment.engine_config.EngineConfig`. ``role``:
-#: what it does. ``stages``: pipeline stages, so many steps are in flight in each replica; the slowest takes one of
-#: ``paces`` parts of a step. ``unit_tokens``: tokens of
+#: what it does; ``relays``: its first tokens are sent by the replica for answers. ``stages``: pipeline stages, so many
+#: steps are in flight in each replica; the slowest takes one of ``paces`` parts of a step. ``unit_tokens``: tokens of
 #: one cached prefix unit (0: no prefix cache), held by ``unit_blocks`` blocks. ``overlap``: share of a transfer that
 #: may run beside the prompt. ``ranks``: data-parallel ranks of a replica, in ``lockstep`` or each on its own.
 #: ``ahead``: a step is chosen while the one before it runs. ``pad``, ``pad_mixed``: tokens up to which steps of
@@ -124,6 +124,7 @@ SETUP = np.dtype(
         "unit_tokens",
         "unit_blocks",
         "role",
+        "relays",
         "ranks",
         "lockstep",
         "ahead",
