@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from steelyard.deployment.runtime import Runtime, find_runtime, precision_named,
 from steelyard.errors import InputError
 from steelyard.estimation.network import NetEstimate
 from steelyard.machine.catalogue import find_machine
+from steelyard.workload.ingest.kept_graph import read_graph
 from steelyard.workload.nets import load_net
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.values import symbol
@@ -179,3 +183,45 @@ def test_attention_of_five_axes_is_products_and_a_softmax_in_pytorch() -> None:
 
     assert classes("eager") == classes("compile") == classes("tensorrt", 9) == {"attention"}
     assert classes("eager", 9) == classes("compile", 9) == {"matmul", "softmax"}  # NesT's blocks are a fifth axis
+
+
+def test_a_name_that_a_served_model_has_is_reached_by_a_prefix(capsys: pytest.CaptureFixture[str]) -> None:
+    found = asked("net:bert_base", "h100_sxm", runtime="tensorrt")
+    assert found.scenario.name == "bert_base" and found.macs == pytest.approx(11.17e9, rel=0.01)
+    for words in ({"runtime": "tensorrt"}, {"size": "178"}):
+        with pytest.raises(InputError, match="as a network it is net:bert_base") as told:
+            sy.estimate("bert_base", "h100_sxm", **words)
+        assert [p.field for p in told.value.problems] == list(words)
+    assert main(["estimate", "bert_base", "--on", "h100_sxm", "--runtime", "compile"]) == 2
+    assert "--runtime: only of networks (resnet50, model.onnx), and bert_base is served" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"llama-3.1-8b is served token by token$"):
+        sy.estimate("llama-3.1-8b", "h100_sxm", runtime="eager")
+
+
+@pytest.mark.parametrize(
+    ("folder", "text", "model", "said"),
+    [
+        ("nets", "garbage [[[", "my_net", "mine.toml: malformed TOML"),
+        ("nets", '[[net]]\nname = "my_net"\nfamily = "resnat"\n', "my_net", "did you mean 'resnet'"),
+        ("ops", "x[", "resnet50", "mine.toml: malformed TOML"),
+        ("runtimes", '[[runtime]]\nname = "mine"\n', "resnet50", "mine.toml: "),
+    ],
+)
+def test_a_broken_file_of_the_users_is_named_with_its_folder(
+    folder: str, text: str, model: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / folder / "mine.toml"
+    path.parent.mkdir()
+    path.write_text(text)
+    words = [sys.executable, "-m", "steelyard", "estimate", model, "--on", "l4"]
+    ran = subprocess.run(
+        words, env={**os.environ, "STEELYARD_CATALOGUE": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert f"{folder}/" in ran.stderr and said in ran.stderr
+
+
+def test_a_graph_is_read_from_regular_files_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "graph.json.gz")
+    with pytest.raises(InputError, match="no regular file"):
+        read_graph(tmp_path / "graph.json.gz")

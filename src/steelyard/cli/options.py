@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from steelyard.cli.help import FIRST, group, option
 from steelyard.cli.ranges import Block, combinations
 from steelyard.errors import InputError, Problem, raise_all
-from steelyard.scenario.fields import ENGINE_FLAGS, GROUPS, REQUIRED, USUAL, Field, fields_of
+from steelyard.scenario.fields import ALONE, ENGINE_FLAGS, GROUPS, REQUIRED, USUAL, Field, fields_of
 from steelyard.scenario.fields import field as field_of
 from steelyard.scenario.ranges import expand
 from steelyard.scenario.words import Problems, flags_of, is_auto, read_value
@@ -173,8 +173,10 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     Raises:
         InputError: with every problem of the names and numbers.
     """
-    from steelyard.scenario.scenario import Scenario, check_name, read_cluster, read_model
+    from steelyard.scenario.scenario import Scenario, check_name, of_networks_alone, read_cluster, read_model
 
+    problems.add(of_networks_alone({n: getattr(question, n, "") for n in ALONE}, model))
+    problems.done()
     numbers: dict[str, list[Any]] = {}
     names: dict[str, list[str]] = {}
     fixed: dict[str, Any] = {}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Literal
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build_file
 from steelyard.errors import Problem, UnknownName, normalise, raise_all
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
@@ -209,10 +209,10 @@ def runtimes() -> Mapping[str, Runtime]:
     """Every runtime by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
     found: dict[str, Runtime] = {}
     for path in catalogue_files("runtimes"):
-        for one in build(_File, read_document(path), path.name).runtime:
+        for one in build_file(_File, path).runtime:
             found.setdefault(one.name, one)
     for path in reversed(list(catalogue_files("reach"))):
-        for own in build(_ReachFile, read_document(path), path.name).reach:
+        for own in build_file(_ReachFile, path).reach:
             if own.runtime in found:
                 known = found[own.runtime]
                 found[own.runtime] = replace(known, reach=(own.reach, *known.reach))

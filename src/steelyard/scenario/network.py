@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -28,11 +29,15 @@ from steelyard.scenario.words import Problems, read_value
 from steelyard.techniques._base import Technique
 from steelyard.techniques._registry import with_techniques
 from steelyard.workload.catalogue import find_model
-from steelyard.workload.nets import is_net, load_net
+from steelyard.workload.nets import check_nets, is_net, load_net
 from steelyard.workload.pipelines import Phase, by_width, find_pipeline, is_pipeline, over_devices, phases_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = ["NetScenario", "asks_net", "read_net_scenario", "sets_of", "usual_precision"]
+
+
+#: A name that is no path, repository or file.
+_PLAIN = re.compile(r"[\w.-]{1,100}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +96,13 @@ def asks_net(words: Mapping[str, Any]) -> bool:
     if not isinstance(model, str | Path):
         return _is_module(model)
     name = str(model)
-    return not _served(name) and (is_net(name) or is_pipeline(name))
+    if _served(name):
+        return False
+    if is_net(name) or is_pipeline(name):
+        return True
+    if _PLAIN.fullmatch(name) and not Path(name).exists():
+        check_nets()  # a file of the user's that cannot be read may have the name
+    return False
 
 
 def _served(name: str) -> bool:

@@ -44,6 +44,7 @@ __all__ = [
     "Scenario",
     "check",
     "check_name",
+    "of_networks_alone",
     "place",
     "read_cluster",
     "read_model",
@@ -196,6 +197,18 @@ class Scenario:
         return tuple(name if isinstance(name, str) else "" for name in names)  # type: ignore[return-value]
 
 
+def of_networks_alone(words: Mapping[str, Any], model: Any) -> list[Problem]:
+    """A problem for each word that only networks have, of a model that is served token by token."""
+    if not (foreign := [n for n in ALONE if words.get(n) not in (None, "", False)]):
+        return []
+    from steelyard.workload.nets import is_net
+
+    name = (model if isinstance(model, str) else getattr(model, "name", "")) or "a model of your own"
+    wider = f"; as a network it is net:{model}" if isinstance(model, str) and is_net(f"net:{model}") else ""
+    told = f"only of networks (resnet50, model.onnx), and {name} is served token by token{wider}"
+    return [Problem(n, told) for n in foreign]
+
+
 def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Scenario:
     """The scenario of an estimate or a simulation from the words given.
 
@@ -203,10 +216,7 @@ def read_scenario(verb: str, words: Mapping[str, Any], problems: Problems) -> Sc
         InputError: with ``problems`` and every one found here.
     """
     values = read_words(verb, words, problems)
-    foreign = [n for n in ALONE if values.get(n) not in (None, "", False)]
-    problems.add(
-        [Problem(n, f"only of networks (resnet50, model.onnx), and {values['model']} is served") for n in foreign]
-    )
+    problems.add(of_networks_alone(values, values["model"]))
     slo: tuple[Target, ...] = ()
     trace = None
     if verb == "simulate":

@@ -17,7 +17,7 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from steelyard.documents import build, build_file, is_file, named, parse_document, read_text
+from steelyard.documents import build, build_file, is_file, named, open_file, parse_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, complete, normalise, raise_all, show
 from steelyard.folders import catalogue_files, catalogue_folders
 from steelyard.units import Quantity
@@ -27,10 +27,22 @@ from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.search_space import space_of
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["NetEntry", "NetSummary", "find_net", "is_net", "kept_net", "load_net", "net_names", "summarise_net"]
+__all__ = [
+    "NetEntry",
+    "NetSummary",
+    "check_nets",
+    "find_net",
+    "is_net",
+    "kept_net",
+    "load_net",
+    "net_names",
+    "summarise_net",
+]
 
 #: Prefixes that name a library's own networks.
 LIBRARIES: tuple[str, ...] = ("timm", "torchvision", "transformers", "diffusers")
+#: Prefix of a network of the catalogue whose name a model has that is served: ``net:bert_base``.
+OWN = "net:"
 #: Endings of files that hold a graph.
 _FILES = (".json", ".json.gz", ".onnx")
 
@@ -123,7 +135,7 @@ def is_net(given: str) -> bool:
     return (
         (given.partition(":")[0] in LIBRARIES and ":" in given)
         or space_of(given) is not None
-        or normalise(given) in _places()
+        or normalise(given.removeprefix(OWN)) in _places()
         or (given.lower().endswith(_FILES) and _is_graph(given))
     )
 
@@ -134,8 +146,13 @@ def _is_graph(path: str) -> bool:
         return True
     if not is_file(path):
         return False
-    with Path(path).open("rb") as file:
+    with open_file(path, field="model") as file:
         return b'"steelyard.graph/' in file.read(400)
+
+
+def check_nets() -> None:
+    """Read every row of every file, which a lookup does not. Raises :class:`InputError` where one is wrong."""
+    _entries()
 
 
 def find_net(name: str) -> NetEntry:
@@ -144,7 +161,7 @@ def find_net(name: str) -> NetEntry:
     Raises:
         UnknownName: with the nearest known names.
     """
-    if (key := normalise(name)) in _places():
+    if (key := normalise(name.removeprefix(OWN))) in _places():
         return _entry(key)
     known = [n for _, row in _places().values() for n in (*_NAME.findall(row)[:1], *_said_also(row))]
     raise UnknownName("network", name, dict.fromkeys(known))
@@ -182,7 +199,7 @@ class NetSummary:
 def summarise_net(given: str) -> NetSummary:
     """A network's totals. Raises as :func:`load_net`."""
     graph = load_net(given)
-    entry = find_net(given) if normalise(given) in _places() else None
+    entry = find_net(given) if normalise(given.removeprefix(OWN)) in _places() else None
     return NetSummary(graph.name, graph.source, entry.family or "kept graph" if entry else "", graph)
 
 
@@ -193,8 +210,9 @@ def load_net(
     """A network as a graph of tensors.
 
     Args:
-        given: a name of the catalogue, ``timm:NAME`` (or ``torchvision:``, ``transformers:``, ``diffusers:``),
-            ``nb201:ARCHITECTURE`` (or ``fbnet:``, ``ofa:``), or a file ``.onnx``, ``.json`` or ``.json.gz``.
+        given: a name of the catalogue (``net:NAME`` where a served model has it too), ``timm:NAME`` (or
+            ``torchvision:``, ``transformers:``, ``diffusers:``), ``nb201:ARCHITECTURE`` (or ``fbnet:``, ``ofa:``), or a
+            file ``.onnx``, ``.json`` or ``.json.gz``.
         size: of its input where it is not the usual one: ``288``, ``"384x640"``, ``(384, 640)``; tokens of a sequence.
         sets: values of open sizes (``batch``, ``tokens``) and of the family's parameters (``width``, ``classes``).
 
@@ -274,6 +292,8 @@ def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any],
     try:
         made = family.build(net, sides)
     except InputError as error:
+        if error.field and error.field.endswith(".toml"):  # of a catalogue's file, not of these sizes
+            raise
         raise InputError(
             f"{name} at {_said(sides)}: {error.problems[0].message}", field=error.field or "size"
         ) from None

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build_file
 from steelyard.errors import Problem, UnknownName, raise_all
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
@@ -55,7 +55,7 @@ def op_kinds() -> Mapping[str, OpKind]:
     """Every row by name; the user's come before ours. Raises :class:`InputError` where a file is wrong."""
     found: dict[str, OpKind] = {}
     for path in catalogue_files("ops"):
-        for kind in build(_File, read_document(path), path.name).op:
+        for kind in build_file(_File, path).op:
             found.setdefault(kind.name, kind)
     return found
 

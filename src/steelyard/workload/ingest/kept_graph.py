@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from steelyard.documents import open_file
 from steelyard.errors import InputError, show
 from steelyard.workload.extent import parse, stated
 from steelyard.workload.tensor_graph import WIDTHS, Node, Tensor, TensorGraph
@@ -51,10 +52,10 @@ def read_graph(path: Path) -> TensorGraph:
         InputError: it cannot be read, is beyond the limits, or says what a graph cannot be.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(2)
-        with gzip.open(path, "rb") if start == b"\x1f\x8b" else path.open("rb") as file:
-            text = file.read(_MOST_BYTES + 1)
+        with open_file(path, _MOST_BYTES, "model") as file:
+            packed_so = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            text = (gzip.GzipFile(fileobj=file) if packed_so else file).read(_MOST_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path.name}: cannot be read ({show(str(error))})", field="model") from None
     if len(text) > _MOST_BYTES:
