@@ -116,3 +116,5 @@ def test_layers_cut_by_width_halve_products_and_add_up_what_pairs_put_out() -> N
     assert two.weight_bytes < one.weight_bytes and two.macs == pytest.approx(one.macs, rel=0.001)
     wan = by_width(next(p for p in phases_of("wan-2.1-t2v-1.3b") if p.stepped), 2)
     assert wan.exchanges == 3 * 30 + 1  # heads are normalised together: queries and keys stay whole
+    axes = [len(half.graph.tensors[n.inputs[0]].shape) for n in half.graph.nodes if n.op == "attention"]
+    assert set(axes) == {4}  # kernels of attention take no more

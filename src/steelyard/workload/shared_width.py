@@ -45,12 +45,12 @@ def cut_by_width(graph: TensorGraph, devices: int) -> tuple[TensorGraph, tuple[i
     rows -= columns
     tensors, nodes = list(graph.tensors), []
     for t in cut:
-        tensors[t] = replace(tensors[t], shape=(_share(), *tensors[t].shape))
+        tensors[t] = replace(tensors[t], shape=_part(tensors[t].shape))
     for i, node in enumerate(graph.nodes):
         if i in columns or i in rows:
             for j in node.inputs[1:]:
                 if tensors[j].role == "weight" and (i in columns or j == node.inputs[1]):
-                    tensors[j] = Tensor((_share(), *graph.tensors[j].shape), tensors[j].dtype, "weight")
+                    tensors[j] = Tensor(_part(graph.tensors[j].shape), tensors[j].dtype, "weight")
             facts = {**node.facts, "depth": _depth(graph, node) / devices} if i in rows else node.facts
             node = replace(node, facts=facts)
         nodes.append(node)
@@ -58,8 +58,10 @@ def cut_by_width(graph: TensorGraph, devices: int) -> tuple[TensorGraph, tuple[i
     return made, tuple(graph.nodes[i].outputs[0] for i in sorted(rows))
 
 
-def _share() -> int | Extent:
-    return extent({(SHARE,): 1})
+def _part(shape: tuple[int | Extent, ...]) -> tuple[int | Extent, ...]:
+    """The shape with its first extent times the share: the axes stay as many."""
+    first = shape[0].terms if isinstance(shape[0], Extent) else (((), shape[0]),)
+    return (extent({tuple(sorted((*m, SHARE))): c for m, c in first}), *shape[1:])
 
 
 def _depth(graph: TensorGraph, node: Node) -> float:
