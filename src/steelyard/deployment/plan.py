@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -16,6 +17,8 @@ __all__ = ["DEGREES", "Plan"]
 
 #: The degrees of parallelism of a plan, in the order they are written.
 DEGREES = ("tp", "pp", "dp", "ep", "cp")
+#: Rows and columns that share a scale in 8-bit weights as DeepSeek publishes them; smaller groups are cut anywhere.
+BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +129,22 @@ class Plan:
         engine, native = self._runs(machine), find_format(published.native_weights)
         if machine.family in engine.fp16_on and "bf16" in (native.name, native.activations):
             found += (f"{machine.name} multiplies no bf16: {engine.title} runs the model in fp16 there",)
-        return found
+        return found + self._cut_blocks(published)
+
+    def _cut_blocks(self, published: Workload) -> tuple[str, ...]:
+        """Experts whose part on a device ends inside a block of scales, which serving engines refuse to load."""
+        side = math.isqrt(int(self.format("weight").group))
+        degree = max(1, self.tp * (self.dp if self.shares_experts else 1) // self.ep)
+        if side < BLOCK or degree == 1:
+            return ()
+        parts = (layer.feed_forward for layer in getattr(published, "layers", ()))
+        widths = {int(f.intermediate) for f in parts if f is not None and f.is_moe}
+        cut = sorted(w for w in widths if w // degree % side)
+        return tuple(
+            f"experts of {w:,} columns over {degree} devices end inside blocks of {side}, which engines refuse to "
+            f"load: --ep {degree} keeps them whole"
+            for w in cut
+        )
 
     def _runs(self, machine: Machine) -> Engine:
         """The engine on a machine, the usual one where none is named."""
