@@ -76,3 +76,11 @@ class TestOperandEnergy:
     def test_kinds_with_figures_of_their_own_keep_them(self) -> None:
         """Memories that compute and neural processors state what their actions take."""
         assert {kinds()[name].operand_energy for name in ("pim", "npu", "tpu", "cpu")} == {1.0}
+
+
+class TestBeams:
+    def test_beams_of_a_full_queue_find_their_prompt(self) -> None:
+        """Each prompt is computed once, although others waited before its further answers came."""
+        flags = {"num_gpu_blocks_override": 400, "max_num_seqs": 16}
+        run = sy.simulate("llama-3.1-8b", "h100_sxm", rate="1000/s", requests=32, isl=512, osl=32, beam=4, flags=flags)
+        assert run.totals["prefill_tokens"] < 1.2 * 32 * 512
