@@ -190,6 +190,28 @@ def test_more_of_what_helps_never_costs_time() -> None:
     assert noticed.ettr_frac > sudden.ettr_frac
 
 
+@pytest.mark.parametrize(
+    ("text", "recovery"),
+    [
+        ("silent:5/node-day", USUAL),
+        ("5/node-day", Recovery(repair_s=2 * HOUR_S, spares=1)),
+        ("5/node-day", Recovery(repair_s=2 * HOUR_S, spares=0, elastic=True)),
+    ],
+)
+def test_hard_places_have_their_closed_form_too(text: str, recovery: Recovery) -> None:
+    asked = parse_failures(text), SAVES["behind"], recovery
+    size: dict[str, Any] = {"nodes": 8, "devices": 64, "replicas": 8}
+    found = float(effective(*asked, **size).ettr_frac)
+    assert 0 < found < 1
+    runs = draw_runs(*asked, work_s=20 * DAY_S, runs=200, **size)
+    assert found == pytest.approx(runs.ettr_frac, rel=0.05)
+
+
+def test_a_run_without_end_is_refused() -> None:
+    with pytest.raises(InputError, match="at most 50,000,000 interruptions"):
+        draw_runs(parse_failures("llama3"), Checkpoint(1.0), work_s=1e18, runs=1, **LARGE)
+
+
 def test_a_job_that_never_gets_on_is_refused() -> None:
     with pytest.raises(InputError, match="hardly gets on"):
         draw_runs(parse_failures("1/node-h"), Checkpoint(60.0), work_s=DAY_S, **LARGE)

@@ -86,9 +86,12 @@ def draw_runs(
     errors_per_s = float(failures.per_s("silent", nodes, devices))
     kinds = sources(failures, recovery, checkpoint, nodes, devices)
     expected = runs * work_s / max(ettr, 1e-12) * (float(known.interruptions_per_s) + errors_per_s)
-    if not expected < MOST or not ettr > 1e-4:
-        message = f"some {expected:.2g} interruptions in {runs} runs: the job hardly gets on (ETTR {ettr:.2g})"
+    if not ettr > 1e-4:
+        message = f"the job hardly gets on: {ettr:.2g} of its time ends up in the model"
         raise InputError(f"{message}; fewer failures, more spares or a faster restart", field="failures")
+    if not expected < MOST:
+        message = f"expected a run with at most {MOST / runs:,.0f} interruptions, this one has {expected / runs:.2g}"
+        raise InputError(message, field="failures")
     rates = np.array([float(k.per_s) for k in kinds])
     spares = OUT if recovery.spares is None else recovery.spares
     out = np.arange(OUT + 1)

@@ -163,9 +163,11 @@ def effective(
     rate = np.asarray(sum(k.per_s for k in kinds), np.float64)
     back = np.asarray(sum(k.per_s for k in kinds if k.rolls_back) + np.zeros_like(rate), np.float64)
     with np.errstate(divide="ignore"):
-        mtbf, safe_for = 1.0 / rate, 1.0 / back
+        mtbf = np.asarray(1.0 / rate)
     stall, late = checkpoint.stall_s, checkpoint.late_s
-    tau = _interval(checkpoint, safe_for)
+    errors = failures.per_s("silent", nodes, devices)
+    with np.errstate(divide="ignore"):
+        tau = _interval(checkpoint, 1.0 / (back + errors))
     span = tau + stall
     # running for one safe checkpoint, relative to its span; 1 where nothing rolls back
     again = np.ones_like(rate)
@@ -177,7 +179,6 @@ def effective(
     useful = np.where(np.isfinite(span), tau / np.where(np.isfinite(span), span, 1.0), 1.0)
     per_time = 1.0 / (again * (1.0 + standing))
     have, waiting = _with_nodes(kinds, rate, standing, recovery, nodes, replicas, stall)
-    errors = failures.per_s("silent", nodes, devices)
     whole = _without_errors(errors, back, span, late, again, standing, recovery)
     ettr = useful * per_time * have * whole
     down = (1.0 - 1.0 / (1.0 + standing)) * have * whole
@@ -188,7 +189,7 @@ def effective(
     return Effective(
         ettr_frac=ettr,
         interval_s=tau,
-        mtbf_s=np.asarray(mtbf),
+        mtbf_s=mtbf,
         saving_frac=running * (1.0 - useful) / again,
         lost_frac=running * (1.0 - 1.0 / again),
         down_frac=down,
@@ -250,8 +251,10 @@ def _with_nodes(
     load = np.asarray(sum(k.per_s * k.out_s for k in kinds) / (1.0 + noticing), np.float64)
     if not recovery.elastic:
         blocked = np.ones_like(load)
-        for k in range(1, recovery.spares + 2):
-            blocked = load * blocked / (k + load * blocked)
+        whole = load * (1.0 + noticing)
+        for k in range(1, recovery.spares + 2):  # a failure that finds k - 1 nodes out; noticed before by as many
+            here = whole / (1.0 + noticing * (k - 1) / np.maximum(k - 1 + whole, 1e-300))
+            blocked = here * blocked / (k + here * blocked)
         away = np.asarray(sum(k.per_s * k.out_s for k in kinds))
         notice = np.asarray(sum(k.per_s * k.detect_s for k in kinds if k.out_s))
         sooner = np.divide(notice, away, out=np.zeros_like(load), where=load > 0)
@@ -263,9 +266,9 @@ def _with_nodes(
     terms = np.concatenate(
         [np.zeros((*load.shape, 1)), np.log(np.maximum(load, 1e-300))[..., None] - np.log(out[1:])], -1
     )
-    chance = np.exp(np.cumsum(terms, -1) - np.max(np.cumsum(terms, -1), -1, keepdims=True))
     reached = np.concatenate([np.ones((*load.shape, 1), bool), speed[..., :-1] > 0], -1)
-    chance = chance * reached
+    logs = np.where(reached, np.cumsum(terms, -1), -np.inf)
+    chance = np.exp(logs - np.max(logs, -1, keepdims=True))
     chance = chance / chance.sum(-1, keepdims=True)
     turnover = np.asarray(sum(k.per_s for k in kinds if k.out_s) / (1.0 + noticing), np.float64)
     faster = np.concatenate(
@@ -302,6 +305,5 @@ def _without_errors(
 
 def _before_next(x: Floats) -> Floats:
     """``x / (exp(x) - 1)``; 1 at 0."""
-    safe = np.where(x > 1e-12, x, 1.0)
-    with np.errstate(over="ignore"):
-        return np.asarray(np.where(x > 1e-12, safe / np.expm1(safe), 1.0))
+    safe = np.clip(x, 1e-12, 700.0)
+    return np.asarray(np.where(x > 1e-12, safe / np.expm1(safe), 1.0))
