@@ -202,3 +202,21 @@ def test_a_file_is_run_by_onnx_runtime_but_on_chips_whose_makers_compile() -> No
     }
     assert list(usual.values()) == ["onnxruntime"] * 3 + ["hailo", "rknn", "coreml"]
     assert usual_runtime("cuda", "ada").name == "eager"
+
+
+def test_microcontrollers_run_small_networks_and_say_what_does_not_fit() -> None:
+    small = estimate("mobilenetv2_100", on="stm32h743", size="96", set="width=0.35")
+    assert isinstance(small, NetEstimate)
+    assert small.scenario.runtime.name == "cmsis_nn" and small.scenario.precision.name == "int8" and small.fits
+    assert small.latency_s > 3.5 * 2 * small.macs / 1.92e9 * 0.8  # convolutions: 3.5 times what the multiplier allows
+    large = estimate("resnet50", on="stm32f746")
+    assert isinstance(large, NetEstimate) and not large.fits
+    with pytest.raises(InputError, match="cmsis_nn is for machines of cortex_m"):
+        estimate("resnet50", on="rtx_4090", runtime="cmsis_nn")
+
+
+def test_an_edge_tpu_sends_what_does_not_stay_on_chip_over_its_bus() -> None:
+    stays, goes = (_asked(n, "coral_edge_tpu", "edgetpu") for n in ("mobilenetv2_100", "vgg16"))
+    assert stays.latency_s < 5e-3
+    assert goes.latency_s > goes.weight_bytes / 0.5e9
+    assert usual_runtime("npu", "edge_tpu").name == "edgetpu"
