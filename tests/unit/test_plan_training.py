@@ -34,7 +34,7 @@ def test_the_cheapest_in_time_fits_and_holds() -> None:
 
 
 def test_less_time_takes_more_devices() -> None:
-    slow, fast = planned(by="20d"), planned(by="3d")
+    slow, fast = planned(by="20d"), planned(by="2d")
     assert slow.winner is not None
     assert fast.winner is not None
     assert fast.winner.scenario.cluster.count > slow.winner.scenario.cluster.count
