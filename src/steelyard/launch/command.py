@@ -120,8 +120,11 @@ class Flags:
         if name not in self.options:
             raise InputError(f"{self.title} {self.version} has no option {name}", field=name)
         kind = self.options[name]
-        if kind != "flag":
+        good = {"flag": bool, "list": list}.get(kind) if isinstance(kind, str) else None
+        if good is None:
             _checked(value, kind, name)
+        elif not isinstance(value, good):
+            raise InputError(f"expected {'true or false' if good is bool else 'a list'}, got {value!r}", field=name)
         return name, value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report import train_run
@@ -12,7 +13,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
 
-__all__ = ["SCHEMA", "flat", "parts", "remedy", "report", "shortfall", "summary", "to_dict"]
+__all__ = ["SCHEMA", "files", "flat", "parts", "remedy", "report", "shortfall", "summary", "to_dict"]
 
 SCHEMA = "steelyard.train/1"
 
@@ -81,6 +82,14 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "provenance": provenance_of(s),
     }
     return plain(document)  # type: ignore[no-any-return]
+
+
+def files(found: TrainEstimate) -> dict[str, str]:
+    """The files of a layout: what launches it, and the answer."""
+    from steelyard.launch.training import training_files
+
+    said = {"train.json": "the whole answer (schema steelyard.train/1)"}
+    return {**training_files(found, said), "train.json": json.dumps(to_dict(found), indent=2) + "\n"}
 
 
 def flat(found: TrainEstimate) -> dict[str, Any]:

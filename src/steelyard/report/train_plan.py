@@ -128,5 +128,9 @@ def nearest(answer: TrainAnswer) -> str:
 
 
 def files(answer: TrainAnswer) -> dict[str, str]:
-    """The files of a plan: the answer, and what launches it."""
-    return {"train_plan.json": json.dumps(to_dict(answer), indent=2) + "\n"}
+    """The files of a plan: what launches the winner, and the answer."""
+    from steelyard.launch.training import training_files
+
+    said = {"train_plan.json": "the whole answer (schema steelyard.train-plan/1)"}
+    made = {} if answer.winner is None else training_files(answer.winner, said)
+    return {**made, "train_plan.json": json.dumps(to_dict(answer), indent=2) + "\n"}
