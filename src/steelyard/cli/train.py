@@ -80,7 +80,7 @@ def train(
     *,
     question: Question,
     files: Files = Files(),
-    written: Written = Written(),  # noqa: B008 - frozen
+    written: Written = Written(),
     problems: Wrong,
 ) -> None:
     """Weigh training: the time of a step, memory of every stage, energy and money, and the run with its failures.
