@@ -154,13 +154,13 @@ def _toml(tables: dict[str, Any]) -> str:
 def fsdp(job: TrainJob, model: Transformer) -> Launched:
     """``accelerate.yaml`` with FSDP2 around the Trainer."""
     flags, plan = Flags.of("training/accelerate"), job.plan
-    left = list(_trainer_left_out(job, model, tp=True, cp=True))
+    left = list(_trainer_left_out(job, model, tensor=True, context=True))
     if plan.zero == 1:
         left.append("ZeRO 1: FSDP that keeps parameters after the forward pass, which shards gradients too")
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: need `fp8_config` of Accelerate and a backend; the files say bf16")
     full = "full" in plan.recompute
-    replicas, times = _ranks(job, tp=True, cp=True)
+    replicas, times = _ranks(job, tensor=True, context=True)
     shards = plan.shard if replicas == plan.dp else replicas
     values = {
         "compute_environment": "LOCAL_MACHINE",
@@ -211,14 +211,14 @@ def fsdp(job: TrainJob, model: Transformer) -> Launched:
 def deepspeed(job: TrainJob, model: Transformer) -> Launched:
     """``deepspeed.json`` for the Trainer."""
     flags, plan = Flags.of("training/deepspeed"), job.plan
-    left = list(_trainer_left_out(job, model, tp=plan.zero <= 2, cp=False))
+    left = list(_trainer_left_out(job, model, tensor=plan.zero <= 2, context=False))
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: the files say bf16")
     if plan.cp > 1:
         left.append(
             "DeepSpeed cuts sequences by heads (Ulysses, `sp_size` of Accelerate's parallelism_config): by hand"
         )
-    replicas, times = _ranks(job, tp=plan.zero <= 2, cp=False)
+    replicas, times = _ranks(job, tensor=plan.zero <= 2, context=False)
     secondary = plan.zero == 3 and plan.shard < plan.dp
     if secondary:
         left.append(f"shards over {plan.shard} of {plan.dp} replicas: parameters only (ZeRO++), states over all")
@@ -249,12 +249,12 @@ def deepspeed(job: TrainJob, model: Transformer) -> Launched:
 def trainer(job: TrainJob, model: Transformer) -> Launched:
     """The Trainer by itself: a copy of the model on every device."""
     plan = job.plan
-    left = list(_trainer_left_out(job, model, tp=False, cp=False))
+    left = list(_trainer_left_out(job, model, tensor=False, context=False))
     if plan.zero:
         left.append(f"ZeRO {plan.zero}: the Trainer by itself keeps all states on every device (--framework fsdp)")
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: the script says bf16")
-    options, fill, body = _trainer(job, _ranks(job, tp=False, cp=False)[1], again=True)
+    options, fill, body = _trainer(job, _ranks(job, tensor=False, context=False)[1], again=True)
     body += ['exec "${launch[@]}" "${script[@]}" "${options[@]}" "${data[@]}" "$@"']
     image = options.image.get(job.vendor, "")
     return Launched((options,), tuple(body), fill=fill, needs=_needs(job), left_out=tuple(left), image=image)
@@ -265,28 +265,28 @@ def _needs(job: TrainJob) -> dict[str, str]:
     return {"SCRIPT": "run_clm.py", "DATA_FILE": "train.txt"} if job.plan.task == "pretrain" else {"DATA": "dataset"}
 
 
-def _ranks(job: TrainJob, *, tp: bool, cp: bool) -> tuple[int, int]:
+def _ranks(job: TrainJob, *, tensor: bool, context: bool) -> tuple[int, int]:
     """Replicas where only these degrees are in the files, and the micro-batches that each adds up."""
     plan = job.plan
-    replicas = max(1, plan.devices // ((plan.tp if tp else 1) * (plan.cp if cp else 1)))
+    replicas = max(1, plan.devices // ((plan.tp if tensor else 1) * (plan.cp if context else 1)))
     return replicas, max(1, plan.gbs // (plan.mbs * replicas))
 
 
-def _trainer_left_out(job: TrainJob, model: Transformer, *, tp: bool, cp: bool) -> Iterator[str]:
-    """What the Trainer does not do; ``tp``, ``cp``: what surrounds it does so."""
+def _trainer_left_out(job: TrainJob, model: Transformer, *, tensor: bool, context: bool) -> Iterator[str]:
+    """What the Trainer does not do; ``tensor``, ``context``: what surrounds it cuts these."""
     plan = job.plan
     title = plan.framework.title
     if plan.pp > 1:
         yield f"{title} runs the Trainer, which has no pipeline: the plan's {plan.pp} stages are not in the files"
     if plan.pp > 1 and plan.schedule not in ("1f1b", "gpipe", "interleaved"):
         yield f"nor is its schedule {plan.schedule}"
-    if plan.tp > 1 and not tp:
+    if plan.tp > 1 and not tensor:
         yield f"tensor parallelism ({plan.tp}) is not in the files"
-    if plan.cp > 1 and not cp:
+    if plan.cp > 1 and not context:
         yield f"context parallelism ({plan.cp}) is not in the files"
     if plan.ep > 1:
         yield f"expert parallelism ({plan.ep}) is not in the files"
-    replicas, times = _ranks(job, tp=tp, cp=cp)
+    replicas, times = _ranks(job, tensor=tensor, context=context)
     if replicas != plan.dp:
         step = plan.mbs * replicas * times
         yield f"so {replicas} replicas train instead of {plan.dp}, {step} sequences a step of the plan's {plan.gbs}"
