@@ -34,7 +34,7 @@ def test_the_cheapest_in_time_fits_and_holds() -> None:
 
 
 def test_less_time_takes_more_devices() -> None:
-    slow, fast = planned(by="20d"), planned(by="2d")
+    slow, fast = planned(by="20d"), planned(by="1d")
     assert slow.winner is not None
     assert fast.winner is not None
     assert fast.winner.scenario.cluster.count > slow.winner.scenario.cluster.count
@@ -78,3 +78,13 @@ def test_the_command_line_plans_training(capsys: pytest.CaptureFixture[str]) -> 
     assert found["winner"]["schema"] == "steelyard.train/1"
     assert found["winner"]["fits"]
     assert found["candidates"]
+
+
+def test_replicas_that_share_their_states_stay_as_said() -> None:
+    assert sy.train("qwen3-8b", "h100_sxm:16", gbs=64, framework="fsdp", shard=8).scenario.plan.shard == 8
+
+
+def test_a_framework_without_stages_is_laid_out_without() -> None:
+    assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="deepspeed").scenario.plan.pp == 1
+    with pytest.raises(InputError, match="no pipeline stages"):
+        sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="fsdp", tp=1, pp=2, mbs=1)

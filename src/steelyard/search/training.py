@@ -239,7 +239,8 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
     hourly = hourly_price(cluster.machine, words.get(PRICE), Ledger(), cluster.system).usd_per_hour
     table = _runs(scenario, layouts, hourly, question)
     rows = []
-    fits = layouts.reserved_bytes <= cluster.machine.root.capacity_bytes
+    margin = plan.framework.memory_spread ** (NormalDist().inv_cdf(max(question.sure, 0.5)) / Z80)
+    fits = layouts.reserved_bytes * margin <= cluster.machine.root.capacity_bytes
     for count in space.counts:
         here = np.flatnonzero(fits & (layouts.columns["count"] == count))
         if not len(here):

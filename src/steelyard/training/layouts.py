@@ -33,7 +33,7 @@ _MOST_MBS = 64
 #: Chunks of a stage that are tried.
 _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
 #: Columns of a table of layouts.
-COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "count")
+COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "count", "shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +50,8 @@ class Space:
     recompute: tuple[tuple[str, ...], ...]
     counts: tuple[int, ...] = ()
     """Devices; empty: those of the cluster."""
+    shard: int = 0
+    """Replicas that ZeRO cuts over; 0: all."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,7 +77,7 @@ class Layouts:
         again = self.recompute[row.pop("recompute")]
         named = "interleaved" if row["vp"] > 1 else "1f1b"
         schedule = self.plan.schedule if self.plan.schedule not in ("1f1b", "interleaved") else named
-        return replace(self.plan, **row, shard=row["dp"], recompute=again, schedule=schedule)
+        return replace(self.plan, **row, recompute=again, schedule=schedule)
 
     def best(self, capacity_bytes: float, by: Any = None) -> int:
         """The fastest that fits (or the one with the least of ``by``); where none does, the one that needs least."""
@@ -123,11 +125,12 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
 
     return Space(
         tp=chosen("tp", tensor),
-        pp=chosen("pp", stages),
+        pp=chosen("pp", stages if plan.framework.pipeline else [1]),
         vp=chosen("vp", _CHUNKS),
         cp=chosen("cp", contexts),
         ep=chosen("ep", experts),
         zero=(plan.zero,),
+        shard=plan.shard if "shard" in said else 0,
         mbs=chosen("mbs", [d for d in _powers(_MOST_MBS) if d <= plan.gbs]),
         recompute=(plan.recompute,) if "recompute" in said else again,
     )
@@ -189,9 +192,12 @@ def _legal(
     legal &= (tp * cp * whole) % (ep * etp) == 0
     if dp is not None:
         legal &= whole == dp
+    if space.shard:
+        legal &= whole % space.shard == 0
     micro = plan.gbs // np.maximum(mbs * whole, 1)
     legal &= np.where(vp > 1, micro % pp == 0, True)
     named = {"count": count, "pp": pp, "vp": vp, "zero": zero, "size": size, "dp": whole}
+    named["shard"] = np.full_like(whole, space.shard) if space.shard else whole
     return {name: values[legal] for name, values in named.items()}
 
 
@@ -212,7 +218,7 @@ def _priced(
     plain = plan.schedule in ("1f1b", "interleaved")
     named = replace(plan, schedule=("interleaved" if chunked else "1f1b") if plain else plan.schedule)
     micro = plan.gbs // (mbs * rows["dp"])
-    layout = Layout(rows["pp"], rows["vp"], rows["dp"], rows["zero"], rows["dp"], micro)
+    layout = Layout(rows["pp"], rows["vp"], rows["dp"], rows["zero"], rows["shard"], micro)
     cost = step_of(here, named, links, sites.products, sites.vector, layout)
     last = rows["pp"] - 1
     held = [memory_of(here, named, stage, layout).reserved_bytes for stage in (0 * last, np.minimum(1, last), last)]
@@ -226,7 +232,7 @@ def _priced(
         "etp": np.full(n, plan.etp),
         "recompute": np.full(n, again),
         "mbs": mbs,
-        **{name: rows[name] for name in ("pp", "vp", "dp", "zero", "count")},
+        **{name: rows[name] for name in ("pp", "vp", "dp", "zero", "count", "shard")},
     }
     return {
         **columns,
