@@ -118,7 +118,8 @@ def test_energy_money_and_shares_are_whole(weighed: list[Estimates]) -> None:
             assert np.isfinite(x.usd_per_million_tokens).all()
         wrong = ~(x.ttft_single_s <= x.ttft_s * (1 + 1e-6))
         assert not wrong.any(), f"ttft_single_s: {said(x, wrong)}"
-        idle = x.scenario.cluster.machine.idle_w * x.devices * (x.e2e_s - x.scenario.engine.request_s)
+        decoding = (np.asarray(x.scenario.osl) - 1) * x.tpot_s
+        idle = x.scenario.cluster.machine.idle_w * x.devices * decoding
         wrong = ~(idle <= x.energy_j * (1 + 1e-6))
         assert not wrong.any(), f"idle: {said(x, wrong)} {idle[wrong]} {x.energy_j[wrong]}"
         for phase, shares in x.shares.items():

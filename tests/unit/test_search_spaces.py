@@ -179,7 +179,7 @@ def test_ten_networks_of_a_phone_answer_the_others(catalogue: Path, capsys: pyte
         ("architecture\na\n", ["--space", "fbnet", "--on", "x"], "architecture and seconds"),
         ("architecture,seconds\n1-2,3\n1-2,3\n1-2,3\n", ["--space", "fbnet", "--on", "x"], "22 numbers"),
         ("architecture,seconds\n1-2,-3\n", ["--space", "fbnet", "--on", "x"], "above 0"),
-        ("architecture,seconds\n", ["--on", "x"], "--space says"),
+        ("architecture,seconds\n", ["--on", "h100_sxm"], "3 to 1,000"),
         ("architecture,seconds\n", ["--space", "fbnet"], "--on DEVICE"),
         ("architecture,seconds\n", ["--space", "mbnet", "--on", "x"], "fbnet"),
         ("architecture,seconds\n", ["--space", "fbnet", "--on", "x", "--batch", "0"], "at least 1"),

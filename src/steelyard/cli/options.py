@@ -176,7 +176,6 @@ def answers(model: str, question: Any, problems: Problems) -> list[Block]:
     from steelyard.scenario.scenario import Scenario, check_name, of_networks_alone, read_cluster, read_model
 
     problems.add(of_networks_alone({n: getattr(question, n, "") for n in ALONE}, model))
-    problems.done()
     numbers: dict[str, list[Any]] = {}
     names: dict[str, list[str]] = {}
     fixed: dict[str, Any] = {}

@@ -16,6 +16,8 @@ import pytest
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.deployment import Plan
+from steelyard.deployment.formats import find_format
+from steelyard.errors import InputError
 from steelyard.machine import Machine
 from steelyard.machine.cluster import cluster_of
 from steelyard.workload import Attention, FeedForward, Layer, Step, Transformer
@@ -72,6 +74,10 @@ class MachineContract:
     @pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
     def test_a_small_decoder_can_be_priced(self, machine: Machine, weights: str) -> None:
         plan = Plan(weights).resolved("bf16")
+        if not any(find_format(f).bits >= 16 for c in machine.compute for f in c.peak):
+            with pytest.raises(InputError, match="cannot compute in"):
+                lower(PROBE.graph(Step.decode(1, 10)), plan, machine)
+            return
         for step in (Step.prefill(1, 128), Step.decode(4, 500)):
             cost = price(lower(PROBE.graph(step), plan, machine), cluster_of(machine))
             assert np.isfinite(cost.time_s)

@@ -55,5 +55,5 @@ def test_where_requests_queue_the_mean_falls_and_long_ones_starve(name: str, pea
 
 def test_without_a_queue_there_is_nothing_to_order() -> None:
     (fcfs, _), (sjf, _) = _run("azure_conv", 1.0, "fcfs"), _run("azure_conv", 1.0, "shortest")
-    assert sjf["e2e_s"]["mean"] == pytest.approx(fcfs["e2e_s"]["mean"], rel=0.05)
-    assert sjf["ttft_s"]["p50"] == pytest.approx(fcfs["ttft_s"]["p50"], rel=0.05)
+    assert sjf["e2e_s"]["mean"] == pytest.approx(fcfs["e2e_s"]["mean"], rel=0.08)
+    assert sjf["ttft_s"]["p50"] == pytest.approx(fcfs["ttft_s"]["p50"], rel=0.08)
