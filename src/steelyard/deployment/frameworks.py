@@ -36,7 +36,9 @@ class Framework:
     attention: Annotated[str, "its attention kernel: flash, cudnn, triton, unfused, naive"] = "flash"
     sequence_parallel: Annotated[bool, "what tensor parallelism does not split is split along tokens"] = True
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
-    pipeline: Annotated[bool, "has pipeline stages"] = True
+    pipeline: Annotated[
+        bool, "its usual launcher has pipeline stages; without, none are tried where nothing is said"
+    ] = True
     recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
     dropout: Annotated[bool, "drops values of what a block adds: a mask of a byte each waits"] = False

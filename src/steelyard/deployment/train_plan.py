@@ -160,8 +160,6 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
     most = model.depth + 2  # embedding and head may have chunks of their own
     if plan.pp * plan.vp > most:
         yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {most}")
-    if plan.pp > 1 and not plan.framework.pipeline:
-        yield Problem("pp", f"{plan.framework.title} has no pipeline stages; megatron, bridge and torchtitan do")
     if plan.vp > 1 and plan.pp == 1:
         yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
     if plan.ep > 1 and not model.experts:
