@@ -50,6 +50,8 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
 
         document = of_training(found)
         document["intervals"] = {"step_s": {"value": document["interval"]["step_s"]}}
+        if document["memory_bytes"]:
+            document["fullest"] = max(document["memory_bytes"], key=lambda stage: float(stage["allocated"]))
         return document
     if verb == "plan":
         from steelyard.report.plan import to_dict as of_plan
