@@ -226,7 +226,9 @@ class Technique(InBatch, OnNetworks, OnTraining):
     @classmethod
     def verbs(cls) -> tuple[str, ...]:
         """The verbs that answer with it; nothing else says so."""
-        if cls.batch_only or cls.of_networks or cls.of_training:
+        if cls.of_training:
+            return ("train",)
+        if cls.batch_only or cls.of_networks:
             return ("estimate",)
         planned = not cls.unplanned and (cls.in_plan or not cls.serving)
         return ("estimate",) * (cls.in_batch or not cls.serving) + ("simulate",) + ("plan",) * planned
@@ -238,6 +240,7 @@ class Technique(InBatch, OnNetworks, OnTraining):
             return ""
         why = "it prices a static batch" if cls.batch_only else "it acts while requests run"
         why = "it is of networks, which are not served" if cls.of_networks else why
+        why = "it is not of training" if verb == "train" else why
         why = "it is of training" if cls.of_training else why
         why = cls.unplanned if cls.unplanned and verb == "plan" else why
         able = " and ".join(cls.verbs())
