@@ -5,8 +5,9 @@
     the two run on two devices, a pass each. With ``stream`` layers come from the host's memory, one ahead:
     a layer takes ``max(passes f, 2 W / bandwidth)`` and two layers are held. Use it with ``optimizer = "mezo"``.
 ``layer-local`` (Mono-Forward, Forward-Forward)
-    Of networks of plain products: inside a layer of attention gradients would go back too. Every layer learns from a loss of its own: gradients of weights, none of what it read; a layer's values do not wait
-    for those above it. What the layers' own heads take is not priced.
+    Of networks of plain products: inside a layer of attention gradients would go back too. Every layer learns from a
+    loss of its own: gradients of weights, none of what it read; its values do not wait for those above. What the
+    layers' own heads take is not priced.
 ``token-dropping`` (random-LTD, arXiv:2211.11586; LeMo)
     Of a layer's tokens a share is computed and kept; pairs of attention fall with its square. The first and the last
     layer see all in the papers; here every layer drops.
@@ -114,7 +115,8 @@ class LayerLocal(_OfTraining):
         """See :class:`OnTraining`."""
 
         def local(kind: Any) -> Any:
-            return replace(kind, backward={"gemm": kind.wgrad}, again=0.0, again_flops=0.0, flops=kind.flops * 2.0 / 3.0)
+            flops = kind.flops * 2.0 / 3.0  # of the three passes that a step counts
+            return replace(kind, backward={"gemm": kind.wgrad}, again=0.0, again_flops=0.0, flops=flops)
 
         depth = sum(kind.count for kind in parts.layers)
         waits = [replace(local(kind), kept_bytes=kind.kept_bytes / depth) for kind in parts.layers]
@@ -177,9 +179,7 @@ class SparseAttention(_OfTraining):
             return self.share if part == "attention" else 1.0
 
         def sparse(kind: Any) -> Any:
-            fewer = replace(
-                kind, forward=_scaled(kind.forward, factor), backward=_scaled(kind.backward, factor)
-            )
+            fewer = replace(kind, forward=_scaled(kind.forward, factor), backward=_scaled(kind.backward, factor))
             left = fewer.forward_s() / np.maximum(kind.forward_s(), 1e-30)
             return replace(fewer, flops=kind.flops * left, again=kind.again * left, again_flops=kind.again_flops * left)
 

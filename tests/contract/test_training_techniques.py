@@ -1,0 +1,78 @@
+"""Techniques of training: each changes what it says, and those that can be idle are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import steelyard as sy
+from steelyard.errors import InputError
+from steelyard.techniques._registry import TECHNIQUES, parse
+
+TEXTS = {
+    "zeroth-order": "zeroth-order:stream=25e9",
+    "layer-local": "layer-local",
+    "token-dropping": "token-dropping:0.5",
+    "sparse-attention": "sparse-attention:0.1",
+    "critic": "critic",
+}
+
+
+def _trained(*techniques: str, **words: Any) -> Any:
+    given = {"gbs": 8, "seq": 4096, "tp": 1, "pp": 1, "dp": 1, "mbs": 1, "framework": "fsdp", "zero": 0, **words}
+    return sy.train("llama-3.2-1b", "a100_sxm", techniques=list(techniques), **given)
+
+
+def test_every_technique_of_training_is_tested_here() -> None:
+    every = (n for n in TECHNIQUES if TECHNIQUES.built_in(n) and TECHNIQUES.get(n).of_training)
+    assert set(TEXTS) == {n for n in every if not TECHNIQUES.get(n).mechanism}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_it_is_read_back_from_its_words_and_changes_the_step(name: str) -> None:
+    technique = parse(TEXTS[name])
+    assert parse(str(technique)) == technique
+    plain, changed = _trained(), _trained(TEXTS[name])
+    assert changed.step_s != plain.step_s
+    assert changed.step_s >= changed.limit_s
+    assert sum(changed.breakdown_s.values()) == pytest.approx(changed.step_s)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_other_verbs_refuse_it_and_networks_do(name: str) -> None:
+    with pytest.raises(InputError, match="train does"):
+        sy.estimate("llama-3.2-1b", on="a100_sxm", techniques=[TEXTS[name]])
+    with pytest.raises(InputError, match="of language models"):
+        sy.train("resnet50", "a100_sxm", gbs=64, techniques=[TEXTS[name]])
+
+
+@pytest.mark.parametrize("name", ["token-dropping", "sparse-attention"])
+def test_a_share_of_all_changes_nothing(name: str) -> None:
+    assert _trained(f"{name}:1").step_s == pytest.approx(_trained().step_s)
+
+
+def test_two_forward_passes_keep_nothing_and_take_less_than_one_each_way() -> None:
+    plain, changed = _trained(optimizer="mezo"), _trained("zeroth-order", optimizer="mezo")
+    apart = _trained("zeroth-order:apart=true", optimizer="mezo")
+    assert changed.stages[0].parts["activations"] == 0.0
+    assert changed.step_s < plain.step_s
+    assert apart.step_s < 0.7 * changed.step_s
+    streamed = _trained("zeroth-order:stream=1e9", optimizer="mezo")
+    assert streamed.step_s > changed.step_s
+    assert streamed.stages[0].parts["weights"] < changed.stages[0].parts["weights"]
+
+
+def test_half_the_tokens_keep_half_and_half_the_pairs_a_quarter() -> None:
+    plain, half = _trained(), _trained("token-dropping:0.5")
+    assert half.breakdown_s["attention"] == pytest.approx(plain.breakdown_s["attention"] / 4)
+    assert half.breakdown_s["gemm"] == pytest.approx(plain.breakdown_s["gemm"] / 2)
+
+
+def test_a_critic_doubles_the_layers_and_their_states_but_not_what_waits() -> None:
+    plain, both = _trained(), _trained("critic")
+    assert both.breakdown_s["gemm"] == pytest.approx(2 * plain.breakdown_s["gemm"])
+    assert both.stages[0].parts["optimizer"] > 1.5 * plain.stages[0].parts["optimizer"]
+    assert both.stages[0].parts["activations"] == pytest.approx(plain.stages[0].parts["activations"])
+    with pytest.raises(InputError, match="give --pp 1"):
+        sy.train("llama-3.2-1b", "a100_sxm:2", gbs=8, tp=1, pp=2, dp=1, mbs=1, techniques=["critic"])
