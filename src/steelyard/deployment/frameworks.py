@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from steelyard.documents import build, read_document
-from steelyard.errors import InputError, UnknownName, normalise
+from steelyard.documents import build, build_file
+from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity, parse_quantity
 
@@ -46,7 +46,8 @@ class Framework:
         bool, "of ZeRO 2 and 3 under a pipeline: a stage keeps parameters and gradients whole between micro-batches"
     ] = False
     products_share: Annotated[
-        Mapping[str, float], "rate of products that the libraries of its time reach, by family of machines, of today's"
+        Mapping[str, Annotated[float, Quantity("1", "of today's rate", gt=0)]],
+        "rate of products that the libraries of its time reach, by family of machines, of today's",
     ] = field(default_factory=dict)
     elementwise_passes: Annotated[
         float, Quantity("1", "traffic of elementwise work over that of fused kernels", ge=0)
@@ -99,7 +100,7 @@ def frameworks() -> Mapping[str, Framework]:
     """Every framework by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
     found: dict[str, Framework] = {}
     for path in catalogue_files("frameworks"):
-        for one in build(_File, read_document(path), path.name).framework:
+        for one in build_file(_File, path).framework:
             found.setdefault(one.name, one)
     return found
 
@@ -132,7 +133,11 @@ def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework
         changed[key] = _value(key, str(text), known[key])
     made = replace(framework, **changed)
     plain = {f.name: getattr(made, f.name) for f in fields(Framework)}
-    return build(Framework, plain, "set")
+    try:
+        return build(Framework, plain)
+    except InputError as error:
+        told = [Problem(f"set.{p.field}", p.message) for p in error.problems]
+        raise InputError(told[0].message, field=told[0].field, problems=told) from None
 
 
 def _value(name: str, text: str, like: Any) -> Any:
@@ -144,7 +149,7 @@ def _value(name: str, text: str, like: Any) -> Any:
         raise InputError(f"expected true or false, got {text!r}", field=f"set.{name}")
     if isinstance(like, float | int):
         unit = "s" if name.endswith("_s") else "B" if name in ("context_bytes", "buffer_bytes") else "1"
-        value = parse_quantity(text, unit) if unit != "1" else _number(name, text)
+        value = parse_quantity(text, unit, f"set.{name}") if unit != "1" else _number(name, text)
         return int(value) if isinstance(like, int) else float(value)
     return text
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated
 
-from steelyard.documents import build, read_document
+from steelyard.documents import build_file
 from steelyard.errors import UnknownName, normalise
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
@@ -56,7 +56,7 @@ def optimizers() -> Mapping[str, Optimizer]:
     """Every optimizer by name; the user's come first. Raises :class:`InputError` where a file is wrong."""
     found: dict[str, Optimizer] = {}
     for path in catalogue_files("optimizers"):
-        for one in build(_File, read_document(path), path.name).optimizer:
+        for one in build_file(_File, path).optimizer:
             found.setdefault(one.name, one)
     return found
 

@@ -22,6 +22,7 @@ from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_memory import alive_bytes, past_index
 from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
 from steelyard.cost.op_models import fabrics, link_parameters
+from steelyard.errors import InputError
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
@@ -160,6 +161,8 @@ def _estimate(
     machine, count = scenario.cluster.machine, scenario.cluster.count
     phases = tuple(_phase(scenario, p, priced, i) for p, priced in zip(scenario.phases, prices, strict=True))
     time, limit = sum(p.time_s for p in phases), sum(p.limit_s for p in phases)
+    if not time > 0.0:
+        raise InputError("it has no op that takes time", field="model")
     reach, ledger = prices[0].reach, Ledger()
     low, high = (float(x) for x in interval80(time, log_spread(reach, machine), at_least=limit))
     joules, arithmetic = (

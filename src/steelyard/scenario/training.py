@@ -217,6 +217,9 @@ def _many(name: str, value: Any) -> float:
     return found
 
 
+#: Sequences of a step, at most.
+MOST_SEQUENCES = 10**9
+
 #: How far a batch that is said in tokens may move for a number of sequences that more replicas divide.
 _NEARLY = 0.05
 
@@ -245,8 +248,8 @@ def sequences_of(given: Any, seq: int) -> int | None:
     except (InputError, ValueError):
         raise wrong from None
     if tokens != text.lower():
-        value = _divides_best(value / seq)
-    if value < 1 or value != int(value):
+        value = _divides_best(min(value / seq, 2.0 * MOST_SEQUENCES))
+    if not 1 <= value <= MOST_SEQUENCES or value != int(value):
         raise wrong
     return int(value)
 
