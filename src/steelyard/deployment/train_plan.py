@@ -22,6 +22,7 @@ __all__ = [
     "TASKS",
     "TrainPlan",
     "layout_problems",
+    "stages_run",
 ]
 
 #: What may be computed again in the backward pass, beside ``none``, ``selective`` and ``full``.
@@ -144,6 +145,13 @@ class TrainPlan:
         }
 
 
+def stages_run(schedule: str, pp: Any) -> Any:
+    """Whether a schedule runs on so many stages: two directions need pairs of them, gradients put off several."""
+    if schedule in ("1f1b", "gpipe", "interleaved"):
+        return pp >= 1
+    return (pp > 1) & (pp % (2 if schedule in ("dualpipe", "chimera") else 1) == 0)
+
+
 def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[Problem]:
     """What is wrong with a layout: degrees that do not divide the model, the devices or the batch."""
     if plan.devices != devices:
@@ -162,6 +170,9 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {most}")
     if plan.vp > 1 and plan.pp == 1:
         yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
+    if not stages_run(plan.schedule, plan.pp):
+        several = "several" if stages_run(plan.schedule, 3) else "an even number of"
+        yield Problem("schedule", f"{plan.schedule} is of {several} pipeline stages, not {plan.pp}: give --pp")
     if plan.ep > 1 and not model.experts:
         yield Problem("ep", f"{model.name} has no experts")
     elif plan.ep > 1 and model.experts % plan.ep:

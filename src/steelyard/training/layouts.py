@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import static_power_w
-from steelyard.deployment.train_plan import TrainPlan
+from steelyard.deployment.train_plan import TrainPlan, stages_run
 from steelyard.machine.cluster import Cluster
 from steelyard.training.layers import StepParts, parts_of, taken
 from steelyard.training.memory import memory_of
@@ -190,6 +190,7 @@ def _legal(
     legal &= plan.gbs % np.maximum(mbs * whole, 1) == 0
     etp = 1 if ep > 1 else tp
     legal &= (tp * cp * whole) % (ep * etp) == 0
+    legal &= stages_run(plan.schedule, pp)
     if dp is not None:
         legal &= whole == dp
     if space.shard:
