@@ -24,6 +24,7 @@ from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.network import asks_net
 from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
@@ -101,12 +102,18 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
         if n in values and n != "on" and values[n] != fields_of("train")[n].default
     }
     problems.read(find_optimizer, values["optimizer"])
-    if values["model"] is not None:
+    if values["model"] is not None and asks_net({"model": values["model"]}):
+        told = "plans are of language models; steelyard train MODEL --on NAME:COUNT weighs a network on your devices"
+        problems.add([Problem("model", told)])
+    elif values["model"] is not None:
         own["model"] = problems.read(read_model, values["model"], values["generic"])
     found: list[TrainScenario] = []
     for name in names:
         cluster = problems.read(read_cluster, name)
         if cluster is None or own.get("model") is None:
+            continue
+        if cluster.unlike:
+            problems.add([Problem("on", "training on unlike devices of one replica is not priced; name each apart")])
             continue
         stated = isinstance(name, str) and ":" in name
         count = cluster.count if stated else max(cluster.count, most // cluster.per_node * cluster.per_node)
