@@ -186,3 +186,9 @@ def test_an_answer_can_be_asked_again_from_its_provenance(words: dict[str, objec
     found = sy.train(**words)  # type: ignore[arg-type]
     again = sy.train(**provenance_of(found.scenario)["inputs"])
     assert again.step_s == found.step_s
+
+
+def test_no_schedule_is_faster_than_one_micro_batch_through_all_stages() -> None:
+    words = {"pp": 4, "dp": 2, "gbs": 2}
+    plain, both_ways = trained(**words), trained(**words, schedule="dualpipe")
+    assert both_ways.step_s >= 0.6 * plain.step_s

@@ -160,7 +160,7 @@ def parts(found: TrainEstimate) -> list[Any]:
     rates = lines_table(
         [
             Line(
-                "tokens",
+                f"{item}s",
                 f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device",
             ),
             Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),

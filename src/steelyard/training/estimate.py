@@ -271,6 +271,10 @@ def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenari
     if not len(found):
         layout = replace(plan, dp=max(1, cluster.count // (plan.tp * plan.pp * plan.cp)))
         raise_all(list(layout_problems(layout, scenario.workload, cluster.count)))
+        depth = scenario.workload.depth
+        if plan.vp > 1:
+            need = f"pp x vp has to divide {depth} or {depth + 2} layers, and pp the micro-batches of a replica"
+            raise InputError(f"no layout of {scenario.model.name} on {cluster.count} devices: {need}", field="vp")
         message = f"no layout of {scenario.model.name} on {cluster.count} devices divides {plan.gbs} sequences"
         raise InputError(message, field="gbs")
     return replace(scenario, plan=found.plan_of(found.best(cluster.machine.root.capacity_bytes)))

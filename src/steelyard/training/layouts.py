@@ -186,7 +186,7 @@ def _legal(
     chunks = pp * vp
     even = (depth % chunks == 0) | ((depth + 2) % chunks == 0)
     legal = (tp * cp * pp * whole == count) & (whole >= 1)
-    legal &= np.where(vp > 1, (pp > 1) & even, True) & (chunks <= depth)
+    legal &= np.where(vp > 1, (pp > 1) & even, True) & (chunks <= np.where(vp > 1, depth + 2, depth))
     legal &= plan.gbs % np.maximum(mbs * whole, 1) == 0
     etp = 1 if ep > 1 else tp
     legal &= (tp * cp * whole) % (ep * etp) == 0

@@ -157,6 +157,8 @@ def step_of(
     ]
     mean_f, mean_b, mean_w = (x / p for x in whole)
     bubble = bubble_s(plan.schedule, p, m, layout.vp, mean_f, mean_b - mean_w, mean_w)
+    # one micro-batch passes every stage forward and, but for its weights, backward, whatever the schedule
+    bubble = np.maximum(bubble, p * (mean_f + mean_b - mean_w) - m * (f + b))
     send = links.stage_s(parts.hidden_bytes, plan, layout.dp)
     sends = np.where(p > 1, 2.0 * (p - 1) * send + 2.0 * m * layout.vp * send * SEND_EXPOSED, 0.0)
     exposed, update = _end(parts, plan, links, site, vector, layout)
