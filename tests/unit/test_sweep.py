@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("duckdb", reason="needs the store extra")
@@ -234,6 +234,7 @@ SIZES = st.tuples(
 )
 
 
+@example("mixtral-8x7b", "m4_max", [(1, 2, 1), (64, 2, 1)], 1)  # experts that few rows meet beside those of many
 @settings(max_examples=15, deadline=None)
 @given(MODELS, MACHINES, st.lists(SIZES, min_size=2, max_size=6), st.sampled_from([1, 2]))
 def test_points_priced_together_equal_single_estimates(

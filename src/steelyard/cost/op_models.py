@@ -290,9 +290,9 @@ def _indexed(kernel: Kernel, context: PricingContext, tiled: KernelTime) -> Kern
     few = each <= ggml.FEW_ROWS
     time = np.where(few, np.minimum(tiled.time_s, sum(x.time_s for x in both)), tiled.time_s)
     borrowed = max(both[0].spread, OTHER_KERNEL_SPREAD)
-    if np.all(few):
-        return KernelTime(time, borrowed, both[0].source)
-    return replace(tiled, time_s=time, spread=np.where(few, borrowed, tiled.spread) if np.any(few) else tiled.spread)
+    spread = np.where(few, borrowed, tiled.spread) if np.any(few) else tiled.spread
+    source = f"{tiled.source}; where few rows meet an expert, {both[0].source}"  # the same whatever else is priced
+    return KernelTime(time, spread, source)
 
 
 def vector_site(context: PricingContext) -> tuple[VectorDevice, Calibrated]:
