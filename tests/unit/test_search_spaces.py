@@ -177,8 +177,9 @@ def test_ten_networks_of_a_phone_answer_the_others(catalogue: Path, capsys: pyte
     [
         ("architecture,ms\n", ["--space", "fbnet", "--on", "x"], "no rows"),
         ("architecture\na\n", ["--space", "fbnet", "--on", "x"], "architecture and seconds"),
-        ("architecture,seconds\n1-2,3\n1-2,3\n1-2,3\n", ["--space", "fbnet", "--on", "x"], "22 numbers"),
-        ("architecture,seconds\n1-2,-3\n", ["--space", "fbnet", "--on", "x"], "above 0"),
+        ("architecture,seconds\n1-2,3\n1-3,3\n1-4,3\n", ["--space", "fbnet", "--on", "x"], "22 numbers"),
+        ("architecture,seconds\n1-2,-3\n", ["--space", "fbnet", "--on", "x"], "a time of 1 us to 1 h, got '-3'"),
+        ("architecture,seconds\n1-2,3\n1-3,3\n1-2,3\n", ["--space", "fbnet", "--on", "x"], "1-2 is in row 2 already"),
         ("architecture,seconds\n", ["--on", "h100_sxm"], "3 to 1,000"),
         ("architecture,seconds\n", ["--space", "fbnet"], "--on DEVICE"),
         ("architecture,seconds\n", ["--space", "mbnet", "--on", "x"], "fbnet"),

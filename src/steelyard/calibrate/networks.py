@@ -7,13 +7,14 @@ towards a common one, so that few networks cannot tear them apart.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.net_groups import GROUPS, share_of
 
-__all__ = ["GROUP_TERMS", "OWN_PULL", "Scales", "least", "own_scales", "scales_of"]
+__all__ = ["GROUP_TERMS", "OWN_PULL", "PASS_S", "Scales", "least", "own_scales", "scales_of", "twice"]
 
 #: The terms of a pass: those of its kernels, and the pass itself.
 GROUP_TERMS: tuple[str, ...] = (*GROUPS, "pass")
@@ -21,10 +22,18 @@ GROUP_TERMS: tuple[str, ...] = (*GROUPS, "pass")
 OWN_PULL = 4.0
 #: How far a device's scales may lie from their common one.
 APART = 3.0
+#: Shortest and longest time of a pass that is taken for a measurement, s.
+PASS_S = (1e-6, 3600.0)
 #: Rounds of reweighting, and the relative error below which rows count alike.
 ROUNDS, FLOOR = 10, 0.03
 
 Scales = Any
+
+
+def twice(keys: Sequence[Any]) -> dict[int, int]:
+    """Rows whose key an earlier row has, with that row's place."""
+    first: dict[Any, int] = {}
+    return {i: at for i, key in enumerate(keys) if (at := first.setdefault(key, i)) != i}
 
 
 def least(terms: Any, time_s: Any, usual: Any, pull: float, part: float = 0.005, rounds: int = ROUNDS) -> Any:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from steelyard.calibrate.networks import scales_of
+from steelyard.calibrate.networks import PASS_S, scales_of, twice
 from steelyard.calibrate.toml_files import document, write_files
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_price import clock_held, reach_of, scale_of, weighed
@@ -19,6 +20,7 @@ from steelyard.documents import read_text
 from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.folders import folder_to_write
 from steelyard.machine.component import Machine
+from steelyard.units import format_quantity as q
 from steelyard.workload.nets import load_net
 
 __all__ = ["MOST", "OwnFit", "TimedNetwork", "fit_own_reach", "reach_file", "read_networks", "write_reach"]
@@ -27,6 +29,8 @@ __all__ = ["MOST", "OwnFit", "TimedNetwork", "fit_own_reach", "reach_file", "rea
 MOST, FEWEST = 1000, 3
 #: Columns of times and their unit in s.
 TIMES = {"latency_s": 1.0, "seconds": 1.0, "latency_ms": 1e-3}
+#: How many times what is predicted, or less, a measurement may take: more is another unit or another network.
+BEYOND = 300.0
 #: Time of a kernel, however small, that the scales of a runtime without factors begin with, s (guess).
 KERNEL_S = 5e-6
 
@@ -60,7 +64,8 @@ def read_networks(path: str | Path) -> list[TimedNetwork]:
     """Read a CSV of ``network, latency_s`` (or ``latency_ms``) and, where not the usual ones, ``batch`` and ``size``.
 
     Raises:
-        InputError: no such file, a missing column, too few or too many rows, or values that are no positive numbers.
+        InputError: no such file, a missing column, too few or too many rows, values that are no positive numbers, times
+            of no pass, or a network twice.
     """
     name = Path(path).name
     lines = [line for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
@@ -86,9 +91,17 @@ def read_networks(path: str | Path) -> list[TimedNetwork]:
                     f"line {number}: {column}: expected a positive number, got {show((row.get(column) or '').strip())}"
                 )
                 problems.append(Problem(name, said))
+        if seconds and not PASS_S[0] <= seconds * TIMES[time] <= PASS_S[1]:
+            said = f"line {number}: {time}: expected a pass of 1 us to 1 h, got {q(seconds * TIMES[time], 's')}"
+            problems.append(Problem(name, said))
         found.append(
             TimedNetwork((row["network"] or "").strip(), seconds * TIMES[time], batch, (row.get("size") or "").strip())
         )
+    for i, first in twice([(r.network, r.batch, r.size) for r in found]).items():
+        said = (
+            f"line {i + 2}: {found[i].network} is in line {first + 2} already; give each network, batch and size once"
+        )
+        problems.append(Problem(name, said))
     raise_all(problems[:10])
     return found
 
@@ -106,13 +119,14 @@ def fit_own_reach(rows: list[TimedNetwork], machine: Machine, runtime: Runtime, 
     """Three scales of a device about the factors of its runtime; where it has none, about twice the limits.
 
     Raises:
-        InputError: an unknown network, or arithmetic the machine lacks.
+        InputError: an unknown network, arithmetic the machine lacks, or times that are far from any such device's.
     """
     base = reach_of(runtime, machine, "", precision=precision.name)
     if not base.times:
         base = replace(base, stacks=(machine.launch,), kernel_s=KERNEL_S, source="twice the limits of the kernels")
     by = np.array([_parts(row, machine, runtime, precision, base) for row in rows])
     time = np.array([row.latency_s for row in rows])
+    raise_all(list(_far(rows, by.sum(axis=1), machine)))
     scale = scales_of(by, time)
     keep = ~np.eye(len(rows), dtype=np.bool_)
     alone = np.array([float(by[i] @ scales_of(by[keep[i]], time[keep[i]])) for i in range(len(rows))])
@@ -130,6 +144,16 @@ def fit_own_reach(rows: list[TimedNetwork], machine: Machine, runtime: Runtime, 
     errors = [100 * float(np.mean(np.abs(made / time - 1.0))) for made in (by.sum(axis=1), alone)]
     names = tuple(row.network for row in rows)
     return OwnFit(found, names, tuple(time.tolist()), tuple(alone.tolist()), *errors)
+
+
+def _far(rows: list[TimedNetwork], predicted_s: Any, machine: Machine) -> Iterator[Problem]:
+    """Measurements that no device of the kind takes."""
+    for row, predicted in zip(rows, predicted_s.tolist(), strict=True):
+        if not 1 / BEYOND <= row.latency_s / predicted <= BEYOND:
+            words = (
+                f"{row.network}: {q(row.latency_s, 's')} where about {q(predicted, 's')} is predicted on {machine.name}"
+            )
+            yield Problem("networks", f"{words}; expected at most {BEYOND:.0f} times more or less: check the unit")
 
 
 def _parts(row: TimedNetwork, machine: Machine, runtime: Runtime, precision: Precision, reach: Reach) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard.calibrate.networks import PASS_S, twice
 from steelyard.calibrate.toml_files import document, write_files
 from steelyard.deployment.space_device import SpaceDevice, Timed, costs_of, next_rows, prior_of
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
@@ -68,10 +69,15 @@ def device_of(name: str, space: Space, path: str, batch: int = 1) -> SpaceDevice
             seconds = unit * float(text)
         except ValueError:
             seconds = math.nan
-        if not 0.0 < seconds < 1e6:
-            problems.append(Problem(f"{Path(path).name}: row {row}", f"expected a time above 0, got {show(text)}"))
+        if not PASS_S[0] <= seconds <= PASS_S[1]:
+            said = f"expected a time of 1 us to 1 h, got {show(text)}"
+            problems.append(Problem(f"{Path(path).name}: row {row}", said))
         else:
             timed.append(Timed(architecture.removeprefix(prefix), seconds))
+    raise_all(problems[:10])
+    for i, first in twice([t.architecture for t in timed]).items():
+        said = f"{timed[i].architecture} is in row {first + 2} already; give each once"
+        problems.append(Problem(f"{Path(path).name}: row {i + 2}", said))
     raise_all(problems[:10])
     if len(timed) > MOST:
         raise InputError(f"expected at most {MOST:,} networks, got {len(timed):,}", field=Path(path).name)

@@ -96,7 +96,7 @@ def _any_networks(name: str, asked: Networks, out: str) -> tuple[dict[str, Any],
     """A runtime's scales on a device from networks of any kind."""
     from steelyard.calibrate.own_reach import fit_own_reach, read_networks, write_reach
     from steelyard.calibrate.toml_files import check_folder
-    from steelyard.deployment.runtime import find_runtime, precision_named, usual_runtime
+    from steelyard.deployment.runtime import check_runs, find_runtime, precision_named, usual_runtime
     from steelyard.folders import folder_to_write
     from steelyard.machine.catalogue import find_machine
     from steelyard.machine.cluster import cluster_of
@@ -107,7 +107,8 @@ def _any_networks(name: str, asked: Networks, out: str) -> tuple[dict[str, Any],
     if asked.batch != 1:
         raise InputError("of networks of any kind the batch is a column of the file", field="batch")
     machine = find_machine(name)
-    runtime = find_runtime(asked.runtime) if asked.runtime else usual_runtime(machine.launch, machine.family)
+    runtime = find_runtime(asked.runtime) if asked.runtime else usual_runtime(machine)
+    check_runs(runtime, machine)
     usual = usual_precision(cluster_of(machine), runtime.precision)
     precision = precision_named(asked.precision) if asked.precision else usual
     check_folder(folder_to_write(out))

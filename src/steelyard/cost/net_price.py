@@ -160,6 +160,8 @@ def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> t
         # peaks of such machines are guesses where their makers state none: a scale below one says that it is higher
         product = np.array([c in PRODUCTS for c in kernels.classes], dtype=np.bool_)[:, None]
         least = np.where(product, work, 0.0) * min(1.0, scale_of(site.machine, reach)[0])
+        # an op that no compiler is known to plan leaves the chip: its bytes pass memory
+        least = np.maximum(least, np.where(kernels.index("other")[:, None], kernels.bytes / site.dram_bytes_per_s, 0.0))
         limit = kernels.flops / site.peak_ops_per_s if runtime.keeps_network else np.maximum(work, traffic)
     else:
         # factors of traffic may be below one: what one kernel leaves in the cache, the next one finds there

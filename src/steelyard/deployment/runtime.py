@@ -12,8 +12,10 @@ from functools import cache
 from typing import Annotated, Literal
 
 from steelyard.documents import build_file
-from steelyard.errors import Problem, UnknownName, normalise, raise_all
+from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.folders import catalogue_files
+from steelyard.machine.classes import kinds
+from steelyard.machine.component import Machine
 from steelyard.units import Quantity
 
 __all__ = [
@@ -23,6 +25,7 @@ __all__ = [
     "Precision",
     "Reach",
     "Runtime",
+    "check_runs",
     "find_runtime",
     "planned_in_groups",
     "precision_named",
@@ -153,10 +156,21 @@ class Runtime:
     ] = 0.1
     indexed: Annotated[tuple[str, ...], "classes of products that reach fewer than 2^31 elements"] = ()
     elsewhere: Annotated[tuple[str, ...], "ops that it hands to the CPU (conv3d: a convolution over frames)"] = ()
-    families: Annotated[tuple[str, ...], "families of machines it is made for; empty: any"] = ()
+    families: Annotated[tuple[str, ...], "families of machines whose usual runtime it is"] = ()
+    stacks: Annotated[tuple[str, ...], "stacks of machines whose usual runtime it is, where a family has none"] = ()
+    runs_on: Annotated[
+        tuple[str, ...], "stacks and families of machines it runs on besides; none of the three: any"
+    ] = ()
     aliases: tuple[str, ...] = ()
-    stacks: Annotated[tuple[str, ...], "stacks of machines it runs on; empty: any"] = ()
     source: str = ""
+
+    def runs(self, machine: Machine) -> bool:
+        """Whether it runs on a machine: its family is named, or its stack and it has an operating system."""
+        if machine.family in (*self.families, *self.runs_on):
+            return True
+        hosted = kinds()[machine.kind].hosted
+        named = (*self.stacks, *self.runs_on)
+        return hosted and (machine.launch in named or not (self.families or named))
 
     def reach_on(
         self, machine: str, family: str, stack: str, layout: str, train: bool = False, precision: str = ""
@@ -228,22 +242,28 @@ def find_runtime(name: str) -> Runtime:
     raise UnknownName("runtime", name, runtimes(), hint="`steelyard ls runtimes` lists all")
 
 
+def check_runs(runtime: Runtime, machine: Machine) -> None:
+    """Raises :class:`InputError` where a runtime does not run on a machine, with those that do."""
+    if runtime.runs(machine):
+        return
+    usual = usual_runtime(machine).name
+    others = ", ".join(r.name for r in runtimes().values() if r.runs(machine) and r.name != usual)
+    there = f"{usual}{f' (usual), {others}' if others else ''}"
+    raise InputError(f"{runtime.name} does not run on {machine.name}, which runs {there}", field="runtime")
+
+
 def planned_in_groups(runtime: Runtime, reach: Reach) -> bool:
     """Whether the factors are of groups of work, as of compilers that plan a whole network."""
     return bool(reach.times) and (reach.terms or runtime.terms) == "groups"
 
 
-def usual_runtime(stack: str, family: str = "", onnx: bool = False) -> Runtime:
-    """What people usually run a network with on machines of a family or a stack; ``onnx``: one that is in a file."""
+def usual_runtime(machine: Machine, onnx: bool = False) -> Runtime:
+    """What people usually run a network with on a machine; ``onnx``: one that is in a file."""
+    every = runtimes().values()
+    made_for = next((r for r in every if machine.family in r.families), None)
     if onnx:
         exchanged = find_runtime("onnxruntime")
-        made_for = any(family in one.families for one in runtimes().values())
-        if not made_for or any(family in reach.machines for reach in exchanged.reach):
+        known = made_for is None or any(machine.family in reach.machines for reach in exchanged.reach)
+        if known and exchanged.runs(machine):
             return exchanged
-    for one in runtimes().values():
-        if family in one.families:
-            return one
-    for one in runtimes().values():
-        if stack in one.stacks:
-            return one
-    return find_runtime("eager")
+    return made_for or next((r for r in every if machine.launch in r.stacks), None) or find_runtime("eager")

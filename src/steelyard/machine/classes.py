@@ -44,6 +44,7 @@ class Kind:
     ] = 1.0
     engine: Annotated[str, "the serving engine people usually run there; empty = vLLM"] = ""
     serves: Annotated[bool, "a plan on any machine takes those of it that a price is known for"] = False
+    hosted: Annotated[bool, "has an operating system; otherwise only what is made for its family runs there"] = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from steelyard.deployment.runtime import (
     PRECISIONS,
     Precision,
     Runtime,
+    check_runs,
     find_runtime,
     precision_named,
     usual_runtime,
@@ -188,14 +189,15 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     with problems.collect():
         if "batch" in sets:
             values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
+    if cluster.unlike:
+        kinds = ",".join(dict.fromkeys(m.name for m, _ in cluster.shares))
+        raise InputError(f"a network runs on devices of one kind; ask each on its own, --on {kinds}", field="on")
     batch, phases = values["batch"], problems.read(_phases, values, sets)
     piped = _is_pipeline(values["model"])
     machine = cluster.machine
     in_file = str(values["model"]).lower().endswith(".onnx")
-    runtime = runtime or usual_runtime(machine.launch, machine.family, onnx=in_file)
-    if runtime.families and machine.family not in runtime.families:
-        made = ", ".join(runtime.families)
-        raise InputError(f"{runtime.name} is for machines of {made}; {machine.name} is none of them", field="runtime")
+    runtime = runtime or usual_runtime(machine, onnx=in_file)
+    check_runs(runtime, machine)
     if precision is None:
         usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision
         precision = usual_precision(cluster, "bf16" if piped else usual)

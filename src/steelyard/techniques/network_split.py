@@ -93,7 +93,7 @@ class NetworkSplit(NetTechnique):
             net_site(machine, precision)
         except InputError:
             precision = PRECISIONS["fp32"]
-        return price_net(head, sizes, machine, usual_runtime(machine.launch, machine.family), precision).time_s
+        return price_net(head, sizes, machine, usual_runtime(machine), precision).time_s
 
 
 def _cut(graph: TensorGraph, share: float) -> tuple[int, int] | None:
