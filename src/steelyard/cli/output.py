@@ -7,17 +7,18 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from steelyard.cli.help import option, switch
-from steelyard.errors import InputError, escaped
+from steelyard.documents import is_folder
+from steelyard.errors import InputError, Problem, escaped, raise_all
 from steelyard.writing import check_target, write_text
 
-__all__ = ["Output", "csv_text", "say", "write"]
+__all__ = ["Output", "Written", "csv_text", "say", "write"]
 
 
 @Parameter(name="*")
@@ -44,6 +45,51 @@ class Output:
         _ = self.form
         if self.out:
             check_target(self.out, "out")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Written:
+    """Form and place of an answer that files can be made of."""
+
+    out: Annotated[
+        str, option("folder for the files that launch it, with the answer; a .json, .csv or .txt file", "--out")
+    ] = ""
+    force: Annotated[bool, switch("--force", "replace files of the same names in --out")] = False
+    json: Annotated[bool, switch("--json", "print JSON in SI units")] = False
+    csv: Annotated[bool, switch("--csv", "print one CSV row per candidate")] = False
+    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False
+
+    @property
+    def folder(self) -> str:
+        """The folder of ``--out``, empty when it names a file or nothing."""
+        return "" if self.out.lower().endswith((".json", ".csv", ".txt")) and not is_folder(self.out) else self.out
+
+    @property
+    def output(self) -> Output:
+        """Where the answer itself goes."""
+        return Output(self.json, self.csv, "" if self.folder else self.out, self.quiet)
+
+    def check(self) -> None:
+        """Refuse what cannot be written, before any work. Raises :class:`InputError` with every problem."""
+        raise_all(list(self.problems()))
+
+    def problems(self) -> Iterator[Problem]:
+        """What cannot be written, and why."""
+        from steelyard.launch.folder import check_folder
+
+        yield from problems_of(self.output.check)
+        if self.folder:
+            yield from problems_of(check_folder, self.folder, force=self.force)
+
+
+def problems_of(check: Callable[..., Any], *arguments: Any, **named: Any) -> list[Problem]:
+    """What a check refuses."""
+    try:
+        check(*arguments, **named)
+    except InputError as error:
+        return list(error.problems)
+    return []
 
 
 #: One mapping per row, or one list per column.

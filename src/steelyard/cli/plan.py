@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.help import option, switch
+from steelyard.cli.help import option
 from steelyard.cli.options import Wrong, options_of, words_of_options
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Written, problems_of, write
 from steelyard.cli.progress import status
-from steelyard.documents import is_folder
-from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.scenario.fields import field
 
 if TYPE_CHECKING:
@@ -24,51 +23,6 @@ _Model = Annotated[str, Parameter(help=field("plan", "model").doc + " (not with 
 Question: Any = options_of("plan")
 
 
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Written:
-    """Form and place of the answer."""
-
-    out: Annotated[
-        str, option("folder for the launch files, plan.json, plan.toml and report.html; a .json or .csv file")
-    ] = ""
-    force: Annotated[bool, switch("--force", "replace files of the same names in --out")] = False
-    html: Annotated[str, option("page with the answer and its pictures")] = ""
-    json: Annotated[bool, switch("--json", "print JSON in SI units")] = False
-    csv: Annotated[bool, switch("--csv", "print one CSV row per candidate")] = False
-    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False
-
-    @property
-    def folder(self) -> str:
-        """The folder of ``--out``, empty when it names a file or nothing."""
-        return "" if self.out.lower().endswith((".json", ".csv")) and not is_folder(self.out) else self.out
-
-    @property
-    def output(self) -> Output:
-        """Where the answer itself goes."""
-        return Output(self.json, self.csv, "" if self.folder else self.out, self.quiet)
-
-    def check(self) -> None:
-        """Refuse what cannot be written, before any work. Raises :class:`InputError` with every problem."""
-        from steelyard.launch.folder import check_folder
-        from steelyard.report.records import check_path
-
-        problems: list[Problem] = []
-
-        def tried(check: Any, *arguments: Any, **named: Any) -> None:
-            try:
-                check(*arguments, **named)
-            except InputError as error:
-                problems.extend(error.problems)
-
-        tried(self.output.check)
-        if self.folder:
-            tried(check_folder, self.folder, force=self.force)
-        if self.html:
-            tried(check_path, self.html, (".html", ".htm"), "html")
-        raise_all(problems)
-
-
 def plan(
     model: _Model = "",
     /,
@@ -77,19 +31,24 @@ def plan(
     replay: Annotated[
         str | None, option("play a plan.toml or plan.json again and compare the numbers, instead of planning")
     ] = None,
-    written: Written = Written(),
+    written: Written = Written(),  # noqa: B008 - frozen
+    html: Annotated[str, option("page with the answer and its pictures")] = "",
     problems: Wrong,
 ) -> None:
     """Find the cheapest deployment that meets the SLOs, and write the files to launch it.
 
     Exit code 3 when nothing fits; the nearest changes that would are then named.
     """
+    from steelyard.report.records import check_path
+
     problems.read(written.check)
+    if html:
+        problems.add(problems_of(check_path, html, (".html", ".htm"), "html"))
     if replay is not None:
         problems.add(
             [
                 Problem(name, "--replay plays the plan as it is in the file; leave this out")
-                for name in _beside(model, question, written)
+                for name in _beside(model, question, written, html)
             ]
         )
         if not replay:
@@ -102,21 +61,26 @@ def plan(
     words = words_of_options("plan", question, problems) | ({"model": model} if model else {})
     with status(written.quiet, "planning") as tell:
         answer = plan_of(read_question({**words, "tell": tell}, problems))
-    _write(answer, written)
+    _write(answer, written, html)
     if answer.winner is None:
         assert answer.infeasible is not None
         nearest = "; or ".join(c.text for c in answer.infeasible.nearest)
         raise DoesNotFit(f"nothing fits: {answer.infeasible.reason}", change=nearest or "none found")
 
 
-def _beside(model: str, question: Any, written: Written) -> list[str]:
+def _beside(model: str, question: Any, written: Written, html: str) -> list[str]:
     """What was given that a replay has no use for."""
     asked = {f.name: getattr(question, f.name) != f.default for f in fields(question)}
-    given = {"model": bool(model), **asked, **{n: bool(getattr(written, n)) for n in ("out", "html", "force")}}
+    given = {
+        "model": bool(model),
+        **asked,
+        "html": bool(html),
+        **{n: bool(getattr(written, n)) for n in ("out", "force")},
+    }
     return [name for name, there in given.items() if there]
 
 
-def _write(answer: Answer, written: Written) -> None:
+def _write(answer: Answer, written: Written, html: str) -> None:
     from steelyard.report import plan as report
 
     if written.folder and answer.winner is not None:
@@ -124,10 +88,10 @@ def _write(answer: Answer, written: Written) -> None:
         from steelyard.report.plan_files import plan_files
 
         write_folder(written.folder, plan_files(answer), force=written.force)
-    if written.html:
+    if html:
         from steelyard.report.plan_page import write_page
 
-        write_page(answer, written.html)
+        write_page(answer, html)
     files = written.folder if answer.winner is not None else ""
     write(
         written.output,

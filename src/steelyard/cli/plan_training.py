@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
-from steelyard.cli.output import write
-from steelyard.cli.plan import Written
+from steelyard.cli.output import Written, write
 from steelyard.cli.progress import status
 from steelyard.errors import DoesNotFit
 
@@ -33,9 +31,7 @@ def plan_training(
     from steelyard.search.training import plan_of_training, read_train_question
 
     problems.read(written.check)
-    given = {f.name: getattr(question, f.name) for f in fields(question)}
     words = {"model": model, **words_of_options("plan_training", question, problems)}
-    words = {n: v for n, v in words.items() if n == "model" or given.get(n) not in (None, "")}
     with status(written.quiet, "planning") as tell:
         asked = read_train_question(words_of("plan_training", (), {**words, "tell": tell}), problems)
         answer = plan_of_training(asked)

@@ -3,52 +3,17 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, fields
-from pathlib import PurePath
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from steelyard.cli.help import option, switch
+from steelyard.cli.help import option
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
-from steelyard.cli.output import Output, write
-from steelyard.documents import is_folder
-from steelyard.errors import DoesNotFit, InputError, Problem, raise_all
+from steelyard.cli.output import Written, problems_of, write
+from steelyard.errors import DoesNotFit, raise_all
 
 Question: Any = options_of("train")
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Written:
-    """Form and place of the answer."""
-
-    json: Annotated[bool, switch("--json", "print JSON in SI units")] = False
-    csv: Annotated[bool, switch("--csv", "print one CSV row per scenario or entry")] = False
-    out: Annotated[
-        str, option("folder for the files that launch it; a file (.json and .csv choose the form)", "--out")
-    ] = ""
-    force: Annotated[bool, switch("--force", "replace files of the same names in a folder of --out")] = False
-    quiet: Annotated[bool, switch("--quiet", "no progress, no traceback of internal errors")] = False
-
-    @property
-    def folder(self) -> str:
-        """The folder of ``--out`` (a name without an ending), empty when it names a file or nothing."""
-        named = self.out.endswith(("/", "\\")) or (self.out and not PurePath(self.out).suffix)
-        return self.out if named or (self.out and is_folder(self.out)) else ""
-
-    @property
-    def output(self) -> Output:
-        """Where the answer itself goes."""
-        return Output(self.json, self.csv, "" if self.folder else self.out, self.quiet)
-
-    def check(self) -> None:
-        """Refuse what cannot be written, before any work. Raises :class:`InputError`."""
-        from steelyard.launch.folder import check_folder
-
-        self.output.check()
-        if self.folder:
-            check_folder(self.folder, force=self.force)
 
 
 @Parameter(name="*")
@@ -63,15 +28,8 @@ class Files:
         """Refuse files that cannot be, before any work. Raises :class:`InputError` with every problem."""
         from steelyard.report.records import check_path
 
-        problems: list[Problem] = []
-        for name, endings in (("svg", (".svg",)), ("perfetto", ())):
-            path = getattr(self, name)
-            if path:
-                try:
-                    check_path(path, endings, name)
-                except InputError as error:
-                    problems += error.problems
-        raise_all(problems)
+        named = (("svg", self.svg, (".svg",)), ("perfetto", self.perfetto, ()))
+        raise_all([p for name, path, ends in named if path for p in problems_of(check_path, path, ends, name)])
 
 
 def train(
@@ -80,7 +38,7 @@ def train(
     *,
     question: Question,
     files: Files = Files(),
-    written: Written = Written(),
+    written: Written = Written(),  # noqa: B008 - frozen
     problems: Wrong,
 ) -> None:
     """Weigh training: the time of a step, memory of every stage, energy and money, and the run with its failures.
@@ -93,9 +51,7 @@ def train(
 
     problems.read(written.check)
     problems.read(files.check)
-    given = {f.name: getattr(question, f.name) for f in fields(question)}
     words = {"model": model, **words_of_options("train", question, problems)}
-    words = {n: v for n, v in words.items() if n == "model" or given.get(n) not in (None, "")}
     found = answer_train(read_train_scenario(words, problems))
     if written.folder:
         from steelyard.launch import write_folder

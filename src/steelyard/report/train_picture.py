@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from steelyard.deployment.failures import DAY_S
 from steelyard.errors import InputError
 from steelyard.report.charts import Chart, nice_ticks, tick_label
 from steelyard.report.html import stylesheet
@@ -192,7 +193,7 @@ def _run_charts(found: TrainEstimate) -> list[Chart]:
     ends.line("", days[at], share[at] * 100)
     by = limits_of(s.words).by_s
     if by is not None:
-        ends.limit(f"{run.chance_by(by / 86400):.0%} by {by / 86400:,.0f} d", by / 86400)
+        ends.limit(f"{run.chance_by(by / DAY_S):.0%} by {by / DAY_S:,.0f} d", by / DAY_S)
     charts = [ends]
     best = run.checkpoint_interval_s
     if np.isfinite(best) and run.failures.rates:

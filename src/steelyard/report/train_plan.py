@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from steelyard.deployment.failures import DAY_S
 from steelyard.report import train
 from steelyard.report.paper import columns, render, styled
 from steelyard.report.plain import plain
@@ -79,7 +80,7 @@ def parts(answer: TrainAnswer) -> list[Any]:
     question, winner = answer.question, answer.winner
     limits = []
     if question.by_s is not None:
-        limits.append(f"within {question.by_s / 86400:g} days")
+        limits.append(f"within {question.by_s / DAY_S:g} days")
     if question.budget_usd is not None:
         limits.append(f"for at most {question.budget_usd:,.0f} USD")
     wish = f"least {question.objective}{', ' if limits else ''}{' and '.join(limits)}"
@@ -89,7 +90,7 @@ def parts(answer: TrainAnswer) -> list[Any]:
     else:
         found += [styled(("winner", "bold green"), f"  {winner.scenario.cluster.title}: {winner.scenario.plan.shape}")]
         if winner.run is not None and question.by_s is not None:
-            found.append(f"  in time with {winner.run.chance_by(question.by_s / 86400):.0%}")
+            found.append(f"  in time with {winner.run.chance_by(question.by_s / DAY_S):.0%}")
         if winner.run is not None and question.budget_usd is not None:
             within = winner.run.chance_within(question.budget_usd)
             found.append("" if within is None else f"  in budget with {within:.0%}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from steelyard.deployment.failures import DAY_S
 from steelyard.report.paper import Line, grid, lines_table, styled
 from steelyard.scenario.run_limits import limits_of
 from steelyard.units import format_quantity as q
@@ -33,7 +34,7 @@ def chances(found: TrainEstimate) -> dict[str, float | None]:
         return {}
     kept: dict[str, float | None] = {}
     if limits.by_s is not None:
-        kept["chance_by"] = run.chance_by(limits.by_s / 86400.0)
+        kept["chance_by"] = run.chance_by(limits.by_s / DAY_S)
     if limits.budget_usd is not None:
         kept["chance_within_budget"] = run.chance_within(limits.budget_usd)
     return kept
@@ -72,7 +73,7 @@ def _lines(found: TrainEstimate, run: Run) -> Any:
         yield Line("checkpoints", f"{size} every {q(run.checkpoint_interval_s, 's')}: {rate} to storage on average")
     kept, limits = chances(found), limits_of(found.scenario.words)
     if "chance_by" in kept:
-        yield Line("deadline", f"{kept['chance_by']:.0%} of runs end within {(limits.by_s or 0) / 86400:,.1f} days")
+        yield Line("deadline", f"{kept['chance_by']:.0%} of runs end within {(limits.by_s or 0) / DAY_S:,.1f} days")
     if "chance_within_budget" in kept:
         share = kept["chance_within_budget"]
         words = "no price is known to" if share is None else f"{share:.0%} of runs"

@@ -30,7 +30,7 @@ def limits_of(values: Mapping[str, Any]) -> Limits:
     """
 
     def given(name: str) -> bool:
-        return values[name] not in (None, "")
+        return values.get(name) not in (None, "")
 
     problems: list[Problem] = []
     found: dict[str, float | None] = {"by": None, "budget": None}

@@ -22,6 +22,7 @@ from steelyard.deployment.recovery import (
 from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
+from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, sets_of
 from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.scenario import read_cluster, read_model
@@ -73,6 +74,12 @@ class TrainScenario:
     def workload(self) -> Workload:
         """What is trained."""
         return self.model.transformer
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Names of the fields that were given, with another value than their default."""
+        known = fields_of("train")
+        return frozenset(n for n, f in known.items() if self.words.get(n) not in (None, "", f.default))
 
     def __repr__(self) -> str:
         return f"<TrainScenario {self.model.name} on {self.cluster}: {self.plan.shape}>"
@@ -252,8 +259,3 @@ def sequences_of(given: Any, seq: int) -> int | None:
     if not 1 <= value <= MOST_SEQUENCES or value != int(value):
         raise wrong
     return int(value)
-
-
-def with_plan(scenario: TrainScenario, **changes: Any) -> TrainScenario:
-    """The same question with another layout."""
-    return replace(scenario, plan=replace(scenario.plan, **changes), open=())

@@ -17,30 +17,30 @@ import numpy as np
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
+from steelyard.deployment.failures import DAY_S
 from steelyard.deployment.frameworks import find_framework
 from steelyard.deployment.optimizers import find_optimizer
-from steelyard.errors import InputError, Problem, show
+from steelyard.errors import Problem
 from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import asks_net
+from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
+from steelyard.search.chance import quantile, read_chance
 from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, sites_of
 from steelyard.training.layouts import Layouts, priced_layouts, space_of
 from steelyard.training.reliability import effective
 from steelyard.training.traffic import Links
-from steelyard.units import parse_quantity
 
 __all__ = ["TrainAnswer", "TrainQuestion", "plan_of_training", "plan_training", "read_train_question", "why_not"]
 
 #: Devices at most where nothing is said.
 MOST_DEVICES = 16_384
-#: Seconds of a day.
-_DAY_S = 86400.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +90,8 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
     problems = problems or Problems()
     values = read_words("plan_training", words, problems)
     names = _names(values["on"])
-    by = problems.read(_limit, "by", values["by"], "s")
-    budget = problems.read(_limit, "budget", values["budget"], "USD")
-    sure = problems.read(_share, values["sure"])
-    if (by or budget) and not any(values[n] not in (None, "") for n in ("tokens", "samples")):
-        problems.add([Problem("tokens", "a run that must end in time or budget needs its length, such as 2T")])
+    limits = problems.read(limits_of, values)
+    sure = problems.read(read_chance, values["sure"])
     most = values["max_gpus"] or MOST_DEVICES
     own = {
         n: values[n]
@@ -129,7 +126,8 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
                 found.append(read_train_scenario({**own, "on": whole or cluster, "framework": framework}))
     problems.done()
     assert sure is not None
-    return TrainQuestion(tuple(found), values["objective"], by, budget, sure, values, values["tell"])
+    assert limits is not None
+    return TrainQuestion(tuple(found), values["objective"], *limits, sure, values, values["tell"])
 
 
 def _names(on: Any) -> list[Any]:
@@ -138,30 +136,6 @@ def _names(on: Any) -> list[Any]:
     if isinstance(on, Sequence):
         return list(on)
     return [] if on is None else [on]
-
-
-def _limit(name: str, given: Any, unit: str) -> float | None:
-    """A time or an amount of money. Raises :class:`InputError`."""
-    if given in (None, ""):
-        return None
-    text = str(given).strip()
-    if unit == "s" and text.endswith("d") and text[:-1].replace(".", "", 1).isdigit():
-        text = f"{float(text[:-1]) * 24:g}h"
-    value = float(given) if isinstance(given, int | float) else parse_quantity(text, unit, name)
-    if not 0 < value < 1e18:
-        raise InputError(f"expected more than nothing, got {show(text)}", field=name)
-    return value
-
-
-def _share(given: Any) -> float:
-    text = str(given).strip()
-    try:
-        value = float(text.removesuffix("%")) / (100.0 if text.endswith("%") else 1.0)
-    except ValueError:
-        value = -1.0
-    if not 0.0 < value < 1.0:
-        raise InputError(f"expected a share between 0 and 1, such as 0.8 or 80%, got {show(text)}", field="sure")
-    return value
 
 
 @verb("plan_training", read_train_question)
@@ -237,16 +211,14 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
     """The best layout on every number of devices of a machine, and how many were priced."""
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
     sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
-    known = fields_of("train")
-    given = {n for n in known if words.get(n) not in (None, "", known[n].default)}
-    space = replace(space_of(scenario.model, cluster, plan, given), counts=_counts(cluster))
+    space = replace(space_of(scenario.model, cluster, plan, scenario.given), counts=_counts(cluster))
     layouts = priced_layouts(scenario.model, cluster, sites, links, plan, space)
     if not len(layouts):
         return [], 0
     hourly = hourly_price(cluster.machine, words.get(PRICE), Ledger(), cluster.system).usd_per_hour
     table = _runs(scenario, layouts, hourly, question)
     rows = []
-    margin = plan.framework.memory_spread ** (NormalDist().inv_cdf(max(question.sure, 0.5)) / Z80)
+    margin = plan.framework.memory_spread ** (quantile(question.sure) / Z80)
     fits = layouts.reserved_bytes * margin <= cluster.machine.root.capacity_bytes
     for count in space.counts:
         here = np.flatnonzero(fits & (layouts.columns["count"] == count))
@@ -285,13 +257,13 @@ def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, quest
             saved = scenario.checkpoint.checkpoint(size, nodes=stop, writers=int(n))
             shares = effective(scenario.failures, saved, scenario.recovery, nodes=stop, devices=int(n))
             ettr[here] = float(shares.ettr_frac)
-    days = steps * layouts.step_s / np.maximum(ettr, 1e-9) / _DAY_S
+    days = steps * layouts.step_s / np.maximum(ettr, 1e-9) / DAY_S
     kwh = days * 24.0 * (layouts.power_w * count + cluster.host_w * nodes) / 1e3
     power_price = float(scenario.words.get("power_price") or 0.0)
     usd = days * 24.0 * count * (hourly or 0.0) + kwh * power_price
     spread = np.log(plan.framework.spread) / Z80
     chance = np.ones(len(layouts))
-    for limit, value in ((None if question.by_s is None else question.by_s / _DAY_S, days), (question.budget_usd, usd)):
+    for limit, value in ((None if question.by_s is None else question.by_s / DAY_S, days), (question.budget_usd, usd)):
         if limit is not None:
             normal = NormalDist(sigma=spread)
             margins = np.log(limit / np.maximum(value, 1e-12))

@@ -157,11 +157,10 @@ def priced_parts(
     cluster: Cluster,
     sites: Sites,
     links: Links,
-    mbs: Any = None,
     techniques: Sequence[Technique] = (),
 ) -> StepParts:
-    """What a micro-batch takes under a plan; ``mbs`` may be an array over scenarios."""
-    size = np.asarray(plan.mbs if mbs is None else mbs, dtype=np.float64)
+    """What a micro-batch takes under a plan."""
+    size = np.asarray(plan.mbs, dtype=np.float64)
     tokens = size * plan.seq
     step = Step.prefill(size, float(plan.seq), logits=tokens)
     graph = model.transformer.graph(step)
@@ -261,12 +260,10 @@ def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenari
         InputError: no layout is legal.
     """
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
-    given = {n for n in fields_of("train") if words.get(n) not in (None, "", fields_of("train")[n].default)}
-    space = space_of(
-        scenario.model, cluster, plan, {*given, "vp", "cp", "ep"} - {n for n in scenario.open if n != "gbs"}
-    )
     if not {"mbs", *SPLITTING} & set(scenario.open):
         return scenario
+    said = {*scenario.given, "vp", "cp", "ep"} - {n for n in scenario.open if n != "gbs"}
+    space = space_of(scenario.model, cluster, plan, said)
     found = priced_layouts(scenario.model, cluster, sites, links, plan, space, words["dp"])
     if not len(found):
         layout = replace(plan, dp=max(1, cluster.count // (plan.tp * plan.pp * plan.cp)))

@@ -6,7 +6,7 @@ stages, chunks, replicas, ZeRO and what is computed again are arithmetic on arra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -24,7 +24,7 @@ from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
 from steelyard.workload.step import Step
 
-__all__ = ["Layouts", "Space", "priced_layouts", "rows_of", "space_of"]
+__all__ = ["Layouts", "Space", "priced_layouts", "space_of"]
 
 #: Most ranks that share the tokens of a sequence, and tokens each keeps at least.
 _MOST_CP, _LEAST_TOKENS = 64, 2048
@@ -241,9 +241,3 @@ def _priced(
         "reserved": np.broadcast_to(np.max(np.stack(np.broadcast_arrays(*held)), axis=0), (n,)),
         "power_w": np.broadcast_to(static + (machine.tdp_w - static) * busy, (n,)),
     }
-
-
-def rows_of(found: Layouts, capacity_bytes: float, most: int) -> Iterator[int]:
-    """The fastest layouts that fit, in order."""
-    fits = np.flatnonzero(found.reserved_bytes <= capacity_bytes)
-    yield from (int(i) for i in fits[np.argsort(found.step_s[fits], kind="stable")][:most])

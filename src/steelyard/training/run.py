@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.deployment.failures import NEVER, Failures
+from steelyard.deployment.failures import DAY_S, NEVER, Failures
 from steelyard.deployment.recovery import USUAL, CheckpointRule, Recovery
 from steelyard.errors import InputError
 from steelyard.interval import Z80
@@ -23,7 +23,6 @@ from steelyard.training.reliability import Effective, effective
 
 __all__ = ["Job", "Prices", "Run", "run_of"]
 
-DAY_S: Final = 86400.0
 #: Interruptions to draw for a distribution, runs at least and at most, and samples of their product with the step.
 DRAWN, FEWEST, MOST = 400_000, 40, 400
 SAMPLES: Final = 4000
