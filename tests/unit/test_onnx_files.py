@@ -209,6 +209,26 @@ def test_what_is_quantised_runs_in_integers_and_weights_have_their_widths(tmp_pa
     assert graph.macs() == 36 * 32 and float(graph.peak_bytes()) == 36 * 4 + 36 * 8
 
 
+def test_a_file_is_priced_in_its_own_element_types_and_says_which(tmp_path: Path) -> None:
+    def asked(name: str, on: str, **words: str) -> tuple[str, bool]:
+        answer = steelyard.estimate(str(tmp_path / name), on=on, **words)
+        said = any("element types that the network has itself" in text for text in answer.ledger.assumptions)
+        return answer.to_dict()["precision"], said
+
+    onnx.save(small_net(), tmp_path / "wide.onnx")
+    half = node("Conv", ["x", "w"], ["y"])
+    given = [value("x", "N", 4, 6, 6, kind=onnx.TensorProto.FLOAT16)]
+    onnx.save(model([half], given, "y", [weight("w", 8, 4, 1, 1, kind=np.float16)]), tmp_path / "half.onnx")
+    for machine in ("rtx_4090", "xeon_8592"):
+        assert asked("wide.onnx", machine) == ("fp32", True)
+        assert asked("half.onnx", machine) == ("fp16", True)
+    assert asked("wide.onnx", "rtx_4090", precision="fp16") == ("fp16", False)
+    assert asked("wide.onnx", "rtx_4090", runtime="tensorrt") == ("fp16", False)
+    assert asked("wide.onnx", "snapdragon_8_elite") == ("fp16", False)  # its compiler makes 16 bits of them
+    wide, narrow = (steelyard.estimate(str(tmp_path / n), on="jetson_nano") for n in ("wide.onnx", "half.onnx"))
+    assert wide.weight_bytes == 4 * (16 * 27 + 16 + 16 * 9 + 160 + 10) and narrow.weight_bytes == 2 * 32
+
+
 def test_ops_of_onnx_runtime_have_their_work() -> None:
     graph = read(of_runtime())
     assert graph.macs() == 6 * 32 * 96 + 2 * 6 * 6 * 32 + 6 * 32 * 64

@@ -143,6 +143,7 @@ class Runtime:
     layout: Annotated[Literal["nchw", "nhwc"], "usual order of images"] = "nchw"
     channels: Annotated[bool, "a convolution fills a tile's depth with channels of one point of its window"] = False
     precision: Annotated[str, "usual precision"] = "fp16"
+    as_stored: Annotated[bool, "a file runs in its own element types, where no maker's compiler takes it over"] = False
     terms: Annotated[
         Literal["classes", "groups"], "what its time is a sum of: kernel classes, or groups where a compiler plans all"
     ] = "classes"

@@ -244,6 +244,10 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
     if reach.source:
         ledger.cite(f"runtime.{runtime.name}", reach.source)
     ledger.assume(f"runtime {runtime.name}: {runtime.title}, {scenario.precision.name}, {scenario.layout} images")
+    if scenario.stored:
+        ledger.assume(
+            f"{scenario.stored} are the element types that the network has itself; --precision asks for others"
+        )
     ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
     for technique in scenario.techniques:
         ledger.assume(technique.told)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,8 @@ class NetScenario:
     runtime: Runtime
     precision: Precision
     layout: str
+    stored: str = ""
+    """Precision of a file's own element types, where that is the one asked with."""
     batch: Any = 1
     """Items of a pass; an array over scenarios."""
     words: Mapping[str, Any] = field(default_factory=dict)
@@ -198,9 +201,10 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     in_file = str(values["model"]).lower().endswith(".onnx")
     runtime = runtime or usual_runtime(machine, onnx=in_file)
     check_runs(runtime, machine)
+    stored = ""
     if precision is None:
-        usual = "int8" if phases and all(_quantised(p.graph) for p in phases) else runtime.precision
-        precision = usual_precision(cluster, "bf16" if piped else usual)
+        stored = _stored(phases or (), in_file and runtime.as_stored and not usual_runtime(machine).families)
+        precision = usual_precision(cluster, "bf16" if piped else stored or runtime.precision)
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
@@ -210,7 +214,8 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     phases = tuple(_shared(p, values) if p.stepped else p for p in phases)
     layout = values["layout"] or runtime.layout
     name = find_pipeline(values["model"]).name if piped else phases[0].graph.name
-    found = NetScenario(name, phases, cluster, runtime, precision, layout, batch, values).with_batches(batch)
+    stored = stored if stored == precision.name else ""
+    found = NetScenario(name, phases, cluster, runtime, precision, layout, stored, batch, values).with_batches(batch)
     raise_all([p for technique in techniques for p in technique.network_problems(found)])
     for technique in sorted(techniques, key=lambda t: t.mechanism or t.name):
         found = technique.network(found)
@@ -265,10 +270,16 @@ def usual_precision(cluster: Cluster, usual: str) -> Precision:
     return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
 
 
-def _quantised(graph: TensorGraph) -> bool:
-    """Whether most products of a graph read activations in integers, as after a quantiser."""
-    products = [n for n in graph.nodes if n.kind.group == "product"]
-    return 2 * sum(graph.tensors[n.inputs[0]].dtype in ("i8", "u8") for n in products) > len(products)
+#: The precision that element types of activations ask for.
+_OF_TYPE: Mapping[str, str] = {"i8": "int8", "u8": "int8", "f16": "fp16", "bf16": "bf16", "f32": "fp32", "f64": "fp32"}
+
+
+def _stored(phases: Iterable[Phase], floats: bool) -> str:
+    """The precision of most products' activations; of floats only where the runtime keeps them, else empty."""
+    read = [(p.graph.tensors, n.inputs[0]) for p in phases for n in p.graph.nodes if n.kind.group == "product"]
+    count = Counter(_OF_TYPE.get(tensors[i].dtype, "") for tensors, i in read)
+    most = max(count, key=count.__getitem__, default="")
+    return most if floats or most == "int8" else ""
 
 
 def sets_of(text: str) -> dict[str, str]:
