@@ -54,7 +54,8 @@ validate: $(VENV)/.dev
 
 docs: $(VENV)/.docs
 	$(PYTHON) docs/reference/generate.py
-	$(PYTHON) -m mkdocs build --strict
+	PYTHONPATH=docs/_make $(PYTHON) -m zensical build --strict --clean
+	$(PYTHON) docs/_make/check.py site
 
 clean:
 	rm -rf $(VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
