@@ -55,6 +55,7 @@ for _name, _help in (
     ("advise", "Try every published technique that applies on your scenario, ranked by what it gains."),
     ("techniques", "List published techniques: what each changes, its paper, where it applies."),
     ("claims", "Check what papers claim: published, predicted, interval, verdict."),
+    ("serve", "Open a local page over the same library: look, move a slider, understand."),
     ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),
     ("validate", "Compare predictions with measured tables."),
     ("version", "Print the versions that matter in a report of a problem."),

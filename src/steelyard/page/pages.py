@@ -1,0 +1,91 @@
+"""The pages as HTML: templates of this folder over questions and answers, every value escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard._version import __version__
+from steelyard.page.answers import Column
+from steelyard.page.form import form_of
+from steelyard.page.question import Question
+from steelyard.page.screen import screens
+from steelyard.report.paper import figure as figure_text
+from steelyard.units import format_quantity
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+__all__ = ["error_page", "screen_page"]
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters["q"] = _quantity
+    found.filters["num"] = lambda value: "–" if value is None else figure_text(float(value))
+    found.filters["pct"] = lambda share: "–" if share is None else f"{share:.0%}"
+    found.globals["version"] = __version__
+    return found
+
+
+def _quantity(value: float | None, unit: str, digits: int = 3) -> str:
+    return "–" if value is None else format_quantity(float(value), unit, digits)
+
+
+def screen_page(
+    question: Question,
+    columns: Sequence[Column],
+    *,
+    active: int = 1,
+    job: Mapping[str, Any] | None = None,
+    notices: Sequence[str] = (),
+    exported: bool = False,
+) -> str:
+    """A whole page: navigation, form and answer.
+
+    Args:
+        question: what is asked.
+        columns: its questions with their answers; of a long screen an answer may be missing.
+        active: the column whose form is shown, from 1.
+        job: what is known of a run of a long screen.
+        notices: said above the answer.
+        exported: a file of its own, without a server: no form.
+    """
+    at = min(max(active, 1), len(question.columns))
+    return (
+        _environment()
+        .get_template("screen.html")
+        .render(
+            screens=screens().values(),
+            screen=question.screen,
+            question=question,
+            columns=columns,
+            active=at,
+            form=[] if exported else form_of(question, at - 1),
+            problems={p.field: p for p in columns[at - 1].problems},
+            job=job,
+            notices=notices,
+            exported=exported,
+            root="" if exported else "/",
+        )
+    )
+
+
+def error_page(status: int, message: str, *, plain: bool = False) -> str:
+    """A page that says what went wrong."""
+    shown = () if plain else screens().values()
+    page = _environment().get_template("error.html")
+    return page.render(status=status, message=message, screens=shown, screen=None, exported=False, root="/")

@@ -1,0 +1,103 @@
+"""A screen: a verb, its form, and what an answer shows. Adding one is a file of ``screens`` and a template.
+
+``query -> words -> Screen.ask -> Shown -> page, JSON, CSV``: everything between the two ends is the same for all
+screens. ``docs/methods/page.md`` has the smallest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+from steelyard.errors import UnknownName
+
+__all__ = ["SCREENS", "Screen", "Shown", "screen", "screens"]
+
+#: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
+SCREENS = ("estimate", "catalogue")
+
+#: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
+Tell = Callable[[str, float | None], None]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """An answer, of plain values alone: it is kept, sent between processes and rendered more than once."""
+
+    document: Mapping[str, Any]
+    """The JSON form, exactly that of the command's ``--json``."""
+    rows: Sequence[Mapping[str, Any]] = ()
+    """The rows of the CSV form."""
+    figures: Sequence[Mapping[str, Any]] = ()
+    """Charts, as :func:`steelyard.page.drawing.plain_figures` makes them."""
+    view: Mapping[str, Any] = field(default_factory=dict)
+    """What the template needs beside these."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Texts to download by file name."""
+
+
+@dataclass(frozen=True)
+class Screen:
+    """One screen of the page."""
+
+    name: str
+    """Its path: ``/plan``, ``/api/plan``."""
+    title: str
+    says: str
+    """What it answers, one line."""
+    ask: Callable[[Mapping[str, Any], Tell], Shown]
+    """The answer to the words of a question. Raises :class:`~steelyard.errors.InputError`."""
+    verb: str = ""
+    """Whose fields its form has, as :func:`steelyard.scenario.fields.fields_of` knows them; empty: no form."""
+    command: str = ""
+    """The verb of the command line, where it is called otherwise: ``plan --train``."""
+    function: str = ""
+    """The function of :mod:`steelyard`, where it is called otherwise: ``plan_training``."""
+    usual: tuple[str, ...] = ()
+    """Fields of its form that are always in sight; the others are folded under each topic."""
+    sliders: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Fields with a slider beside them: least and most, on a logarithmic scale."""
+    shown: Callable[[Mapping[str, Any]], frozenset[str]] | None = None
+    """The fields of the form for these words; default: all of the verb."""
+    start: Mapping[str, str] = field(default_factory=dict)
+    """The question shown first, by field."""
+    columns: int = 1
+    """Questions side by side at most."""
+    long: bool = False
+    """Whether it runs in a process of its own, tells its progress and is kept."""
+    template: str = ""
+    """The fragment of an answer; default: ``NAME.html``. It extends nothing and sees ``shown`` and ``state``."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """What it takes beside the fields of its verb, by name with what it means (of a screen without a form)."""
+
+    @property
+    def fragment(self) -> str:
+        """The template of an answer."""
+        return self.template or f"{self.name}.html"
+
+    @property
+    def typed(self) -> str:
+        """The words of the command line before its options."""
+        return self.command or self.name
+
+    @property
+    def called(self) -> str:
+        """The name of the function in Python."""
+        return self.function or self.verb or self.name
+
+
+@cache
+def screens() -> Mapping[str, Screen]:
+    """Every screen by name, in the order of the navigation."""
+    found = [import_module(f"steelyard.page.screens.{name}").SCREEN for name in SCREENS]
+    return {one.name: one for one in found}
+
+
+def screen(name: str) -> Screen:
+    """The screen of a name. Raises :class:`UnknownName`."""
+    if name not in screens():
+        raise UnknownName("screen", name, screens())
+    return screens()[name]

@@ -1,0 +1,1 @@
+"""The screens, one file each; see :mod:`steelyard.page.screen`."""
