@@ -113,9 +113,9 @@ def _in_memory(file: str, run: Run, workers: int, as_json: bool, csv: str, parqu
     needless = {"resume": run.resume, "retry": run.retry, "limit": run.limit, "parquet": parquet}
     raise_all([Problem(name, "needs a store; leave --no-store out") for name, given in needless.items() if given])
     from steelyard.cli.output import Output, write
-    from steelyard.report.cells import csv_text
     from steelyard.report import study as report
     from steelyard.report import study_text
+    from steelyard.report.cells import csv_text
     from steelyard.studies.api import study as answered
 
     found = answered(file, executor=run.executor, jobs=workers, allow_code=allow_code)

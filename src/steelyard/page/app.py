@@ -199,9 +199,7 @@ class _Page:
         if wanted not in shown.files:
             raise HTTPException(404, "the answer has no such file")
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in wanted)
-        return PlainTextResponse(
-            shown.files[wanted], headers={"content-disposition": f'attachment; filename="{safe}"'}
-        )
+        return PlainTextResponse(shown.files[wanted], headers={"content-disposition": f'attachment; filename="{safe}"'})
 
     async def _answer(self, question: Question) -> Shown:
         if len(question.columns) > 1:

@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelyard.errors import InputError
-from steelyard.page.answers import Answers
-from steelyard.page.app import ASSETS
-from steelyard.page.pages import screen_page
-from steelyard.page.question import read_question
-from steelyard.page.screen import Screen, screen, screens
-from steelyard.report.figures import asset, has_library
-from steelyard.writing import check_target, write_text
+from steelyard.writing import check_target
 
 __all__ = ["export_pages"]
 

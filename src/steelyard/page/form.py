@@ -39,7 +39,7 @@ class Input:
     def placeholder(self) -> str:
         """The default, as text."""
         default = self.field.default
-        if default in (REQUIRED, None, "", (), False, True):
+        if default is REQUIRED or default is None or isinstance(default, bool | tuple):
             return ""
         return f"{default:g}" if isinstance(default, float) else str(default)
 

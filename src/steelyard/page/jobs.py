@@ -33,7 +33,7 @@ class Job:
 
     def __init__(self, question: Question, key: str) -> None:
         self.question, self.key = question, key
-        self._state, self._words, self._share = "waiting", "waiting for another run to end", 0.0
+        self._state, self._words, self._share = "waiting", "waiting for its turn", 0.0
         self._problems: Sequence[Mapping[str, str]] = ()
         self._changed = asyncio.Condition()
         self._version = 0
@@ -57,7 +57,7 @@ class Job:
         while True:
             async with self._changed:
                 try:
-                    await asyncio.wait_for(self._changed.wait_for(lambda: self._version != seen), alive_s)
+                    await asyncio.wait_for(self._after(seen), alive_s)
                 except TimeoutError:
                     yield None
                     continue
@@ -65,6 +65,11 @@ class Job:
             yield found
             if over:
                 return
+
+    async def _after(self, version: int) -> None:
+        """Wait for a later version; the condition is held."""
+        while self._version == version:
+            await self._changed.wait()
 
     async def result(self) -> Shown:
         """The answer, once it is there. Raises :class:`~steelyard.errors.SteelyardError`: there will be none."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["error_page", "screen_page"]
 
+#: What a message says to somebody at a command line.
+_HINT = re.compile(r" \(`steelyard [^()]*\)$|; see `steelyard [^`]*`$")
 TEMPLATES = Path(__file__).parent / "templates"
 
 
@@ -37,6 +40,7 @@ def _environment() -> Environment:
     found.filters["q"] = _quantity
     found.filters["num"] = lambda value: "–" if value is None else figure_text(float(value))
     found.filters["pct"] = lambda share: "–" if share is None else f"{share:.0%}"
+    found.filters["brief"] = lambda words: _HINT.sub("", words)
     found.globals["version"] = __version__
     return found
 

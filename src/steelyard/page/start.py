@@ -110,9 +110,7 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
         if port and place != port:
             print(f"port {port} is taken; using {place}", file=sys.stderr)
         if not is_loopback(host):
-            print(
-                f"warning: everybody who reaches {host} can use this page; there is no password", file=sys.stderr
-            )
+            print(f"warning: everybody who reaches {host} can use this page; there is no password", file=sys.stderr)
         print(f"Steelyard is at {url} (Ctrl-C ends it)", flush=True)
         if browser:
             threading.Thread(target=_open, args=(url,), daemon=True).start()

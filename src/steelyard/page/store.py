@@ -81,7 +81,7 @@ class Store:
         if self._folder is None or not self._folder.is_dir():
             return []
         files = sorted(self._folder.glob("*.json"), key=lambda p: -p.stat().st_mtime)[:MAX_LISTED]
-        found = []
+        found: list[Mapping[str, Any]] = []
         for path in files:
             try:
                 with path.open(encoding="utf-8") as stream:

@@ -11,6 +11,7 @@ const long = frame.dataset.long === '1';
 const form = () => document.getElementById('question');
 const answer = () => document.getElementById('answer');
 let active = Number(new URLSearchParams(location.search).get('_column')) || 1;
+let shown = query(columns(location.search), active); // the state that the answer is of
 let wanted = null; // the state asked for while another is on its way
 let busy = false;
 
@@ -57,6 +58,7 @@ export async function go(all, {how = 'push', swap = false} = {}) {
       if (how === 'push') history.pushState(null, '', `?${search}`);
       if (how === 'replace') history.replaceState(null, '', `?${search}`);
       document.title = page.title;
+      shown = search;
       show(page, swap);
       say('');
     }
@@ -152,8 +154,33 @@ function slide() {
   }
 }
 
+// Sorts a table by a column: by `data-value` of its cells where they have one, numbers before text.
+function sort(head) {
+  const [table, nth] = [head.closest('table'), [...head.parentNode.children].indexOf(head)];
+  const down = head.getAttribute('aria-sort') === 'descending' || (!head.hasAttribute('aria-sort') && head.classList.contains('t'));
+  for (const other of head.parentNode.children) other.removeAttribute('aria-sort');
+  head.setAttribute('aria-sort', down ? 'ascending' : 'descending');
+  const key = row => {
+    const cell = row.children[nth];
+    const text = cell.dataset.value ?? cell.textContent;
+    return text.trim() === '' ? null : Number.isNaN(Number(text)) ? text : Number(text);
+  };
+  const body = table.tBodies[0];
+  const rows = [...body.rows].map(row => [key(row), row]);
+  rows.sort(([a], [b]) => {
+    if (a === null || b === null) return (a === null) - (b === null);
+    const order = typeof a === 'number' && typeof b === 'number' ? a - b : String(a).localeCompare(String(b));
+    return down ? order : -order;
+  });
+  body.append(...rows.map(([, row]) => row));
+}
+
 const refresh = () => go(columns(location.search), {how: 'none'});
-const ask = options => (long && options.run ? start(screen, query(state(), 1), refresh, say) : go(state(), options));
+function ask(options) {
+  if (long) return start(screen, query(state(), 1), refresh, say);
+  const all = state();
+  return query(all, active) === shown ? null : go(all, options);
+}
 
 // Sets fields of one column and asks again.
 export function set(values, column = active) {
@@ -200,6 +227,8 @@ document.addEventListener('click', event => {
     set({[data.set]: data.value}, Number(data.column));
   } else if ('change' in data) {
     set(JSON.parse(data.change), Number(data.column));
+  } else if ('sort' in data) {
+    sort(button.closest('th'));
   } else if ('copy' in data) {
     navigator.clipboard.writeText(button.parentNode.querySelector('pre').textContent)
       .then(() => { button.textContent = 'copied'; }, () => { button.textContent = 'select and copy it'; });

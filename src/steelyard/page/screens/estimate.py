@@ -41,12 +41,12 @@ def _served(e: Any) -> Shown:
     bounds = d["bound_shares"]
     view = {
         "title": d["model"],
-        "place": f"{d['machine']['count']} × {d['machine']['title']}" if d["machine"]["count"] > 1 else e.scenario.cluster.title,
+        "place": e.scenario.cluster.title,
         "how": _how(d, e),
         "why": _reason(d, causal, bounds),
         "fits": d["fits"],
-        "remedy": _remedy(d["remedy"], e),
-        "facts": _facts(d, causal, thing, bounds),
+        "remedy": _remedy(d["remedy"]),
+        "facts": _facts(d, causal, thing),
         "notes": {"assumed": d["assumptions"], "guessed": d["guesses"], "sources": d["sources"]},
     }
     return Shown(d, [flat(e)], [f.to_dict() for f in figures_of(e)], view)
@@ -57,7 +57,8 @@ def _how(d: Mapping[str, Any], e: Any) -> str:
     degrees = ", ".join(f"{n} {plan[n]}" for n in ("tp", "pp", "dp", "ep", "cp") if plan[n] > 1)
     formats = f"weights {plan['weights']}, activations {plan['activations']}, KV cache {plan['kv']}"
     many = f"{d['batch']:,} requests" if d["batch"] > 1 else "one request"
-    lengths = f"{many} of {d['isl']:,} + {d['osl']:,} tokens" if e.scenario.transformer.causal else f"{many} of {d['isl']:,}"
+    answers = f" + {d['osl']:,}" if e.scenario.transformer.causal else ""
+    lengths = f"{many} of {d['isl']:,}{answers} tokens"
     return "; ".join(filter(None, (e.scenario.engine.title, degrees, formats, lengths)))
 
 
@@ -84,36 +85,36 @@ def _times_limit(d: Mapping[str, Any], name: str) -> str:
     return f"{d[name] / limit:.2f} times the physical limit" if limit and d[name] else "as long as shown"
 
 
-def _fact(label: str, value: float | None, unit: str, ends: Any = None, below: str = "", name: str = "") -> dict[str, Any]:
-    return {"label": label, "value": value, "unit": unit, "interval": ends, "below": below, "name": name}
+def _fact(name: str, label: str, value: float | None, unit: str, below: str = "", ends: Any = None) -> dict[str, Any]:
+    """One figure of the strip, with its interval and what is said below it."""
+    return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
 
 
-def _facts(d: Mapping[str, Any], causal: bool, thing: str, bounds: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _facts(d: Mapping[str, Any], causal: bool, thing: str) -> list[dict[str, Any]]:
     """The figures of the strip."""
     spans, limits = d["interval"], d["limit"]
 
     def time(label: str, name: str) -> dict[str, Any]:
         least = f"limit {q(limits[name], 's')}" if limits.get(name) else ""
-        return _fact(label, d[name], "s", spans.get(name), least, name)
+        return _fact(name, label, d[name], "s", least, spans.get(name))
 
     head = [time("first token" if causal else "answer", "ttft_s")]
     if causal:
         head += [time("per token", "tpot_s"), time("end to end", "e2e_s")]
-    several = d["plan"]["devices"] > 1
-    each = f"{d['tokens_per_s_per_device']:,.4g} per device" if several else ""
-    user = f"{d['tokens_per_s_per_user']:,.4g} per user" if causal else ""
-    watts = (d["energy_j"]["devices"] + d["energy_j"]["hosts"]) / d["e2e_s"] / d["plan"]["devices"] if d["e2e_s"] else 0
-    hourly = d.get("usd_per_device_hour")
+    devices, hourly = d["plan"]["devices"], d.get("usd_per_device_hour")
+    each = [f"{d['tokens_per_s_per_device']:,.4g} per device"] if devices > 1 else []
+    each += [f"{d['tokens_per_s_per_user']:,.4g} per user"] if causal else []
+    watts = (d["energy_j"]["devices"] + d["energy_j"]["hosts"]) / d["e2e_s"] / devices if d["e2e_s"] else 0.0
     price = f"{hourly:,.2f} USD/h a device" if hourly is not None else "no price known"
     return [
         *head,
-        _fact(f"{thing}s per second", d["tokens_per_s"], "1", None, ", ".join(filter(None, (each, user))), "tokens_per_s"),
-        _fact(f"energy per {thing}", d["energy_j_per_token"], "J", None, f"{watts:,.0f} W a device", "energy_j_per_token"),
-        _fact(f"per million {thing}s", d["usd_per_million_tokens"], "USD", None, price, "usd_per_million_tokens"),
+        _fact("tokens_per_s", f"{thing}s per second", d["tokens_per_s"], "1", ", ".join(each)),
+        _fact("energy_j_per_token", f"energy per {thing}", d["energy_j_per_token"], "J", f"{watts:,.0f} W a device"),
+        _fact("usd_per_million_tokens", f"per million {thing}s", d["usd_per_million_tokens"], "USD", price),
     ]
 
 
-def _remedy(remedy: Any, e: Any) -> dict[str, Any] | None:
+def _remedy(remedy: Any) -> dict[str, Any] | None:
     """The nearest change that fits: in words, and as parameters of the query."""
     if not remedy:
         return {"change": "no change of the plan is known that fits", "arguments": {}}
@@ -132,11 +133,11 @@ def _network(e: Any) -> Shown:
     least = f"limit {q(d['limit']['latency_s'], 's')}"
     price = spans.get("usd_per_million_items")
     facts = [
-        _fact("latency", d["latency_s"], "s", spans["latency_s"], least, "latency_s"),
-        _fact("items per second", d["throughput_per_s"], "1", spans["throughput_per_s"], "", "throughput_per_s"),
-        _fact("energy per item", d["energy_j_per_item"], "J", None, f"{watts:,.0f} W a device", "energy_j_per_item"),
-        _fact("per million items", d["usd_per_million_items"], "USD", price, "", "usd_per_million_items"),
-        _fact("work per item", d["macs"], "MAC", None, f"{d['parameters'] / 1e6:,.4g} M parameters", "macs"),
+        _fact("latency_s", "latency", d["latency_s"], "s", least, spans["latency_s"]),
+        _fact("throughput_per_s", "items per second", d["throughput_per_s"], "1", "", spans["throughput_per_s"]),
+        _fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{watts:,.0f} W a device"),
+        _fact("usd_per_million_items", "per million items", d["usd_per_million_items"], "USD", "", price),
+        _fact("macs", "work per item", d["macs"], "MAC", f"{d['parameters'] / 1e6:,.4g} M parameters"),
     ]
     ratio = d["latency_s"] / d["limit"]["latency_s"] if d["limit"]["latency_s"] else 0.0
     remedy = None if d["fits"] else {"change": report.remedy(e), "arguments": {}}
