@@ -57,7 +57,7 @@ EXAMPLES = {
     "ls": "steelyard ls machines nvidia",
     "show": "steelyard show h100_sxm",
     "compare": "steelyard compare measured.json --model llama-3.1-8b --on h100_sxm",
-    "serve": "steelyard serve --port 8642 --no-browser",
+    "serve": "steelyard serve --export page",
     "calibrate": "steelyard calibrate --here --quick",
     "validate": "steelyard validate --help",
     "version": "steelyard version --json",

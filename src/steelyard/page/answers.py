@@ -18,7 +18,7 @@ from steelyard.page.screen import Screen, Shown
 from steelyard.provenance import content_hash
 from steelyard.report.figures import Figure
 
-__all__ = ["Answers", "Column", "asked", "figure_html", "key_of", "nothing", "shown_dict", "shown_from"]
+__all__ = ["Answers", "Column", "asked", "column_of", "figure_html", "json_text", "key_of", "shown_dict", "shown_from"]
 
 #: Answers of quick screens that are kept in memory.
 KEPT = 256
@@ -36,6 +36,14 @@ class Column:
     python: str = ""
     query: str = ""
     """Of this question alone, for the links to JSON and CSV."""
+
+    def answered(self, shown: Shown) -> Column:
+        """The same with its answer."""
+        return replace(self, shown=shown)
+
+    def refused(self, problems: Sequence[Wrong]) -> Column:
+        """The same with what is wrong with it."""
+        return replace(self, problems=problems)
 
     def figure(self, name: str) -> str:
         """A figure as HTML; empty where the answer has none of this name."""
@@ -99,9 +107,9 @@ class Answers:
         for i in range(len(question.columns)):
             made = column_of(question, i)
             try:
-                found.append(replace(made, shown=self.of(question, i)))
+                found.append(made.answered(self.of(question, i)))
             except SteelyardError as error:
-                found.append(replace(made, problems=wrong_of(error)))
+                found.append(made.refused(wrong_of(error)))
         return found
 
 

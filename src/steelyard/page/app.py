@@ -143,11 +143,11 @@ class _Page:
         try:
             question.words()
         except SteelyardError as error:
-            return _with(made, problems=wrong_of(error))
+            return made.refused(wrong_of(error))
         stored = self.jobs.store.get(question)
         if isinstance(stored, Shown):
-            return _with(made, shown=stored)
-        return _with(made, problems=stored or ())
+            return made.answered(stored)
+        return made
 
     async def asset(self, request: Request) -> Response:
         """A file of the page: its own, or of the figures."""
@@ -278,9 +278,3 @@ class _Page:
     async def failed(self, request: Request, error: Exception) -> Response:
         """An error of ours: its traceback goes to the terminal (the server writes it), not to the browser."""
         return _said(request.url.path, 500, "this is a fault of ours; the terminal of `steelyard serve` says more")
-
-
-def _with(column: Column, **values: Any) -> Column:
-    from dataclasses import replace
-
-    return replace(column, **values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,13 +65,16 @@ class Group:
 
 
 def label_of(field: Field) -> str:
-    """A field's name for people: ``max_num_seqs`` as ``max num seqs``; abbreviations of the field stay."""
-    known = {"on": "machine", "isl": "prompt tokens", "osl": "answer tokens", "kv": "KV cache", "lora": "LoRA"}
-    known |= dict.fromkeys(("tp", "pp", "dp", "ep", "cp", "vp", "etp", "gbs", "mbs", "mtbf"))  # type: ignore[arg-type]
-    known |= dict.fromkeys(("ttft", "tpot", "itl", "e2e"))  # type: ignore[arg-type]
-    if field.name in known:
-        return known[field.name] or field.name.upper()
-    return "USD per device hour" if field.name == "usd_per_hour" else field.name.replace("_", " ")
+    """A field's name for people: ``max_num_seqs`` as ``max num seqs``, abbreviations in capitals (``TTFT``)."""
+    name = field.name
+    if name == "on":
+        return "machine"
+    if len(name) == 3 and (tokens := re.match(r"(\w+ tokens)\b", field.doc)):
+        return tokens[1]
+    short = re.fullmatch(r"[^aeiou_]+|[a-z]{2}", name) and name != "by"
+    if short or (field.topic == "SLOs" and len(name) <= 4):
+        return name.upper()
+    return f"{field.option} ({field.unit})" if "_per_" in name else name.replace("_", " ")
 
 
 def form_of(question: Question, column: int = 0) -> list[Group]:
@@ -97,15 +101,15 @@ def form_of(question: Question, column: int = 0) -> list[Group]:
             names=KINDS.get(name, ""),
         )
         (shown if _in_sight(screen, name) else folded).append(one)
-    order = {name: i for i, name in enumerate(screen.usual)}
+    order = {name: i for i, name in enumerate(screen.usual.split())}
     for shown, _ in groups.values():
         shown.sort(key=lambda one: order.get(one.field.name, len(order)))
     return [Group(topic, *found) for topic, found in groups.items() if any(found)]
 
 
 def _in_sight(screen: Screen, name: str) -> bool:
-    usual = screen.usual or tuple(USUAL)
-    return name == "model" or (name in usual and (name not in ENGINE_FLAGS or name in screen.usual))
+    usual = screen.usual.split() or [n for n in USUAL if n not in ENGINE_FLAGS]
+    return name == "model" or name in usual
 
 
 def _plain(given: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -56,8 +56,8 @@ class Screen:
     """The verb of the command line, where it is called otherwise: ``plan --train``."""
     function: str = ""
     """The function of :mod:`steelyard`, where it is called otherwise: ``plan_training``."""
-    usual: tuple[str, ...] = ()
-    """Fields of its form that are always in sight; the others are folded under each topic."""
+    usual: str = ""
+    """Fields of its form that are always in sight, in words; the others are folded under each topic."""
     sliders: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Fields with a slider beside them: least and most, on a logarithmic scale."""
     shown: Callable[[Mapping[str, Any]], frozenset[str]] | None = None

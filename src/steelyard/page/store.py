@@ -17,7 +17,6 @@ from steelyard._version import __version__
 from steelyard.documents import read_bytes
 from steelyard.errors import InputError, SteelyardError, show
 from steelyard.page.answers import key_of, shown_dict, shown_from
-from steelyard.page.problems import Wrong
 from steelyard.page.question import Question
 from steelyard.page.screen import Shown
 from steelyard.writing import write_text
@@ -45,7 +44,7 @@ class Store:
         """The file of an answer."""
         return self._folder / f"{key}.json" if self._folder is not None and re.fullmatch(r"[0-9a-f]{16}", key) else None
 
-    def get(self, question: Question) -> Shown | list[Wrong] | None:
+    def get(self, question: Question) -> Shown | None:
         """The answer that is kept; None: there is none."""
         key = key_of(question.screen, question.columns[0])
         if key in self._memory:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from steelyard.deployment.plan import DEGREES
 from steelyard.page.screen import Screen, Shown, Tell
 from steelyard.report.figures import figures_of
-from steelyard.scenario.fields import ALONE, NETWORK, fields_of
+from steelyard.scenario.fields import ALONE, GROUPS, NETWORK, fields_of
 from steelyard.units import format_quantity as q
 
 __all__ = ["SCREEN"]
@@ -54,7 +55,7 @@ def _served(e: Any) -> Shown:
 
 def _how(d: Mapping[str, Any], e: Any) -> str:
     plan = d["plan"]
-    degrees = ", ".join(f"{n} {plan[n]}" for n in ("tp", "pp", "dp", "ep", "cp") if plan[n] > 1)
+    degrees = ", ".join(f"{n} {plan[n]}" for n in DEGREES if plan[n] > 1)
     formats = f"weights {plan['weights']}, activations {plan['activations']}, KV cache {plan['kv']}"
     many = f"{d['batch']:,} requests" if d["batch"] > 1 else "one request"
     answers = f" + {d['osl']:,}" if e.scenario.transformer.causal else ""
@@ -186,8 +187,8 @@ SCREEN = Screen(
     says="What a model costs on a machine: memory, time, energy and money, with an interval and the reason.",
     ask=ask,
     verb="estimate",
-    usual=("model", "on", "engine", "runtime", "precision", "weights", "batch", "isl", "osl", "size", "tp"),
-    sliders={"batch": (1, 512), "isl": (16, 131072), "osl": (1, 16384)},
+    usual="model on engine runtime precision weights batch isl osl size tp",
+    sliders=dict(zip(GROUPS["batch"], ((1, 512), (16, 131072), (1, 16384)), strict=True)),
     shown=shown,
     start={"model": "llama-3.1-8b", "on": "h100_sxm", "batch": "8"},
     columns=4,
