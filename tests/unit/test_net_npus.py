@@ -80,6 +80,19 @@ def test_a_network_that_fits_is_not_loaded() -> None:
     assert rate["hailo8l"][1] > 2 * rate["hailo8l"][0]
 
 
+def test_channels_lie_in_whole_blocks_and_a_function_of_eight_bits_is_a_table() -> None:
+    net = Builder("small")
+    graph = net.graph(net.act(net.conv(net.image(3, 32), 40, 3, pad=1), "silu"))
+    runtime, sizes = find_runtime("qnn"), {"batch": np.array([1.0])}
+    plain, blocks = (lower_net(graph, sizes, runtime, precision_named("fp16"), block=b) for b in (1, 32))
+    conv, silu = 0, 1
+    assert blocks.read[conv, 0] == 32 / 3 * plain.read[conv, 0] == 2 * 32 * 32 * 32
+    assert blocks.written[silu, 0] == 64 / 40 * plain.written[silu, 0] == 2 * 64 * 32 * 32
+    assert (blocks.weights == plain.weights).all() and (blocks.flops == plain.flops).all()
+    eight = lower_net(graph, sizes, runtime, precision_named("int8"))
+    assert eight.flops[silu, 0] == 40 * 32 * 32 < plain.flops[silu, 0]
+
+
 def test_runtimes_of_machines() -> None:
     assert usual_runtime(find_machine("snapdragon_8_elite")).name == "qnn"
     assert usual_runtime(find_machine("rk3588")).name == "rknn"

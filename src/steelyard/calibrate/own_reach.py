@@ -163,7 +163,7 @@ def _parts(row: TimedNetwork, machine: Machine, runtime: Runtime, precision: Pre
     except InputError as error:
         raise InputError(f"{row.network or 'a row without a name'}: {error.message}", field="networks") from None
     site = net_site(machine, precision)
-    kernels = lower_net(graph, {"batch": np.array([row.batch])}, runtime, precision)
+    kernels = lower_net(graph, {"batch": np.array([row.batch])}, runtime, precision, block=reach.block)
     parts = np.array([0.0, 0.0, scale_of(machine, reach)[2] * reach.step_s])
     for share, values in weighed(kernels, site, runtime, reach):
         parts[share] += float(values.sum())
@@ -190,6 +190,7 @@ def reach_file(fit: OwnFit, runtime: Runtime) -> str:
         "precisions": list(reach.precisions),
         "measured": list(reach.measured),
         "terms": reach.terms or runtime.terms,
+        "block": reach.block,
         "times": dict(reach.times),
         "kernel_s": reach.kernel_s,
         "host_s": reach.host_s,

@@ -117,8 +117,10 @@ class Lowering:
         precision: Precision,
         tile: tuple[float, ...] = TILE,
         layout: str = "",
+        block: float = 1.0,
     ) -> None:
         self.graph, self.sizes, self.precision, self.tile, self.layout = graph, sizes, precision, tile, layout
+        self.block = block
         self.width: dict[int, float] = {}
         self.users = readers(graph)
         self.typed = any(t.dtype in ("bf16", "f16") for t in graph.tensors if t.role == "weight")
@@ -137,6 +139,22 @@ class Lowering:
         if self.typed:
             return self.precision.bits
         return self.width.get(tensor, 32.0 if self.precision.cast else self.precision.bits)
+
+    def laid(self, tensor: int) -> Any:
+        """Elements of an image as it lies in memory, channels in whole blocks, over those it has."""
+        t = self.graph.tensors[tensor]
+        if self.block <= 1.0 or len(t.shape) < 4 or t.role in ("weight", "buffer", "constant"):
+            return 1.0
+        channels = self.graph.shape(tensor, self.sizes)[1]
+        return _padded(channels, self.block) / channels
+
+    def moved(self, node: Node) -> tuple[list[Any], list[Any]]:
+        """Elements of every operand and result that a node touches, with the filling of their blocks."""
+        read, written = touched(self.graph, node, self.sizes)
+        return (
+            [n * self.laid(i) for n, i in zip(read, node.inputs, strict=True)],
+            [n * self.laid(o) for n, o in zip(written, node.outputs, strict=True)],
+        )
 
     def put(
         self, node: Node, cls: str, flops: Any, padded: Any, read: Any, written: Any, weights: Any, serial: Any = 1.0
@@ -228,7 +246,7 @@ def class_of(node: Node) -> str:
 def bytes_of(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     """Bytes of activations read and written, and of weights read, of one node."""
     graph = lowering.graph
-    read, written = touched(graph, node, lowering.sizes)
+    read, written = lowering.moved(node)
     roles = [graph.tensors[i].role for i in node.inputs]
     sizes = [n * lowering.bits(i) / 8 for n, i in zip(read, node.inputs, strict=True)]
     weights = sum((n for n, r in zip(sizes, roles, strict=True) if r in ("weight", "buffer")), 0.0)
@@ -263,7 +281,7 @@ def settle(lowering: Lowering, node: Node) -> None:
 def product_bytes(lowering: Lowering, node: Node) -> tuple[Any, Any, Any]:
     """As :func:`bytes_of`, with operands in the width of products."""
     graph, p = lowering.graph, lowering.precision
-    read, written = touched(graph, node, lowering.sizes)
+    read, written = lowering.moved(node)
     main = 2 if node.op in ("conv", "linear") else len(read)
     stored = p.bits if p.cast else p.stored_bits
     if is_wide(lowering, node):

@@ -26,14 +26,19 @@ from steelyard.cost.net_kernels import (
     settle,
 )
 from steelyard.deployment.runtime import Precision, Runtime
-from steelyard.workload.tensor_counts import operations, touched
+from steelyard.workload.tensor_counts import operations
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
 __all__ = ["lower_net"]
 
 
 def lower_net(
-    graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision, layout: str = ""
+    graph: TensorGraph,
+    sizes: Mapping[str, Any],
+    runtime: Runtime,
+    precision: Precision,
+    layout: str = "",
+    block: float = 1.0,
 ) -> NetKernels:
     """The kernels of one pass.
 
@@ -43,10 +48,11 @@ def lower_net(
         runtime: what joins ops.
         precision: widths, and whether weights are cast at every pass.
         layout: order of images; default: the runtime's.
+        block: channels of an image lie in memory in whole groups of so many.
     """
     given = {**graph.symbols, **sizes}
     tile = (*runtime.tile, *((1.0,) if runtime.channels else ()))
-    lowering = Lowering(graph, given, precision, tile, layout or runtime.layout)
+    lowering = Lowering(graph, given, precision, tile, layout or runtime.layout, block)
     if runtime.fuses == "nothing":
         for node in graph.nodes:
             _eager(lowering, node, runtime)
@@ -131,10 +137,19 @@ def _fused(lowering: Lowering, runtime: Runtime) -> None:
             )
             continue
         outside, written, weights = _borders(lowering, real)
-        work: Any = sum((operations(graph, n, sizes) for n in real), 0.0)
+        work: Any = sum((_work(lowering, n, runtime) for n in real), 0.0)
         kinds = [n.kind.group for n in real]
         cls = "fused" if len(real) > 1 and all(k in ("pointwise", "move", "norm") for k in kinds) else _strongest(real)
         lowering.put(real[0], cls, work, work, outside, written, weights)
+
+
+def _work(lowering: Lowering, node: Node, runtime: Runtime) -> Any:
+    """Operations of an op that is no product; a function of one number of 8 bits is a table of its values."""
+    work = operations(lowering.graph, node, lowering.sizes)
+    planned = runtime.terms == "groups" and lowering.precision.bits <= 8
+    if not (planned and node.kind.group == "pointwise" and len(node.inputs) == 1):
+        return work
+    return np.minimum(work, lowering.graph.elements(node.outputs[0], lowering.sizes))
 
 
 def _attention_parts(lowering: Lowering, node: Node) -> None:
@@ -194,7 +209,7 @@ def _borders(lowering: Lowering, members: Sequence[Node]) -> tuple[Any, Any, Any
     for node in members:
         if is_product(node):
             continue
-        counts, _ = touched(graph, node, lowering.sizes)
+        counts, _ = lowering.moved(node)
         for n, i in zip(counts, node.inputs, strict=True):
             owner = graph.storage(i)
             if owner in made:
@@ -216,7 +231,7 @@ def _borders(lowering: Lowering, members: Sequence[Node]) -> tuple[Any, Any, Any
                 bits = lowering.bits(o)
                 if lowering.precision.cast and owner not in ends and _fed(users.get(owner, ()), inside):
                     bits = min(bits, lowering.precision.bits)  # the cast that a product asks for is part of the kernel
-                written = written + graph.elements(o, lowering.sizes) * bits / 8
+                written = written + graph.elements(o, lowering.sizes) * lowering.laid(o) * bits / 8
     return sum(read.values(), 0.0), written, weights
 
 

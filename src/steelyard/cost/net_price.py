@@ -118,12 +118,12 @@ def price_net(
         InputError: the machine has no arithmetic for the precision.
     """
     site = net_site(machine, precision)
-    kernels = lower_net(graph, sizes, runtime, precision, layout)
+    reach = reach_of(runtime, machine, layout, train, precision.name)
+    kernels = lower_net(graph, sizes, runtime, precision, layout, reach.block)
     for effect in effects:
         kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
     if train:
         kernels = with_backward(kernels, graph.parameters)
-    reach = reach_of(runtime, machine, layout, train, precision.name)
     kernel_s, limit = _times(kernels, site, runtime, reach)
     host = reach.host_s * (len(kernels) + sum(effect.launches for effect in effects)) * np.ones(kernel_s.shape[1])
     busy: Any = kernel_s.sum(axis=0)

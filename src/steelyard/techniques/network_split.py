@@ -20,7 +20,7 @@ import numpy as np
 from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_kernels import NetKernels
 from steelyard.cost.net_lower import lower_net
-from steelyard.cost.net_price import price_net
+from steelyard.cost.net_price import price_net, reach_of
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import PRECISIONS, usual_runtime
 from steelyard.errors import InputError, Problem
@@ -77,7 +77,9 @@ class NetworkSplit(NetTechnique):
         waits = self._head_s(head, sizes, scenario) + self.latency_s + sent / self.rate_bytes_per_s
 
         def kernels(_: NetKernels) -> NetKernels:
-            return lower_net(tail, sizes, scenario.runtime, scenario.precision, scenario.layout)
+            runtime, precision, layout = scenario.runtime, scenario.precision, scenario.layout
+            reach = reach_of(runtime, scenario.cluster.machine, layout, precision=precision.name)
+            return lower_net(tail, sizes, runtime, precision, layout, reach.block)
 
         def wait_s(_: NetKernels) -> Array:
             return np.asarray(waits, dtype=np.float64)

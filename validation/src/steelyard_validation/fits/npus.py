@@ -53,8 +53,6 @@ USUAL: Mapping[str, float] = {
     "load.kernels": 2e-5,
     "pass": 1e-4,
 }
-#: Networks that the pull towards the usual factors weighs, by table; Apple's, of one machine, trusts its rows more.
-PULL: Mapping[str, float] = {"coreml": 1.0}
 #: Networks whose stated size cannot be what ran (their time is that of a picture several times as large).
 DOUBTFUL = ("unet", "fcn_resnet50")
 #: Networks that a runtime and precision need to have factors of their own.
@@ -69,11 +67,17 @@ class Table:
     file: str
     read: Callable[[Path], list[EdgeRow]]
     runtimes: Sequence[str]
+    block: float = 1.0
+    """Channels of an image lie in memory in whole groups of so many."""
+    pull: float = 3.0
+    """Networks that the pull towards the usual factors weighs, by errors of networks left out."""
 
 
 TABLES: Mapping[str, Table] = {
-    "coreml": Table("mobile_readme_tables/phone_jetson_latency.csv", phones.questions, ("coreml",)),
-    "hexagon": Table("qualcomm_aihub/latency_snapdragon.csv", qualcomm_vision.questions, _HEXAGON),
+    "coreml": Table("mobile_readme_tables/phone_jetson_latency.csv", phones.questions, ("coreml",), pull=0.3),
+    "hexagon": Table(
+        "qualcomm_aihub/latency_snapdragon.csv", qualcomm_vision.questions, _HEXAGON, block=32.0, pull=20.0
+    ),
     "hailo": Table("hailo_npu/hailo_model_zoo_fps.csv", hailo.questions, ("hailo",)),
     "rknn": Table("rockchip_npu/rknn_model_zoo_fps.csv", rockchip_vision.questions, ("rknn",)),
 }
@@ -107,7 +111,7 @@ def read_rows(tables: Path, name: str) -> Rows:
         precision, machine = precision_named(row.precision), find_machine(row.machine)
         key = (row.net, row.runtime, row.precision, row.batch)
         if key not in made:
-            made[key] = lower_net(graph, {"batch": np.array([row.batch])}, runtime, precision)
+            made[key] = lower_net(graph, {"batch": np.array([row.batch])}, runtime, precision, block=table.block)
         groups = group_terms(made[key], net_site(machine, precision), runtime)
         terms = [float(groups[n].sum()) if n in groups else 0.0 for n in GROUP_TERMS[:-1]]
         found.append(([*terms, 1.0], row.time_s, row.network, machine.name, f"{row.runtime} {row.precision}"))
@@ -178,7 +182,7 @@ def _transferred(rows: Rows, usual: Any, pull: float, draws: int = 5) -> tuple[A
 
 def entries(tables: Path, name: str) -> str:
     """The entries of a table's runtimes, with the errors of what was left out as comments."""
-    rows, pull, lines = read_rows(tables, name), PULL.get(name, 3.0), []
+    rows, pull, lines = read_rows(tables, name), TABLES[name].pull, []
     common = _common(rows, pull)
     for way in sorted(set(rows.way)):
         mine = rows.of(rows.way == way)
@@ -208,6 +212,7 @@ def entries(tables: Path, name: str) -> str:
             f'machines = ["{find_machine(sorted(scales)[0]).family}"]',
             f'precisions = ["{precision}"]',
             f"measured = {sorted(map(str, scales))}".replace("'", '"'),
+            *([f"block = {TABLES[name].block:g}"] if TABLES[name].block > 1 else []),
             f"step_s = {by['pass']:.3g}",
             f'source = "fitted to {len(mine.time_s):,} passes of {len(set(mine.network))} networks"',
         ]

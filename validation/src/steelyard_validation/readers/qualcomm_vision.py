@@ -27,19 +27,20 @@ RUNTIMES = {
 PRECISIONS = {"float": "fp16", "w8a8": "int8", "w8a16": "w8a16"}
 #: Layers outside the NPU (casts of inputs and outputs) up to which a pass is the NPU's.
 FALLS_BACK = 2
-#: Graphs by the table's models.
+#: Graphs by the table's models. Those whose stated parameters are not the graph's are other networks and left out
+#: (DistilBERT 11 M, SESR 0.34 M, YOLOv3 11.5 M). EfficientNet B4 and V2-S are stated with the sizes they were trained
+#: at; they take the time of 224 x 224, which the table states of its other classifiers, those trained at others too.
 NETS = {
     "beit": "beit_base_patch16_224@224",
     "bert_base_uncased_hf": "bert_base@384",
     "convnext_base": "convnext_base@224",
     "convnext_tiny": "convnext_tiny@224",
     "densenet121": "densenet121@224",
-    "distil_bert_base_uncased_hf": "distilbert@384",
     "dla102x": "dla102x@224",
     "efficientformer": "efficientformer_l1@224",
     "efficientnet_b0": "efficientnet_b0@224",
-    "efficientnet_b4": "efficientnet_b4@380",
-    "efficientnet_v2_s": "efficientnetv2_s@384",
+    "efficientnet_b4": "efficientnet_b4@224",
+    "efficientnet_v2_s": "efficientnetv2_s@224",
     "efficientvit_b2_cls": "efficientvit_b2@224",
     "efficientvit_l2_cls": "efficientvit_l2@224",
     "electra_bert_base_discrim_google": "electra_base_discriminator@384",
@@ -76,8 +77,6 @@ NETS = {
     "yolov8_seg": "yolov8n_seg@640",
     "yolov11_seg": "yolo11n_seg@640",
     "yolox": "yolox_s@640",
-    "sesr_m5": "sesr_m5@128",
-    "yolov3": "yolov3_tiny@416",
 }
 
 
