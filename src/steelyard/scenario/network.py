@@ -137,7 +137,7 @@ def _phases(values: Mapping[str, Any], sets: Mapping[str, Any]) -> tuple[Phase, 
             raise InputError("training of pipelines is not priced", field="train")
         return phases_of(model, size=values["size"], steps=values["steps"], sets=sets)
     if values["steps"] is not None:
-        raise InputError("only of diffusion pipelines, such as sdxl or flux.1-dev", field="steps")
+        raise InputError("only of pipelines, such as sdxl, flux.1-dev or net:whisper-small", field="steps")
     return (Phase("step" if values["train"] else "forward", _graph(values, sets)),)
 
 
@@ -208,7 +208,7 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     elif problems.read(net_site, machine, precision) is None:
         able = ", ".join(p for p in PRECISIONS if _able(cluster, PRECISIONS[p]))
         raise InputError(f"{machine.name} has no arithmetic for {precision.name}; it has {able}", field="precision")
-    problems.add(_sharing_problems(values, cluster.count, piped))
+    problems.add(_sharing_problems(values, cluster.count, any(p.stepped for p in phases or ())))
     problems.done()
     assert phases is not None
     phases = tuple(_shared(p, values) if p.stepped else p for p in phases)

@@ -202,9 +202,11 @@ def of_networks_alone(words: Mapping[str, Any], model: Any) -> list[Problem]:
     if not (foreign := [n for n in ALONE if words.get(n) not in (None, "", False)]):
         return []
     from steelyard.workload.nets import is_net
+    from steelyard.workload.pipelines import is_pipeline
 
     name = (model if isinstance(model, str) else getattr(model, "name", "")) or "a model of your own"
-    wider = f"; as a network it is net:{model}" if isinstance(model, str) and is_net(f"net:{model}") else ""
+    also = isinstance(model, str) and (is_net(f"net:{model}") or is_pipeline(model))
+    wider = f"; as a network it is net:{model}" if also else ""
     told = f"only of networks (resnet50, model.onnx), and {name} is served token by token{wider}"
     return [Problem(n, told) for n in foreign]
 

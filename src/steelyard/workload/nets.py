@@ -28,6 +28,7 @@ from steelyard.workload.networks.search_space import space_of
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = [
+    "OWN",
     "NetEntry",
     "NetSummary",
     "check_nets",

@@ -1,4 +1,5 @@
-"""Pipelines of several networks, one after another and over and over: text encoders, a denoiser, a decoder.
+"""Pipelines of several networks, one after another and over and over: text encoders, a denoiser, a decoder; an encoder
+of sound and a decoder that writes token by token.
 
 A row of ``catalogue/pipelines/*.toml`` names its phases, each a network of the catalogue with open sizes, how often it
 runs (once, at every step, for every tile of a video), how many of it run at once for an item (2 under classifier-free
@@ -10,13 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from math import ceil
 from typing import Annotated, Any, Literal
 
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all, show
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
-from steelyard.workload.nets import is_net, kept_net, load_net
+from steelyard.workload.nets import OWN, is_net, kept_net, load_net
 from steelyard.workload.shared_tokens import PATCHES, ROWS, SharedTokens, gathered, shared_tokens
 from steelyard.workload.shared_width import SHARE, cut_by_width
 from steelyard.workload.tensor_graph import TensorGraph
@@ -35,6 +37,8 @@ __all__ = [
 
 #: Most pixels of a side and most frames.
 _MOST = 16384
+#: Longest sequence, of what its pipeline counts.
+_LONGEST = 100_000
 #: Host time of a pixel that is put out, s: copied, scaled and rounded by one thread of NumPy (14 ms for 1024 x 1024 on
 #: a server's core).
 PIXEL_S = 1.4e-8
@@ -76,8 +80,14 @@ class PipelinePhase:
     graph: Annotated[str, "a network or a kept graph of the catalogue"]
     each: Annotated[Literal["pass", "step", "tile"], "how often it runs"] = "pass"
     tokens: Annotated[int, Quantity("1", "tokens of a text; 0: the usual ones of its network", ge=0, le=100000)] = 0
+    per: Annotated[float, Quantity("1", "tokens or frames of its network for one of the length asked for", ge=0)] = 0.0
+    grown: Annotated[float, Quantity("1", "tokens more for each step: 0.5 of a cache that fills", ge=0)] = 0.0
+    config: Annotated[Mapping[str, Any], "parameters of its family, where others than its network's"] = field(
+        default_factory=dict
+    )
     tile: Annotated[
-        tuple[float, ...], "frames, height and width in pixels that a tile puts out; none: all of them"
+        tuple[float, ...],
+        "frames, height and width in pixels, or the length, that a tile puts out; none: all of them",
     ] = ()
     items: Annotated[float, Quantity("1", "of its batch for each item asked for; 2 under guidance", gt=0, le=64)] = 1.0
     unit: Annotated[float, Quantity("1", "pixels a row or column stands for; 0: it has none", ge=0, le=1024)] = 0.0
@@ -96,8 +106,12 @@ class Pipeline:
     title: str
     phase: tuple[PipelinePhase, ...]
     source: str
-    size: Annotated[tuple[int, ...], "usual height and width in pixels"] = (1024, 1024)
-    steps: Annotated[int, Quantity("1", "usual denoising steps", ge=1, le=10000)] = 50
+    size: Annotated[tuple[int, ...], "usual height and width in pixels, or a length of what ``counts`` says"] = (
+        1024,
+        1024,
+    )
+    counts: Annotated[str, "what the length is of, as tokens of a text; none: it makes pictures"] = ""
+    steps: Annotated[int, Quantity("1", "usual denoising steps, or tokens that are written", ge=1, le=10000)] = 50
     frames: Annotated[int, Quantity("1", "usual frames of a video; 0: images", ge=0, le=100000)] = 0
     aliases: tuple[str, ...] = ()
     note: str = ""
@@ -126,15 +140,15 @@ def _spellings() -> Mapping[str, str]:
 
 
 def is_pipeline(name: str) -> bool:
-    """Whether a name is a pipeline's."""
-    return normalise(name) in _spellings()
+    """Whether a name is a pipeline's; ``net:`` stands before one that a served model has too."""
+    return normalise(name.removeprefix(OWN)) in _spellings()
 
 
 def find_pipeline(name: str) -> Pipeline:
     """The pipeline of this name or alias. Raises :class:`UnknownName`."""
     if not is_pipeline(name):
         raise UnknownName("pipeline", name, pipelines())
-    return pipelines()[_spellings()[normalise(name)]]
+    return pipelines()[_spellings()[normalise(name.removeprefix(OWN))]]
 
 
 def phases_of(
@@ -144,8 +158,8 @@ def phases_of(
 
     Args:
         name: of the pipeline.
-        size: height and width in pixels, ``1024x1024``; default: the usual one.
-        steps: denoising steps; default: the usual ones.
+        size: height and width in pixels, ``1024x1024``, or a length; default: the usual one.
+        steps: denoising steps, or tokens that are written; default: the usual ones.
         sets: ``frames`` of a video.
 
     Raises:
@@ -153,8 +167,13 @@ def phases_of(
         InputError: a size or value is wrong.
     """
     one = find_pipeline(name)
-    height, width = _pixels(size, one)
     values = dict(sets or {})
+    if steps is not None and not any(phase.each == "step" for phase in one.phase):
+        raise InputError(f"{one.name} has no steps", field="steps")
+    if one.counts:
+        raise_all([Problem(f"set.{n}", f"{one.name} has no such size; it has --size and --steps") for n in values])
+        return tuple(_phases_of_length(one, _length(size, one), steps or one.steps))
+    height, width = _pixels(size, one)
     frames = _frames(values.pop("frames", one.frames), one)
     raise_all([Problem(f"set.{n}", f"{one.name} has no such size; it has frames, --size and --steps") for n in values])
     return tuple(_phases(one, height, width, frames, steps or one.steps))
@@ -176,6 +195,16 @@ def _phases(one: Pipeline, height: int, width: int, frames: int, steps: int) -> 
             items *= frames
         after = PIXEL_S * height * width * max(1, frames) if phase.name == "decode" else 0.0
         yield Phase(phase.name, graph, runs, items, sizes, after_s=after, stepped=phase.each == "step")
+
+
+def _phases_of_length(one: Pipeline, length: int, steps: int) -> Iterator[Phase]:
+    """Phases of a pipeline over a sequence: ``tokens + per length + grown steps`` of each network's own."""
+    for phase in one.phase:
+        rows = round(phase.tokens + phase.per * length + phase.grown * steps)
+        graph = load_net(phase.graph, size=max(1, rows), sets=phase.config)
+        runs = {"pass": 1.0, "step": float(steps), "tile": 1.0}[phase.each]
+        runs *= max(1, ceil(length / phase.tile[0])) if phase.tile else 1
+        yield Phase(phase.name, graph, runs, phase.items)
 
 
 def over_devices(phase: Phase, devices: int, ring: int = 1) -> Phase:
@@ -221,6 +250,16 @@ def _pixels(size: str, one: Pipeline) -> tuple[int, int]:
     if not 1 <= len(parts) <= 2 or not all(p.isdecimal() and 16 <= int(p) <= _MOST for p in parts):
         raise InputError(f"expected pixels of at least 16, such as 1024x768, got {show(size)}", field="size")
     return int(parts[0]), int(parts[-1])
+
+
+def _length(size: str, one: Pipeline) -> int:
+    given = str(size).strip() or str(one.size[0])
+    if not given.isdecimal() or not 1 <= int(given) <= _LONGEST:
+        raise InputError(
+            f"expected a whole number of {one.counts}, up to {_LONGEST:,}, such as {one.size[0]}; got {show(size)}",
+            field="size",
+        )
+    return int(given)
 
 
 def _frames(value: Any, one: Pipeline) -> int:
