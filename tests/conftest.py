@@ -22,6 +22,7 @@ SLOW = (
     "tests/contract/test_serve_invariants.py",
     "tests/contract/test_step.py::test_many_steps_at_once",
     "tests/contract/test_techniques.py::test_any_two_compose",
+    "tests/page",
     "tests/plugin",
     "tests/unit/test_calibrate_engine.py",
     "tests/unit/test_help.py::test_the_examples_run",

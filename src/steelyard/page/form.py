@@ -14,6 +14,9 @@ from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, TOPICS, USUAL, Fie
 
 __all__ = ["Group", "Input", "form_of"]
 
+#: The unit at the end of a name.
+_UNIT = re.compile(r"_(?:(?:usd|bytes|j)_per_\w+|bytes|w|s|hz|usd)$")
+
 
 @dataclass(frozen=True)
 class Input:
@@ -66,15 +69,17 @@ class Group:
 
 def label_of(field: Field) -> str:
     """A field's name for people: ``max_num_seqs`` as ``max num seqs``, abbreviations in capitals (``TTFT``)."""
-    name = field.name
-    if name == "on":
+    name = field.name.rpartition(".")[2]
+    if field.name == "on":
         return "machine"
     if len(name) == 3 and (tokens := re.match(r"(\w+ tokens)\b", field.doc)):
         return tokens[1]
     short = re.fullmatch(r"[^aeiou_]+|[a-z]{2}", name) and name != "by"
     if short or (field.topic == "SLOs" and len(name) <= 4):
         return name.upper()
-    return f"{field.option} ({field.unit})" if "_per_" in name else name.replace("_", " ")
+    if field.unit != "1":  # which is written beside it
+        name = field.option if field.options else _UNIT.sub("", name)
+    return name.replace("_", " ")
 
 
 def form_of(question: Question, column: int = 0) -> list[Group]:
@@ -86,7 +91,8 @@ def form_of(question: Question, column: int = 0) -> list[Group]:
     screen, given, first = question.screen, question.columns[column], question.columns[0]
     known = fields_on(screen)
     fitting = screen.shown(_plain(given)) if screen.shown is not None else frozenset(known)
-    groups: dict[str, tuple[list[Input], list[Input]]] = {topic: ([], []) for topic in TOPICS}
+    topics = dict.fromkeys((*TOPICS, *(entry.topic for entry in known.values())))
+    groups: dict[str, tuple[list[Input], list[Input]]] = {topic: ([], []) for topic in topics}
     for name, entry in known.items():
         if name not in fitting and name not in given:
             continue
@@ -98,7 +104,7 @@ def form_of(question: Question, column: int = 0) -> list[Group]:
             changed=column > 0 and list(given.get(name, ())) != list(first.get(name, ())),
             inherited=list(first.get(name, ())) if column else (),
             slider=screen.sliders.get(name),
-            names=KINDS.get(name, ""),
+            names=KINDS.get(name, "") if screen.verb else "",
         )
         (shown if _in_sight(screen, name) else folded).append(one)
     order = {name: i for i, name in enumerate(screen.usual.split())}

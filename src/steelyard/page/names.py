@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 from steelyard.errors import InputError, UnknownName, normalise, suggest
-from steelyard.scenario.fields import VERBS, fields_of
 
 __all__ = ["KINDS", "MAX_NAMES", "names_like"]
 
@@ -28,16 +27,10 @@ KINDS: Mapping[str, str] = {
     "recipe": "recipe",
     "techniques": "technique",
     "policy": "policy",
-    **{
-        name: f"choice.{verb}.{name}"
-        for verb in reversed(VERBS)
-        for name, entry in fields_of(verb).items()
-        if entry.choices
-    },
 }
 #: Lists of the catalogue that hold the names of a kind, and the columns that say what one is.
 _LISTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "model": (("models", "nets"), ("title", "type", "family", "source")),
+    "model": (("models", "pipelines", "nets"), ("title", "type", "family", "source")),
     "machine": (("machines", "systems"), ("title",)),
     "engine": (("engines",), ("title",)),
     "runtime": (("runtimes",), ("title",)),
@@ -49,11 +42,6 @@ _LISTS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "technique": (("techniques",), ("effect", "title")),
     "policy": (("policies",), ("order",)),
 }
-
-
-def _of_choice(kind: str) -> list[tuple[str, str]]:
-    _, verb, name = kind.split(".")
-    return [(choice, "") for choice in fields_of(verb)[name].choices]
 
 
 def _of_list(lists: tuple[str, ...], says: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -72,11 +60,7 @@ def _of_list(lists: tuple[str, ...], says: tuple[str, ...]) -> Iterator[tuple[st
 @cache
 def _known(kind: str) -> tuple[tuple[str, str, str], ...]:
     """``(name, what it is, both as one searched text)`` of every name of a kind."""
-    found = _of_choice(kind) if kind.startswith("choice.") else _of_list(*_LISTS[kind])
-    return tuple((name, words, normalise(f"{name} {words}")) for name, words in found)
-
-
-_Reader = Callable[[str], tuple[tuple[str, str, str], ...]]
+    return tuple((name, words, normalise(f"{name} {words}")) for name, words in _of_list(*_LISTS[kind]))
 
 
 def names_like(kind: str, text: str = "", most: int = 12) -> list[dict[str, str]]:
@@ -97,7 +81,7 @@ def names_like(kind: str, text: str = "", most: int = 12) -> list[dict[str, str]
     words, key = [w for w in map(normalise, typed.split()) if w], normalise(typed)
     known = _known(kind)
     found = [row for row in known if all(w in row[2] for w in words)]
-    found.sort(key=lambda row: (not normalise(row[0]).startswith(key), key not in normalise(row[0])))
+    found.sort(key=lambda row: (not normalise(row[0]).startswith(key), key not in normalise(row[0]), len(row[0])))
     if not found:
         near = suggest(typed, [name for name, _, _ in known], most, kind=kind)
         found = [row for name in near for row in known if row[0] == name]

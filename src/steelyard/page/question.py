@@ -87,6 +87,8 @@ class Question:
 
 def fields_on(screen: Screen) -> Mapping[str, Field]:
     """Every field that a screen takes, with engine flags of an option of their own."""
+    if screen.fields is not None:
+        return screen.fields()
     if not screen.verb:
         return {}
     known = {**engine_flags(screen.verb), **fields_of(screen.verb)}

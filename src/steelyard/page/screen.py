@@ -13,11 +13,12 @@ from importlib import import_module
 from typing import Any
 
 from steelyard.errors import UnknownName
+from steelyard.scenario.fields import Field
 
 __all__ = ["SCREENS", "Screen", "Shown", "screen", "screens"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
-SCREENS = ("estimate", "catalogue")
+SCREENS = ("estimate", "catalogue", "machine")
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
 Tell = Callable[[str, float | None], None]
@@ -70,6 +71,10 @@ class Screen:
     """Whether it runs in a process of its own, tells its progress and is kept."""
     template: str = ""
     """The fragment of an answer; default: ``NAME.html``. It extends nothing and sees ``shown`` and ``state``."""
+    fields: Callable[[], Mapping[str, Field]] | None = None
+    """The fields of its form where they are not those of a verb; each group is a topic of theirs."""
+    listed: bool = True
+    """Whether the navigation names it."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What it takes beside the fields of its verb, by name with what it means (of a screen without a form)."""
 

@@ -14,7 +14,7 @@ from steelyard.documents import is_folder, read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
-__all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict"]
+__all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict", "unit_of", "units_of"]
 
 Kind = Literal[
     "machine",
@@ -162,6 +162,18 @@ def facts(entry: Entry) -> dict[str, Any]:
     if entry.kind == "format":
         found["stored_bits"] = entry.value.stored_bits
     return found
+
+
+def units_of(entry: Entry) -> dict[str, str]:
+    """The unit of every figure that is described with one, by field path."""
+    if entry.kind in ("model", "technique", "policy", "recipe", "net", "estimate"):
+        return {}
+    return {path: unit for path, _, unit in _walk(entry.value)}
+
+
+def unit_of(path: str, units: Mapping[str, str]) -> str:
+    """The unit of one figure; by its name where it has no description."""
+    return units.get(path, "B" if path.endswith("_bytes") else "")
 
 
 def _flatten(data: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -318,15 +330,11 @@ def text(entry: Entry, width: int | None = None) -> str:
         return json.dumps(rest, indent=1)
     title = getattr(entry.value, "title", "")
     table = grid("left", "left", "left")
-    units = (
-        {path: unit for path, _, unit in _walk(entry.value)}
-        if entry.kind not in ("model", "technique", "policy", "recipe", "net")
-        else {}
-    )
+    units = units_of(entry)
     for path, value in facts(entry).items():
         if path in ("name", "title"):
             continue
-        unit = units.get(path, "B" if path.endswith("_bytes") else "")
+        unit = unit_of(path, units)
         marked = any(path == p or path.startswith(p + ".") for p in guesses)
         table.add_row(f"  {path}", styled(shown(value, unit, 10)), styled(("guess" if marked else "", "yellow")))
     made: list[Any] = [styled((f"{entry.kind} {entry.name}", "bold"), f"  {title}" if title else ""), "", table]

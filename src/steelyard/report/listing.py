@@ -11,7 +11,7 @@ from steelyard.report.plain import plain
 from steelyard.scenario.fields import PRICE
 from steelyard.units import format_quantity
 
-__all__ = ["rows", "text"]
+__all__ = ["heading", "kinds", "rows", "shown", "text"]
 
 #: Heading and unit of the columns that need them, for people.
 _COLUMNS = {
@@ -59,12 +59,12 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
 
 def _no_kind(kind: str) -> InputError:
     """What to say of a kind that there is not: its nearest name, or the kinds that hold an entry of this name."""
-    kinds = [k for k in _LISTS if k != "kinds"]
-    near = suggest(kind, kinds, 1, kind="listed")
+    known = kinds()
+    near = suggest(kind, known, 1, kind="listed")
     found = [] if near else _elsewhere(kind)
     words = f"did you mean {near[0]!r}?" if near else f"did you mean `{found[0]}`?" if found else ""
     return InputError(
-        f"expected one of {', '.join(kinds)}, got {show(kind)}" + (f"; {words}" if words else ""), field="kind"
+        f"expected one of {', '.join(known)}, got {show(kind)}" + (f"; {words}" if words else ""), field="kind"
     )
 
 
@@ -88,14 +88,25 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
     numeric = [
         heads[n] for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
     ]
-    cells = [[_shown(n, r[n]) for n in names] for r in found]
+    cells = [[shown(n, r[n]) for n in names] for r in found]
     every = [*heads.values()]
     shown = kept(every, cells, width, every[:0:-1], fold=_FOLDED)
     table = columns([every[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, _FOLDED)
     return render([table, *left_out(every, shown)], width, piped=max(120, needed(every, cells, _FOLDED)))
 
 
-def _shown(name: str, value: Any) -> str:
+def kinds() -> tuple[str, ...]:
+    """What is listed: ``models``, ``machines``, ..."""
+    return tuple(kind for kind in _LISTS if kind != "kinds")
+
+
+def heading(name: str) -> str:
+    """The heading of a column for people."""
+    return _COLUMNS.get(name, (name.replace("_", " "), ""))[0]
+
+
+def shown(name: str, value: Any) -> str:
+    """A figure of a column for people, with its unit."""
     if value is None or value == "":
         return ""
     if isinstance(value, bool):

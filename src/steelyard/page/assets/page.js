@@ -154,6 +154,15 @@ function slide() {
   }
 }
 
+// Takes a machine that was just written into the session, and asks for an estimate on it.
+async function use(address, name) {
+  const body = await (await fetch(address)).blob();
+  const found = await fetch(`/drop?${new URLSearchParams({name, size: body.size})}`, {method: 'POST', body});
+  const told = await found.json();
+  if (!found.ok) say(told.problems.map(p => p.message).join('; '), true);
+  else location.assign(`/estimate?${new URLSearchParams({model: 'llama-3.1-8b', on: told.name})}`);
+}
+
 // Sorts a table by a column: by `data-value` of its cells where they have one, numbers before text.
 function sort(head) {
   const [table, nth] = [head.closest('table'), [...head.parentNode.children].indexOf(head)];
@@ -205,6 +214,12 @@ document.addEventListener('change', event => {
   slide();
   if (!long) ask({});
 });
+document.addEventListener('focusin', event => { // what the field means, in one place: rows do not move under a click
+  const place = document.getElementById('form-says');
+  if (place && event.target.name && form()?.contains(event.target)) {
+    place.textContent = event.target.closest('.row')?.querySelector('label')?.title || '';
+  }
+});
 document.addEventListener('submit', event => {
   if (event.target !== form()) return;
   event.preventDefault();
@@ -227,6 +242,8 @@ document.addEventListener('click', event => {
     set({[data.set]: data.value}, Number(data.column));
   } else if ('change' in data) {
     set(JSON.parse(data.change), Number(data.column));
+  } else if ('use' in data) {
+    use(data.use, data.name);
   } else if ('sort' in data) {
     sort(button.closest('th'));
   } else if ('copy' in data) {

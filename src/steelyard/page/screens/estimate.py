@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from steelyard.deployment.plan import DEGREES
@@ -25,7 +26,12 @@ _WHY = {
 def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     """The estimate of one question: of a model, a network, or the architectures of a space."""
     import steelyard as sy
+    from steelyard.scenario.network import asks_net
+    from steelyard.scenario.scenario import read_model
 
+    if "model" in words and not asks_net(words):  # named in the answer as the command names it
+        with suppress(sy.InputError):
+            words = {**words, "model": read_model(words["model"], bool(words.get("generic")))}
     found = sy.estimate(**words)
     kind = type(found).__name__
     if kind == "SpaceEstimate":
