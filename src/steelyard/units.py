@@ -59,6 +59,7 @@ _SPELLINGS: dict[str, dict[str, float]] = {
 }
 _WHOLE: dict[str, dict[str, float]] = {
     "s": {"min": 60.0, "h": 3600.0, "d": 86400.0, "us": 1e-6},
+    "m2": {"mm2": 1e-6, "um2": 1e-12, "cm2": 1e-4},
     "1": {"%": 0.01, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9},
 }
 _NUMBER = re.compile(r"^\s*([+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*(\S.*?)?\s*$")
@@ -129,6 +130,8 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
         return "-" if value is None or math.isnan(value) else ("∞" if value > 0 else "-∞")
     if unit == "1" or value == 0:
         return f"{value:.{digits}g}" + ("" if unit == "1" else f" {unit}")
+    if unit == "m2":
+        return f"{_significant(value * 1e6, digits)} mm2"
     if unit == "B":
         for prefix in ("Ti", "Gi", "Mi", "Ki"):
             if abs(value) >= PREFIXES[prefix]:

@@ -75,6 +75,8 @@ class NetKernels:
     """Bytes of activations read and written, and of weights read."""
     serial: Array
     """Steps that must follow one another inside the kernel; of attention its scores."""
+    nodes: tuple[Node, ...] = ()
+    """The op that each is named for; of kernels that are added later there is none."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,7 +96,9 @@ class NetKernels:
         added |= {"read": np.broadcast_to(read, shape), "written": np.broadcast_to(written, shape)}
         arrays = {n: np.concatenate([getattr(self, n), values]) for n, values in added.items()}
         names = ("exchange",) * len(rows)
-        return NetKernels(self.names + names, self.classes + tuple(classes), self.ops + names, **arrays)
+        return NetKernels(
+            self.names + names, self.classes + tuple(classes), self.ops + names, **arrays, nodes=self.nodes
+        )
 
     def times(self, passes: float) -> NetKernels:
         """The kernels of so many passes together."""
@@ -126,6 +130,7 @@ class Lowering:
         self.typed = any(t.dtype in ("bf16", "f16") for t in graph.tensors if t.role == "weight")
         """Whether the graph itself says which tensors are wide, as one traced in 16 bits does."""
         self.rows: list[tuple[str, str, str, Any, Any, Any, Any, Any, Any]] = []
+        self.nodes: list[Node] = []
 
     def bits(self, tensor: int) -> float:
         """Width of a tensor as it lies in memory."""
@@ -160,6 +165,7 @@ class Lowering:
         self, node: Node, cls: str, flops: Any, padded: Any, read: Any, written: Any, weights: Any, serial: Any = 1.0
     ) -> None:
         """One kernel more."""
+        self.nodes.append(node)
         self.rows.append((node.name or node.op, cls, node.op, flops, padded, read, written, weights, serial))
 
     def kernels(self) -> NetKernels:
@@ -173,7 +179,9 @@ class Lowering:
             )
             for column in numbers
         ]
-        return NetKernels(names, classes, ops, *arrays)
+        flops, padded, read, written, weights, serial = arrays
+        made = tuple(self.nodes)
+        return NetKernels(names, classes, ops, flops, padded, read, written, weights, serial, nodes=made)
 
 
 def _padded(x: Any, to: float) -> Any:

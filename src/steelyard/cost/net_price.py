@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.array_price import ArrayPrice, on_array
 from steelyard.cost.energy import (
     DEFAULT_ENERGY_J_PER_OP,
     TRANSPORT_J_PER_BYTE,
@@ -29,6 +30,7 @@ from steelyard.cost.net_lower import lower_net
 from steelyard.cost.net_terms import limits, net_site, terms
 from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision, Reach, Runtime, planned_in_groups
+from steelyard.errors import InputError
 from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
@@ -71,6 +73,8 @@ class NetPrice:
     arithmetic_j: Array
     """Of it, that of arithmetic operations."""
     reach: Reach
+    array: ArrayPrice | None = None
+    """What multipliers do, where loops are mapped onto an array."""
 
     @property
     def bound(self) -> str:
@@ -122,9 +126,14 @@ def price_net(
     kernels = lower_net(graph, sizes, runtime, precision, layout, reach.block)
     for effect in effects:
         kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
+    array = None
+    if runtime.terms == "loops":
+        if train:
+            raise InputError("loops of forward passes are mapped, not of training steps", field="train")
+        array = on_array(graph, kernels, sizes, site, precision)
     if train:
         kernels = with_backward(kernels, graph.parameters)
-    kernel_s, limit = _times(kernels, site, runtime, reach)
+    kernel_s, limit = _times(kernels, site, runtime, reach) if array is None else (array.kernel_s, _on_peak(array))
     host = reach.host_s * (len(kernels) + sum(effect.launches for effect in effects)) * np.ones(kernel_s.shape[1])
     busy: Any = kernel_s.sum(axis=0)
     busy = busy + sum((effect.exchange_s(kernels) for effect in effects if effect.exchange_s is not None), 0.0)
@@ -136,9 +145,18 @@ def price_net(
         time, host = time * passes, host * passes
     arithmetic = _arithmetic_j(kernels, site, effects)
     launch_s = reach.kernel_s * scale_of(site.machine, reach)[2]
-    kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
+    if array is None:
+        kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
+    else:
+        kernel_j = array.kernel_j + static_power_w(machine) * kernel_s
+        arithmetic = array.macs * array.chip.multiply_j
     energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
-    return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach)
+    return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach, array)
+
+
+def _on_peak(array: ArrayPrice) -> Array:
+    """Least time of each kernel: its multiply-accumulates on all multipliers."""
+    return np.asarray(array.macs / (array.chip.multipliers * array.chip.engine.clock_hz), dtype=np.float64)
 
 
 def weighed(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> Iterator[tuple[int, Array]]:

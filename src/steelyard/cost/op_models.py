@@ -29,7 +29,7 @@ from steelyard.cost.parameters import UNMEASURED_SPREAD, Calibrated, calibrated
 from steelyard.cost.pim import near_memory_time_s
 from steelyard.cost.site import Site
 from steelyard.cost.sustained import held
-from steelyard.cost.systolic import systolic_cycles
+from steelyard.cost.systolic import SYSTOLIC, systolic_cycles
 from steelyard.cost.vector import VectorDevice, VectorParameters, vector_time_s
 from steelyard.machine.classes import family_named, stack_named
 from steelyard.machine.cluster import Cluster
@@ -65,7 +65,7 @@ GEMM_VARIANTS = {
 def gemm(kernel: Kernel, context: PricingContext) -> KernelTime:
     """Dense products; equal shapes are priced once."""
     site, f = context.site, kernel.features
-    if site.engine.dataflow:
+    if site.engine.dataflow in SYSTOLIC and not site.engine.overlaps:
         array = site.engine
         shape = (f["m"], f["n"], f["k"])
         cycles = systolic_cycles(*shape, array.rows, array.columns, array.dataflow, array.units) * f["groups"]

@@ -16,7 +16,10 @@ import numpy as np
 from steelyard.errors import UnknownName
 from steelyard.workload.op import Array, Size
 
-__all__ = ["systolic_cycles"]
+__all__ = ["SYSTOLIC", "systolic_cycles"]
+
+#: Dataflows with a closed form.
+SYSTOLIC = ("weight_stationary", "output_stationary")
 
 
 def systolic_cycles(m: Size, n: Size, k: Size, rows: float, columns: float, dataflow: str, arrays: float = 1) -> Array:
@@ -38,4 +41,4 @@ def systolic_cycles(m: Size, n: Size, k: Size, rows: float, columns: float, data
     if dataflow == "output_stationary":
         folds = np.ceil(np.ceil(m_ / rows) * np.ceil(n_ / columns) / arrays)
         return np.asarray(folds * (rows + columns + k_ - 2) - 1)
-    raise UnknownName("dataflow", dataflow, ("weight_stationary", "output_stationary"))
+    raise UnknownName("dataflow", dataflow, SYSTOLIC)

@@ -75,6 +75,7 @@ PRECISIONS: Mapping[str, Precision] = {
         Precision("amp", "fp16", "fp16", cast=True),
         Precision("amp-bf16", "bf16", "bf16", cast=True),
         Precision("int8", "int8", "int8"),
+        Precision("int16", "int16", "int16"),
         Precision("w8a16", "int8", "fp16"),
         Precision("fp8", "fp8", "fp8"),
     )
@@ -146,7 +147,8 @@ class Runtime:
     precision: Annotated[str, "usual precision"] = "fp16"
     as_stored: Annotated[bool, "a file runs in its own element types, where no maker's compiler takes it over"] = False
     terms: Annotated[
-        Literal["classes", "groups"], "what its time is a sum of: kernel classes, or groups where a compiler plans all"
+        Literal["classes", "groups", "loops"],
+        "what its time is a sum of: kernel classes, groups where a compiler plans all, or loops mapped onto an array",
     ] = "classes"
     keeps_network: Annotated[bool, "a network stays on chip where it fits, and is loaded in parts where not"] = False
     kernel_bytes: Annotated[

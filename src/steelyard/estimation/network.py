@@ -101,6 +101,19 @@ class NetEstimate(Result):
         return self.peak_memory_bytes <= self.capacity_bytes and not self.past_index
 
     @property
+    def utilisation(self) -> float | None:
+        """Share of a chip's multipliers that work, over the pass; None: no loops are mapped onto an array."""
+        arrays = [p.array for p in self.prices]
+        if any(a is None for a in arrays):
+            return None
+        made, most = 0.0, 0.0
+        for phase, array in zip(self.scenario.phases, arrays, strict=True):
+            assert array is not None
+            made += phase.repeats * float(array.macs[:, min(self.column, array.macs.shape[1] - 1)].sum())
+            most = array.chip.multipliers * array.chip.engine.clock_hz
+        return made / (most * self.latency_s)
+
+    @property
     def bound(self) -> str:
         """What takes most of a pass: ``host``, ``compute`` or ``memory``."""
         return max(self.phases, key=lambda p: p.time_s).bound

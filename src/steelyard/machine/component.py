@@ -56,12 +56,27 @@ class Compute:
     exp_per_clock: Annotated[
         float, Quantity("1", "exponentials per clock and unit; 0 = the usual rate of the class", ge=0)
     ] = 0.0
-    rows: Annotated[float, Quantity("1", "rows of a systolic array, 0 when it is not one", ge=0)] = 0
-    columns: Annotated[float, Quantity("1", "columns of a systolic array, 0 when it is not one", ge=0)] = 0
+    rows: Annotated[float, Quantity("1", "rows of an array of multipliers, 0 when it is not one", ge=0, le=1e5)] = 0
+    columns: Annotated[
+        float, Quantity("1", "columns of an array of multipliers, 0 when it is not one", ge=0, le=1e5)
+    ] = 0
+    depth: Annotated[
+        float, Quantity("1", "multipliers of an element of the array, whose products are added", ge=1, le=1e4)
+    ] = 1
     dataflow: Annotated[
-        Literal["", "weight_stationary", "output_stationary"],
-        "priced by the closed form of arrays that do not overlap loading and computing; units = arrays",
+        Literal["", "weight_stationary", "output_stationary", "row_stationary", "flexible"],
+        "how an array is mapped, its units being equal arrays; empty: it is none",
     ] = ""
+    overlaps: Annotated[
+        bool, "a systolic array loads what stays while it computes; else closed forms say its cycles"
+    ] = False
+    sum_bits: Annotated[float, Quantity("bit", "width of partial sums that leave an array", ge=1, le=64)] = 32
+    maps_for: Annotated[
+        Literal["both", "time", "energy"], "what its compiler chooses loops for: least time, energy or their product"
+    ] = "both"
+    area_m2: Annotated[
+        float, Quantity("m2", "silicon of all its multipliers; 0 = by the process and their number", ge=0)
+    ] = 0.0
 
     def action(self, fmt: str) -> Action:
         """One operation in format ``fmt``."""
@@ -84,6 +99,21 @@ class Memory:
     ] = 0.0
     latency_s: Annotated[float, Quantity("s", "load-to-use latency", ge=0)] = 0.0
     energy_j_per_byte: Annotated[float, Quantity("J/B", "energy to move one byte out of the level", ge=0)] = 0.0
+    write_energy_j_per_byte: Annotated[
+        float, Quantity("J/B", "energy to move one byte into the level; 0 = as out of it", ge=0)
+    ] = 0.0
+    copies: Annotated[
+        float, Quantity("1", "equal parts that hold each other's data not, such as one per multiplier", ge=1, le=1e9)
+    ] = 1
+    holds: Annotated[
+        tuple[Literal["weights", "inputs", "outputs"], ...], "what an array's mapper keeps there; none said: all"
+    ] = ()
+    buffers: Annotated[
+        float, Quantity("1", "tiles of a tensor that have room in it: 2 = one to use and one to fill", ge=1, le=2)
+    ] = 2
+    waits: Annotated[bool, "an array stands still while the level is filled"] = False
+    keeps: Annotated[bool, "what a layer of a network puts out stays here for the next where both fit"] = False
+    area_m2: Annotated[float, Quantity("m2", "silicon of all copies; 0 = by the process and capacity", ge=0)] = 0.0
 
     def action(self, name: str = "read") -> Action:
         """Moving one byte: ``read`` or ``write``."""
@@ -132,6 +162,10 @@ class Machine:
     released: str = ""
     tdp_w: Annotated[float, Quantity("W", "rated power of the device (board or package)", ge=0)] = 0.0
     idle_w: Annotated[float, Quantity("W", "power when idle", ge=0)] = 0.0
+    process_nm: Annotated[
+        float,
+        Quantity("nm", "process, for energies and areas that are not stated; 0 = unknown", ge=0, le=500),
+    ] = 0.0
     power_limit_w: Annotated[
         float, Quantity("W", "limit set on it, as by nvidia-smi -pl; 0 = its rated power", ge=0)
     ] = 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from steelyard.machine.process import chip_area_m2
 from steelyard.report.estimate import SCHEMA
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
@@ -40,6 +41,8 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
             "energy_j_per_item": found.energy_j_per_item,
             "arithmetic_j_per_item": found.arithmetic_j_per_item,
             "usd_per_million_items": found.usd_per_million_items,
+            "utilisation": found.utilisation,
+            "area_m2": chip_area_m2(machine) or None,
             "peak_memory_bytes": found.peak_memory_bytes,
             "activation_bytes": found.activation_bytes,
             "weight_bytes": found.weight_bytes,
@@ -126,6 +129,15 @@ def _title(found: NetEstimate) -> list[Any]:
     ]
 
 
+def _chip(found: NetEstimate) -> list[Line]:
+    """What a chip of arrays is and does."""
+    if found.utilisation is None:
+        return []
+    area = chip_area_m2(found.scenario.cluster.machine)
+    words = f"{found.utilisation:.0%} of its multipliers work" + (f", {q(area, 'm2')}" if area else "")
+    return [Line("chip", words)]
+
+
 def parts(found: NetEstimate) -> list[Any]:
     """The report as renderables."""
     spare = found.capacity_bytes - found.peak_memory_bytes
@@ -145,10 +157,15 @@ def parts(found: NetEstimate) -> list[Any]:
     if found.usd_per_million_items is not None:
         money = f"{q(found.usd_per_million_items, 'USD')} per million items"
     watts = found.energy_j_per_item * found.throughput_per_s / found.scenario.cluster.count
+    drawn = f"{watts:,.0f}" if watts >= 10 else figure(watts)
     rates = lines_table(
         [
             Line("throughput", f"{figure(found.throughput_per_s)} items/s"),
-            Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({watts:,.0f} W per device)"),
+            Line(
+                "energy",
+                f"{q(found.energy_j_per_item, 'J')} per item ({drawn} W per device)",
+            ),
+            *_chip(found),
             Line("money", money),
             Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
         ]

@@ -266,7 +266,7 @@ def _able(cluster: Cluster, precision: Precision) -> bool:
 
 def usual_precision(cluster: Cluster, usual: str) -> Precision:
     """The usual precision, or the next one that the machine computes in."""
-    wanted = (usual, "fp16", "bf16", "int8", "fp32")
+    wanted = (usual, "fp16", "bf16", "int8", "int16", "fp32")
     return PRECISIONS[next((p for p in wanted if _able(cluster, PRECISIONS[p])), "fp32")]
 
 

@@ -1,0 +1,227 @@
+"""A machine as the mapper of loops sees it, and layers of a network as loops."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.array_mapping import LEVELS, MOST, MOVED, best_nests
+from steelyard.cost.array_unroll import MAPPED, unrollings
+from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP
+from steelyard.cost.systolic import SYSTOLIC, systolic_cycles
+from steelyard.deployment.runtime import Precision
+from steelyard.errors import InputError
+from steelyard.machine.component import Compute, Machine, Memory
+from steelyard.machine.process import multiply_j, sram_j_per_byte
+from steelyard.workload.tensor_graph import Node, TensorGraph
+
+__all__ = ["GOALS", "Chip", "Mapped", "chip_of", "layers_of", "mapped"]
+
+#: Exponents of time and energy by what a compiler maps for; where one is equal, the other decides.
+GOALS: Mapping[str, tuple[float, float]] = {"time": (1.0, 1e-3), "energy": (1e-3, 1.0), "both": (1.0, 1.0)}
+_OPERANDS = ("weights", "inputs", "outputs")
+
+
+@dataclass(frozen=True, eq=False)
+class Chip:
+    """Numbers of one machine in one precision, as :func:`steelyard.cost.array_mapping.best_nests` takes them."""
+
+    engine: Compute
+    levels: NDArray[np.float64]
+    rates: NDArray[np.float64]
+    """``[levels, 3]``: bytes a cycle."""
+    joules: NDArray[np.float64]
+    """``[levels, 2]``: of a byte."""
+    multiply_j: float
+    cycle_j: float
+    """What a cycle draws whatever is done: the idle power."""
+    bits: NDArray[np.float64]
+    keeps: int = -1
+    """The level where activations stay that fit it; -1: none."""
+
+    def but_kept(self, layer: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The levels of a layer: its inputs and outputs do not leave the chip where both fit what keeps them."""
+        if self.keeps < 0:
+            return self.levels
+        high = (layer[3] - 1) * layer[8] + (layer[5] - 1) * layer[10] + 1
+        wide = (layer[4] - 1) * layer[9] + (layer[6] - 1) * layer[11] + 1
+        sides = layer[0] * layer[7] * (layer[2] * high * wide + layer[1] * layer[3] * layer[4])
+        if sides * self.bits[1] / 8.0 > self.levels[self.keeps, 0]:
+            return self.levels
+        kept = self.levels.copy()
+        kept[self.keeps + 1 :, 3:5] = 0.0
+        return kept
+
+    @property
+    def multipliers(self) -> float:
+        """All of them."""
+        engine = self.engine
+        return engine.units * engine.rows * engine.columns * engine.depth
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What the loops of a layer depend on."""
+        e, arrays = self.engine, (self.levels, self.rates, self.joules, self.bits)
+        words = (e.rows, e.columns, e.depth, e.units, e.dataflow, e.overlaps, e.maps_for, self.multiply_j, self.cycle_j)
+        return (*words, self.keeps, *(a.tobytes() for a in arrays))
+
+
+def _joules(memory: Memory, nm: float, root: bool) -> tuple[float, float]:
+    """Energy of a byte read and written."""
+    read = memory.energy_j_per_byte
+    if not read and nm and not root:
+        read = float(sram_j_per_byte(memory.capacity_bytes / memory.copies, nm))
+    return read, memory.write_energy_j_per_byte or read
+
+
+def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -> Chip:
+    """What the mapper needs of a machine.
+
+    Raises:
+        InputError: the engine is no array with a dataflow, has no clock, or lies in too many levels.
+    """
+    where = f"compute.{engine.name}"
+    if engine.dataflow not in MAPPED or not engine.rows or not engine.columns:
+        words = f"expected an array with rows, columns and a dataflow ({', '.join(MAPPED)}) to map loops onto"
+        raise InputError(words, field=f"{where}.dataflow")
+    if not engine.clock_hz:
+        raise InputError("expected the clock of the array", field=f"{where}.clock_hz")
+    path = machine.path(engine)
+    if len(path) > LEVELS:
+        raise InputError(f"expected at most {LEVELS} levels on the way to the array, got {len(path)}", field="memory")
+    levels, rates, joules = [], [], []
+    for memory in path:
+        root = memory is path[-1]
+        held = [float(not memory.holds or o in memory.holds or root) for o in _OPERANDS]
+        levels.append(
+            [memory.capacity_bytes / memory.copies, memory.copies, *held, memory.buffers, float(memory.waits)]
+        )
+        write = memory.write_bandwidth_bytes_per_s
+        rates.append([memory.bandwidth_bytes_per_s, write or memory.bandwidth_bytes_per_s, float(not write)])
+        joules.append(_joules(memory, machine.process_nm, root))
+    rate = np.array(rates)
+    rate[:, :2] /= engine.clock_hz
+    each = 2.0 * engine.energy_j_per_op.get(fmt, 0.0) or multiply_j(fmt, machine.process_nm)
+    bits = np.array([precision.stored_bits, precision.bits, precision.bits, max(engine.sum_bits, precision.bits)])
+    keeps = next((i for i, memory in enumerate(path[:-1]) if memory.keeps), -1)
+    each = each or 2.0 * DEFAULT_ENERGY_J_PER_OP
+    return Chip(engine, np.array(levels), rate, np.array(joules), each, machine.idle_w / engine.clock_hz, bits, keeps)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """A layer on a chip."""
+
+    cycles: float
+    """All cycles, and of them those in which the array works."""
+    busy: float
+    energy_j: float
+    read: NDArray[np.float64]
+    written: NDArray[np.float64]
+    """Bytes of each level, inner to outer."""
+
+    def times(self, count: float) -> Mapped:
+        """So many of them, one after the other."""
+        amounts = {n: getattr(self, n) * count for n in ("cycles", "busy", "energy_j", "read", "written")}
+        return replace(self, **amounts)
+
+
+_KNOWN: dict[tuple[Any, ...], Mapped] = {}
+
+
+def mapped(layer: tuple[float, ...], chip: Chip, most: int = MOST) -> Mapped:
+    """The best mapping of a layer (columns :data:`steelyard.cost.array_mapping.LAYER`) on a chip; equal ones once."""
+    key = (layer, most, chip.key)
+    if key not in _KNOWN:
+        if len(_KNOWN) > 100_000:
+            _KNOWN.clear()
+        _KNOWN[key] = _mapped(np.array(layer), chip, most)
+    return _KNOWN[key]
+
+
+def fixed_cycles(layer: NDArray[np.float64], engine: Compute) -> float:
+    """Cycles of a systolic array that loads and computes in turns; 0: it overlaps them."""
+    if engine.dataflow not in SYSTOLIC or engine.overlaps:
+        return 0.0
+    m, n, k = layer[0] * layer[3] * layer[4], layer[1], layer[2] * layer[5] * layer[6]
+    depth = np.ceil(k / engine.depth)
+    cycles = systolic_cycles(m, n, depth, engine.rows, engine.columns, engine.dataflow, engine.units)
+    return float(cycles * layer[7])
+
+
+def ways_of(layer: NDArray[np.float64], engine: Compute) -> NDArray[np.float64]:
+    """How a layer may be spread over the arrays of an engine: equal ones are wider, or taller, together."""
+    columns = engine.columns * engine.units
+    return unrollings(layer, engine.rows, columns, engine.depth, engine.dataflow)
+
+
+def _mapped(layer: NDArray[np.float64], chip: Chip, most: int) -> Mapped:
+    ways = ways_of(layer, chip.engine)
+    fixed = np.full(len(ways), fixed_cycles(layer, chip.engine))
+    macs = prod(layer[:8])
+    joules = np.vstack([chip.joules, [macs * chip.multiply_j, chip.cycle_j]])[None]
+    goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
+    found, _ = best_nests(layer, ways, fixed, chip.but_kept(layer), chip.bits, chip.rates[None], joules, goals, most)
+    row, count = found[0], len(chip.levels)
+    return Mapped(
+        float(row[MOVED]),
+        float(row[0]),
+        float(row[MOVED + 1]),
+        row[3 : 3 + count],
+        row[3 + LEVELS : 3 + LEVELS + count],
+    )
+
+
+def _layer(g: Any, b: Any, k: Any, c: Any, p: Any, q: Any = 1.0, r: Any = 1.0, s: Any = 1.0) -> list[Any]:
+    return [b, k, c, p, q, r, s, g, 1.0, 1.0, 1.0, 1.0]
+
+
+def layers_of(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> list[tuple[list[Any], float]]:
+    """The loops of a product, as columns of a layer with how often they run; sizes may be arrays over scenarios.
+
+    A matrix product has its rows as rows of outputs; attention is two products a head; a recurrence one a frame.
+    """
+    if node.op == "conv":
+        return [(_convolution(graph, node, sizes), 1.0)]
+    if node.op == "attention":
+        q, k, v = (graph.shape(i, sizes) for i in node.inputs[:3])
+        heads, half = prod(q[:-2], start=1.0), 0.5 if node.facts.get("causal") else 1.0
+        return [(_layer(heads, 1.0, k[-2], q[-1], q[-2]), half), (_layer(heads, 1.0, v[-1], k[-2], q[-2]), half)]
+    if node.op == "recurrent":
+        facts, x = node.facts, graph.shape(node.inputs[0], sizes)
+        frames = x[1 if facts.get("batch_first") and len(x) > 2 else 0]
+        rows, found, width = prod(x[:-1], start=1.0) / frames, [], x[-1]
+        for _ in range(facts["layers"]):
+            step = _layer(1.0, 1.0, facts["gates"] * facts["hidden"], width + facts["hidden"], rows)
+            found.append((step, float(np.max(frames)) * facts["directions"]))
+            width = facts["hidden"] * facts["directions"]
+        return found
+    out, a = graph.shape(node.outputs[0], sizes), graph.shape(node.inputs[0], sizes)
+    depth, columns = node.facts.get("depth", a[-1]), out[-1] if out else 1.0
+    if node.op == "linear":
+        return [(_layer(1.0, 1.0, columns, depth, prod(out[:-1], start=1.0)), 1.0)]
+    return [(_layer(prod(out[:-2], start=1.0), 1.0, columns, depth, out[-2] if len(out) > 1 else 1.0), 1.0)]
+
+
+def _convolution(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> list[Any]:
+    facts = node.facts
+    weight, groups = graph.shape(node.inputs[1], sizes), facts.get("groups", 1)
+    source, out = graph.shape(node.inputs[0], sizes), graph.shape(node.outputs[0], sizes)
+    kernel, stride = [float(x) for x in facts["kernel"]], [float(x) for x in facts["stride"]]
+    dilation = [float(x) for x in facts.get("dilation", [1] * len(kernel))]
+    if facts.get("transposed"):  # every input point makes a window of outputs: a product with the window as outputs
+        batch, points = source[0], prod(source[2:], start=1.0)
+        return _layer(groups, batch, weight[1] * prod(kernel), weight[0] / groups, points)
+    space = list(out[2:])
+    while len(kernel) < 2:
+        space, kernel, stride, dilation = [1.0, *space], [1.0, *kernel], [1.0, *stride], [1.0, *dilation]
+    frames, depth = prod(space[:-2], start=1.0), prod(kernel[:-2])
+    found = _layer(
+        groups, out[0] * frames, weight[0] / groups, weight[1] * depth, space[-2], space[-1], kernel[-2], kernel[-1]
+    )
+    return [*found[:8], stride[-2], stride[-1], dilation[-2], dilation[-1]]

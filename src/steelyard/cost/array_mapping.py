@@ -1,0 +1,398 @@
+"""Loops of a layer on an array of multipliers and its memories: what every level moves, in closed form.
+
+A layer is the seven loops of a convolution and a loop of groups; a matrix product is one of them with one filter point.
+Its loops are first spread over the multipliers (:mod:`steelyard.cost.array_unroll`); what is left runs in time, from
+the innermost loop outwards. A level holds, of each tensor it keeps, as many of the inner loops as fit::
+
+    tile(t)     = extents of the tensor's own loops inside, a window's overlap counted
+    fetches(t)  = tile x loops outside, without those right above the tile that the tensor does not have
+    partial sums leave and come back once per loop above their tile that sums
+
+Loops that only repeat a tensor beyond its last reuse are no part of its tile, so tensors of one level hold different
+shares of the loops (uneven mappings). A window that moves by its stride brings only what is new. Orders of loops and
+sizes of tiles are enumerated. Sources: A. Parashar et al., Timeloop, ISPASS 2019; L. Mei et al., ZigZag, IEEE TC 2021;
+A. Symons et al., LOMA, AICAS 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from itertools import permutations, product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.jit import njit, njit_inner
+
+__all__ = ["DIMS", "LAYER", "LEVELS", "MOVED", "best_nests", "loop_orders", "tiles_of"]
+
+#: Loops of a layer: batch, outputs, inputs, rows, columns, filter rows and columns, groups.
+DIMS = ("b", "k", "c", "p", "q", "r", "s", "g")
+#: Columns of a layer: its loops, then stride and dilation of rows and columns.
+LAYER = (*DIMS, "stride_p", "stride_q", "dilation_p", "dilation_q")
+#: Most memory levels of a machine.
+LEVELS = 5
+#: Columns of what a nest moves: cycles, first and last tiles in cycles of the root and below, then per level bytes
+#: read, written, and filled while nothing computes.
+MOVED = 3 + 3 * LEVELS
+#: Nests that are weighed of a layer.
+MOST = 100_000
+#: How often sizes of tiles around the best are looked at.
+ROUNDS = 6
+#: Parts of the order: filter points; a tile of inputs and of outputs; columns with a tile of rows; batch; the rest.
+_PARTS = ("rs", "c1", "k1", "x1", "b", "c2", "k2", "p2")
+#: Which tensor has which loop: weights, inputs, outputs.
+_HAS: NDArray[np.bool_] = np.array(
+    [[d in "kcrsg" for d in DIMS], [d in "bcpqrsg" for d in DIMS], [d in "bkpqg" for d in DIMS]], dtype=np.bool_
+)
+
+
+@cache
+def loop_orders(active: tuple[bool, ...]) -> NDArray[np.int64]:
+    """Orders of the parts that have more than one turn, inner to outer, ``[orders, 8]``; -1 where there is none.
+
+    The inner tile of a loop comes before the rest of it; batches are the loop beyond rows, or the outermost.
+    """
+    parts = [i for i, on in enumerate(active) if on]
+    at = {name: i for i, name in enumerate(_PARTS)}
+    pairs = [(at["c1"], at["c2"]), (at["k1"], at["k2"]), (at["x1"], at["p2"])]
+    found = []
+    for order in permutations(parts):
+        where = {part: i for i, part in enumerate(order)}
+        if "b" in (_PARTS[i] for i in parts[:-1]) and where[at["b"]] not in (
+            where.get(at["x1"], -2) + 1,
+            len(parts) - 1,
+        ):
+            continue
+        if all(where[a] < where[b] for a, b in pairs if a in where and b in where):
+            found.append([*order, *[-1] * (len(_PARTS) - len(order))])
+    return np.array(found or [[-1] * len(_PARTS)], dtype=np.int64)
+
+
+def tiles_of(extent: float, most: int) -> list[float]:
+    """Sizes of a tile of a loop: all of it, and halves of halves down to one, ``most`` of them."""
+    found = [extent]
+    while found[-1] > 1:
+        found.append(float(np.ceil(found[-1] / 2)))
+    if len(found) <= most:
+        return found
+    return [found[round(i)] for i in np.linspace(0, len(found) - 1, most)]
+
+
+@njit_inner
+def _elements(tensor: Any, d: Any, layer: Any) -> Any:
+    """Elements of a tensor over a tile of the loops."""
+    if tensor == 0:
+        return d[7] * d[1] * d[2] * d[5] * d[6]
+    if tensor == 2:
+        return d[7] * d[0] * d[1] * d[3] * d[4]
+    high = (d[3] - 1.0) * layer[8] + (d[5] - 1.0) * layer[10] + 1.0
+    wide = (d[4] - 1.0) * layer[9] + (d[6] - 1.0) * layer[11] + 1.0
+    if layer[8] > layer[5]:
+        high = d[3] * d[5]
+    if layer[9] > layer[6]:
+        wide = d[4] * d[6]
+    return d[7] * d[0] * d[2] * high * wide
+
+
+@njit_inner
+def _loops(layer: Any, unroll: Any, inner: Any, order: Any, dims: Any, bounds: Any) -> Any:
+    """The loops of an order, inner to outer, those of one turn left out; how many there are."""
+    n = 0
+    for i in range(9):
+        part = order[i] if i < 8 else 8
+        for second in range(2):
+            d = -1
+            if part == 0:
+                d = 5 if second else 6
+                bound = np.ceil(layer[d] / unroll[d])
+            elif part == 3:
+                d = 3 if second else 4
+                bound = inner[2] if second else np.ceil(layer[4] / unroll[4])
+            elif second or part < 0:
+                continue
+            elif part == 1:
+                d, bound = 2, inner[0]
+            elif part == 2:
+                d, bound = 1, inner[1]
+            elif part == 4:
+                d, bound = 0, np.ceil(layer[0] / unroll[0])
+            elif part == 5:
+                d, bound = 2, np.ceil(layer[2] / unroll[2]) / inner[0]
+            elif part == 6:
+                d, bound = 1, np.ceil(layer[1] / unroll[1]) / inner[1]
+            elif part == 7:
+                d, bound = 3, np.ceil(layer[3] / unroll[3]) / inner[2]
+            else:
+                d, bound = 7, np.ceil(layer[7] / unroll[7])
+            if bound > 1.0:
+                dims[n], bounds[n] = d, bound
+                n += 1
+    return n
+
+
+@njit_inner
+def _nest(
+    layer: Any, unroll: Any, inner: Any, order: Any, dims: Any, bounds: Any, has: Any, levels: Any, bits: Any,
+    tile: Any, held: Any, ends: Any, out: Any,
+) -> None:  # fmt: skip
+    """What one order of loops moves, into ``out`` (:data:`MOVED`).
+
+    ``inner``: tiles of inputs, outputs and rows; ``held[t, j]``: elements of a tensor over the inner ``j`` loops, with
+    all multipliers and, from row 3 on, of one.
+    """
+    n = _loops(layer, unroll, inner, order, dims, bounds)
+    count = levels.shape[0]
+    out[:] = 0.0
+    out[0] = 1.0
+    for d in range(8):
+        out[0] *= np.ceil(layer[d] / unroll[d])
+    for alone in range(2):
+        for d in range(8):
+            tile[d] = 1.0 if alone else unroll[d]
+        for j in range(n + 1):
+            if j > 0:
+                d = dims[j - 1]
+                tile[d] = min(tile[d] * bounds[j - 1], layer[d])
+            for t in range(3):
+                held[3 * alone + t, j] = _elements(t, tile, layer)
+    # the inner loops that each level holds of each tensor: as many as fit, up to the last that uses it again
+    for v in range(count):
+        alone = 3 if levels[v, 1] > 1.0 else 0
+        for t in range(3):
+            ends[v, t] = n if v == count - 1 else 0
+        for j in range(n + 1 if v < count - 1 else 0):
+            used = 0.0
+            for t in range(3):
+                if levels[v, 2 + t] == 0.0:
+                    continue
+                end = j
+                while end > 0 and has[t, dims[end - 1]]:
+                    end -= 1
+                if v > 0 and end < ends[v - 1, t] and levels[v - 1, 2 + t] > 0.0:
+                    end = ends[v - 1, t]
+                ends[LEVELS, t] = end
+                size = held[alone + t, end] * bits[3 if t == 2 else t] / 8.0
+                used += size if held[t, end] >= held[t, n] else size * levels[v, 5]
+            if used > levels[v, 0] and j > 0:
+                break
+            for t in range(3):
+                ends[v, t] = ends[LEVELS, t]
+    for t in range(3):
+        total = held[t, n]
+        child = -1  # the array itself: an element for each multiplier
+        for v in range(count):
+            if levels[v, 2 + t] == 0.0:
+                continue
+            end = 0 if child < 0 else ends[child, t]
+            first = end
+            while first < n and not has[t, dims[first]]:
+                first += 1
+            # a window that moves brings only what is new
+            slides = t == 1 and child >= 0 and first < n and (dims[first] == 3 or dims[first] == 4)
+            one = held[t, first + 1] if slides else held[t, end]
+            turns = 1.0
+            sums = 1.0
+            for i in range(first + 1 if slides else first, n):
+                if has[t, dims[i]]:
+                    turns *= bounds[i]
+                else:
+                    turns *= np.ceil(bounds[i])
+                    sums *= np.ceil(bounds[i])
+            if t < 2:
+                size = max(one * turns, total) * bits[t] / 8.0
+                out[3 + v] += size
+                if child >= 0:
+                    out[3 + LEVELS + child] += size
+                    if levels[child, 6] > 0.0:
+                        out[3 + 2 * LEVELS + child] += size
+                if v == count - 1:
+                    out[1] += held[t, end] * bits[t] / 8.0
+            else:
+                back = total * (sums - 1.0) * bits[3] / 8.0  # partial sums that come back
+                done = total * bits[2] / 8.0
+                out[3 + LEVELS + v] += back + done
+                out[3 + v] += back
+                if child >= 0:
+                    out[3 + child] += back + done
+                    out[3 + LEVELS + child] += back
+                if v == count - 1:
+                    out[2] += held[t, end] * bits[2] / 8.0
+            child = v
+
+
+@njit_inner
+def _latency(out: Any, rates: Any, count: Any, fixed: Any) -> Any:
+    """Cycles of a nest; ``rates[v]``: bytes read and written a cycle, 1 where both share a port."""
+    root = count - 1
+    most = 0.0
+    waits = 0.0
+    for v in range(count):
+        read, written = out[3 + v] / rates[v, 0], out[3 + LEVELS + v] / rates[v, 1]
+        most = max(most, read + written if rates[v, 2] > 0.0 else max(read, written))
+        waits += out[3 + 2 * LEVELS + v] / rates[v, 1]
+    ends = out[1] / rates[root, 0] + out[2] / rates[root, 1] if count > 1 else 0.0
+    cycles = fixed if fixed > 0.0 else out[0]
+    return max(cycles + ends + waits, most)
+
+
+@njit
+def _search(
+    layer: Any, nests: Any, spans: Any, orders: Any, fixed: Any, levels: Any, bits: Any, rates: Any, joules: Any,
+    goals: Any, scratch: Any, dims: Any, has: Any, held: Any, ends: Any, best: Any, found: Any,
+) -> Any:  # fmt: skip
+    """The best nest of a layer for every goal, into ``found``; how many were weighed.
+
+    ``nests``: unrolling (8) and tiles (3) of each; ``spans``: its first and last order; ``goals``: exponents of time
+    and energy, and which rates and joules it is for.
+    """
+    weighed = 0
+    bounds, tile, out = scratch[0], scratch[1], scratch[2]
+    count = levels.shape[0]
+    for g in range(goals.shape[0]):
+        best[g] = np.inf
+    for i in range(nests.shape[0]):
+        for o in range(spans[i, 0], spans[i, 1]):
+            _nest(layer, nests[i, :8], nests[i, 8:], orders[o], dims, bounds, has, levels, bits, tile, held, ends, out)
+            weighed += 1
+            for g in range(goals.shape[0]):
+                at = int(goals[g, 2])
+                time = _latency(out, rates[at], count, fixed[i])
+                energy = joules[at, count, 0]
+                for v in range(count):
+                    energy += out[3 + v] * joules[at, v, 0] + out[3 + LEVELS + v] * joules[at, v, 1]
+                value = time ** goals[g, 0] * (energy + time * joules[at, count, 1]) ** goals[g, 1]
+                if value < best[g]:
+                    best[g] = value
+                    for c in range(MOVED):
+                        found[g, c] = out[c]
+                    found[g, 0] = fixed[i] if fixed[i] > 0.0 else out[0]
+                    found[g, MOVED] = time
+                    found[g, MOVED + 1] = energy
+                    found[g, MOVED + 2] = value
+                    found[g, MOVED + 3] = i
+    return weighed
+
+
+def _active(left: NDArray[np.float64], c1: float, k1: float, p1: float) -> tuple[bool, ...]:
+    """Which parts of the order have more than one turn."""
+    turns = (left[5] * left[6], c1, k1, left[4] * p1, left[0], left[2] / c1, left[1] / k1, left[3] / p1)
+    return tuple(bool(x > 1) for x in turns)
+
+
+def _fineness(left: NDArray[np.float64], most: float) -> int:
+    """Sizes of tiles to try of each loop, so that about so many nests are weighed."""
+    orders = len(loop_orders(_active(left, *(np.maximum(1.0, left[[2, 1, 3]] / 2)))))
+    for fine in range(16, 3, -1):
+        if orders * prod(len(tiles_of(left[i], fine)) for i in (2, 1, 3)) <= most:
+            return fine
+    return 3
+
+
+def _around(
+    one: tuple[int, float, float, float], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
+) -> Iterator[tuple[int, float, float, float]]:
+    """Tiles next to these in size, all at once, and every size of each alone."""
+    u, *tile = one
+    left = np.ceil(layer[:8] / unrolls[u])
+    sizes = [tiles_of(left[i], 99) for i in (2, 1, 3)]
+    at = [known.index(t) for known, t in zip(sizes, tile, strict=True)]
+    near = [known[max(0, i - 1) : i + 2] for known, i in zip(sizes, at, strict=True)]
+    for c1, k1, p1 in product(*near):
+        yield u, c1, k1, p1
+    for which, known in enumerate(sizes):
+        for size in known:
+            c1, k1, p1 = (size if w == which else t for w, t in enumerate(tile))
+            yield u, c1, k1, p1
+
+
+def best_nests(
+    layer: NDArray[np.float64],
+    unrolls: NDArray[np.float64],
+    fixed: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    bits: NDArray[np.float64],
+    rates: NDArray[np.float64],
+    joules: NDArray[np.float64],
+    goals: NDArray[np.float64],
+    most: int = MOST,
+) -> tuple[NDArray[np.float64], int]:
+    """The best loops of a layer for every goal.
+
+    Args:
+        layer: :data:`LAYER`.
+        unrolls: how loops may be spread over multipliers ``[unrolls, 8]``.
+        fixed: cycles of each unrolling where a closed form says them, else 0.
+        levels: inner to outer, ``[levels, 7]``: capacity in bytes (of each copy where there are several), copies,
+            whether it holds weights, inputs, outputs, tiles of a tensor that have room in it, and whether the array
+            stands still while it is filled.
+        bits: of a weight, input, output, partial sum.
+        rates: ``[variants, levels, 3]``: bytes read and written a cycle, and whether both share one port.
+        joules: ``[variants, levels + 1, 2]``: energy of a byte read and written; in the last row that of
+            arithmetic, and what a cycle draws whatever is done.
+        goals: ``[goals, 3]``: exponents of time and of energy, and the variant.
+        most: nests that are weighed, about; sizes of tiles are tried as finely as that allows.
+
+    Returns:
+        ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal and number; nests weighed.
+    """
+    coarse: list[tuple[int, float, float, float]] = []
+    for u, unroll in enumerate(unrolls):
+        left = np.ceil(layer[:8] / unroll)
+        fine = _fineness(left, most / len(unrolls) / 2)
+        sizes = [tiles_of(left[i], fine) for i in (2, 1, 3)]
+        coarse += [(u, c1, k1, p1) for c1, k1, p1 in product(*sizes)]
+    given = (layer, unrolls, fixed, levels, bits, rates, joules, goals)
+    found, weighed, at = _weigh(coarse, *given)
+    tried = set(coarse)
+    for _ in range(ROUNDS):
+        around = dict.fromkeys(n for one in dict.fromkeys(at) for n in _around(one, layer, unrolls))
+        nearer = [one for one in around if one not in tried]
+        tried.update(nearer)
+        if not nearer:
+            break
+        more, count, where = _weigh(nearer, *given)
+        weighed += count
+        better = more[:, MOVED + 2] < found[:, MOVED + 2]
+        if not better.any():
+            break
+        found[better] = more[better]
+        at = [w if b else a for a, w, b in zip(at, where, better, strict=True)]
+    return found, weighed
+
+
+def _weigh(
+    nests: list[tuple[int, float, float, float]],
+    layer: NDArray[np.float64],
+    unrolls: NDArray[np.float64],
+    fixed: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    bits: NDArray[np.float64],
+    rates: NDArray[np.float64],
+    joules: NDArray[np.float64],
+    goals: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], int, list[tuple[int, float, float, float]]]:
+    """The best of these nests, an unrolling and tiles each, in every order: what it moves, how many, which it is."""
+    begin = dict[tuple[bool, ...], tuple[int, int]]()
+    each: list[NDArray[np.int64]] = []
+    spans, at = [], 0
+    for u, *tile in nests:
+        active = _active(np.ceil(layer[:8] / unrolls[u]), *tile)
+        if active not in begin:
+            table = loop_orders(active)
+            begin[active] = (at, at + len(table))
+            each.append(table)
+            at += len(table)
+        spans.append(begin[active])
+    which = np.array([n[0] for n in nests])
+    rows = np.hstack([unrolls[which], np.array([n[1:] for n in nests])])
+    found = np.zeros((len(goals), MOVED + 4))
+    count = _search(
+        layer, rows, np.array(spans, dtype=np.int64), np.concatenate(each), fixed[which], levels, bits,
+        rates, joules, goals, np.zeros((3, MOVED)), np.zeros(16, dtype=np.int64), _HAS,
+        np.zeros((6, 16)), np.zeros((3 + LEVELS, 3), dtype=np.int64), np.zeros(len(goals)), found,
+    )  # fmt: skip
+    return found, int(count), [nests[int(i)] for i in found[:, MOVED + 3]]

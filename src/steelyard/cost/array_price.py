@@ -1,0 +1,71 @@
+"""The kernels of a network on a chip of arrays: products by the best mapping of their loops, the rest by its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.array_chip import Chip, chip_of, layers_of, mapped
+from steelyard.cost.net_kernels import PRODUCTS, NetKernels
+from steelyard.cost.net_terms import limits
+from steelyard.cost.site import Site
+from steelyard.deployment.runtime import Precision
+from steelyard.errors import InputError
+from steelyard.workload.op import Array
+from steelyard.workload.tensor_graph import TensorGraph
+
+__all__ = ["ArrayPrice", "on_array"]
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPrice:
+    """Arrays ``[kernels, scenarios]``, in s and J."""
+
+    chip: Chip
+    kernel_s: Array
+    kernel_j: Array
+    """Of arithmetic and of every level."""
+    busy_s: Array
+    """Time in which multipliers of the array work, be it one."""
+    macs: Array
+
+
+def on_array(
+    graph: TensorGraph, kernels: NetKernels, sizes: Mapping[str, Any], site: Site, precision: Precision
+) -> ArrayPrice:
+    """Price the kernels of a forward pass.
+
+    Args:
+        graph: the network.
+        kernels: what was lowered of it.
+        sizes: values of its symbols, arrays over scenarios.
+        site: the engine with its machine.
+        precision: widths.
+
+    Raises:
+        InputError: the machine is no array, or kernels have no op, as those of a training step.
+    """
+    if len(kernels.nodes) > len(kernels):
+        raise InputError("loops are mapped of a network as it is: no technique that drops its kernels", field="runtime")
+    chip = chip_of(site.machine, site.engine, site.compute, precision)
+    given = {**graph.symbols, **sizes}
+    work, traffic = limits(kernels, site)
+    moved = kernels.bytes * site.machine.root.energy_j_per_byte
+    kernel_s, busy_s = np.maximum(work, traffic), np.zeros(work.shape)
+    kernel_j, macs = moved + kernels.flops / 2.0 * chip.multiply_j, np.zeros(work.shape)
+    for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
+        if name not in (*PRODUCTS, "wide", "depthwise", "depthwise_large") or node.kind.group == "pointwise":
+            continue
+        kernel_s[i], kernel_j[i], busy_s[i] = 0.0, 0.0, 0.0
+        for columns, count in layers_of(graph, node, given):
+            rows = np.broadcast_arrays(*columns, np.zeros(work.shape[1]))[:-1]
+            for j, layer in enumerate(zip(*rows, strict=True)):
+                one = mapped(tuple(float(x) for x in layer), chip).times(count)
+                kernel_s[i, j] += one.cycles / chip.engine.clock_hz
+                busy_s[i, j] += one.busy / chip.engine.clock_hz
+                kernel_j[i, j] += one.energy_j
+                macs[i, j] += float(np.prod(layer[:8])) * count
+    return ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs)
