@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.deployment.frameworks import Framework
 from steelyard.deployment.optimizers import Optimizer
+from steelyard.deployment.packing import Packing
 from steelyard.deployment.plan import Plan
 from steelyard.errors import Problem
 from steelyard.workload.protocol import Workload
@@ -16,8 +17,10 @@ __all__ = [
     "CHOSEN",
     "MODULES",
     "OF_MODELS",
+    "OF_REWARDED",
     "PRECISIONS",
     "RECOMPUTE",
+    "REWARDED",
     "SPLITTING",
     "TASKS",
     "TrainPlan",
@@ -30,12 +33,22 @@ MODULES = ("core_attn", "attn", "mla_up_proj", "norm", "act", "mlp", "moe", "sha
 RECOMPUTE = ("none", "selective", "full", *MODULES)
 #: Formats that products are computed in.
 PRECISIONS = ("fp32", "tf32", "fp16", "bf16", "fp8", "fp8_block", "mxfp8", "nvfp4", "mxfp4", "int8")
-TASKS = ("pretrain", "sft", "lora", "qlora")
+TASKS = ("pretrain", "sft", "lora", "qlora", "grpo", "ppo", "dpo")
+#: Tasks whose steps score answers, and most of them draw the answers first.
+REWARDED = ("grpo", "ppo", "dpo")
 #: Degrees that split the model; with replicas and the size of micro-batches those that are chosen where not given.
 SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
+#: What only tasks that learn from scored answers have.
+OF_REWARDED = (
+    *("prompts", "group", "isl", "osl", "rollout_on", "rollout_tp", "rollout_engine", "stale", "reward"),
+    *("reference", "passes"),
+)
 #: What only language models have.
-OF_MODELS = (*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every")
+OF_MODELS = (
+    *(*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every"),
+    *("docs", *OF_REWARDED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +85,12 @@ class TrainPlan:
     """Steps between two exchanges among data-parallel replicas."""
     gradient_traffic: float = 1.0
     """What goes over data-parallel ranks over what does without compression."""
+    packing: Packing | None = None
+    """Documents in a sequence; None: one of its length."""
+    references: int = 0
+    """Frozen copies of the model that lie beside it, in 16 bits, cut as its weights."""
+    critics: int = 0
+    """Trained models of the same size that lie beside it."""
 
     @property
     def devices(self) -> int:
@@ -137,6 +156,7 @@ class TrainPlan:
         return {
             **found,
             "micro_batches": self.micro_batches,
+            "docs": "" if self.packing is None else self.packing.text,
             "sequence_parallel": self.sequence_parallel,
             "recompute": list(self.recompute) or ["none"],
             "precision": self.precision,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from steelyard._version import __version__
+from steelyard.deployment.train_plan import REWARDED
 from steelyard.errors import InputError, printable
 from steelyard.launch.documents import comment, yaml_text
 from steelyard.launch.kubernetes import (
@@ -93,6 +94,8 @@ def _why_not(job: TrainJob) -> str:
     """Why nothing is launched; empty: it is."""
     name, task = job.plan.framework.name.split("@")[0], job.plan.task
     title = job.plan.framework.title
+    if task in REWARDED:
+        return f"No launch files are written for {task}: the layout goes into verl's, NeMo-RL's or TRL's own settings."
     if name not in _WRITERS:
         return f"No launch files are written for {title}: `--framework megatron`, `torchtitan`, `fsdp` have some."
     if name == "megatron" and job.plan.frozen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report import train_run
+from steelyard.report import train_rewarded, train_run
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -65,6 +65,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
         "run": None if found.run is None else found.run.to_dict() | train_run.chances(found),
+        "rl": train_rewarded.to_dict(found),
         "framework": {
             "name": framework.name,
             "version": framework.version,
@@ -116,6 +117,7 @@ def flat(found: TrainEstimate) -> dict[str, Any]:
             "peak_memory_bytes": found.stages[found.peak_stage].reserved_bytes,
             "energy_j_per_token": found.energy_j_per_token,
             "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
+            **train_rewarded.flat(found),
         }
     )
 
@@ -150,7 +152,12 @@ def parts(found: TrainEstimate) -> list[Any]:
     low, high = found.interval["step_s"]
     table = grid("left", "right", "right", "right")
     table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit")))
-    table.add_row("step", styled((q(found.step_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"))
+    table.add_row(
+        "step" if found.rewarded is None else "update",
+        styled((q(found.step_s, "s"), "bold")),
+        span(low, high),
+        q(found.limit_s, "s"),
+    )
     item = "token" if plan.seq > 1 else "item"
     money = "no price known; give one with --price"
     if found.usd_per_trillion_tokens is not None:
@@ -173,7 +180,11 @@ def parts(found: TrainEstimate) -> list[Any]:
         for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
         if time / found.step_s >= 0.0005
     ]
-    counted = f"{plan.gbs:,} sequences of {plan.seq:,} tokens" if plan.seq > 1 else f"{plan.gbs:,} items"
+    counted = f"{plan.gbs:,} items"
+    if plan.seq > 1:
+        counted = f"{plan.gbs:,} sequence{'s' if plan.gbs > 1 else ''} of {plan.seq:,} tokens"
+    if plan.packing is not None:
+        counted += f" ({plan.packing.text} packed, {plan.packing.mean:,.0f} on average)"
     many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
     return [
         styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
@@ -184,13 +195,14 @@ def parts(found: TrainEstimate) -> list[Any]:
         ),
         "",
         verdict,
+        *train_rewarded.parts(found),
         "",
         table,
         "",
         rates,
         *train_run.parts(found),
         "",
-        styled(("where the time of a step goes", "bold")),
+        styled((f"where the time of {'a step' if found.rewarded is None else 'an update'} goes", "bold")),
         columns(["part", "time", "share"], shares, numeric=["time", "share"]),
         "",
         *_memory(found),

@@ -119,7 +119,17 @@ class Field:
 
 #: What fields are about, in the order of the help.
 TOPICS = (
-    *("What runs", "Where it runs", "Traffic", "The run", "SLOs", "What the plan chooses", "Engine", "Techniques"),
+    *(
+        "What runs",
+        "Where it runs",
+        "Traffic",
+        "Rollouts",
+        "The run",
+        "SLOs",
+        "What the plan chooses",
+        "Engine",
+        "Techniques",
+    ),
 )
 
 #: ``name | type | default | attributes | meaning``, below a line ``[TOPIC]``. A default ``-`` is empty text. Attributes

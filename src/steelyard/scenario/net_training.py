@@ -107,4 +107,4 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     model = Model(net.name, FixedGraph(net.name, (_NOTHING,)), net.phases[0].graph.source)
     left = (*(() if sequences else ("gbs",)), *(() if values["mbs"] else ("mbs",)))
     chosen = failures_of(failures, length, values)
-    return NetTrainScenario(model, cluster, plan, values, left, length, chosen, recovery, checkpoint, net)
+    return NetTrainScenario(model, cluster, plan, values, left, length, chosen, recovery, checkpoint, net=net)

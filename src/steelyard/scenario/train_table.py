@@ -7,14 +7,18 @@ __all__ = ["PLAN_TRAINING", "TRAIN", "TRAIN_ROWS"]
 #: In the form of :data:`steelyard.scenario.fields._TABLE`.
 TRAIN_ROWS = """
 [What runs]
-task | name | pretrain | column choices=pretrain,sft,lora,qlora | what is trained: pretrain, sft (all weights), lora,
-    qlora (adapters; the model stays as it is)
+task | name | pretrain | column choices=pretrain,sft,lora,qlora,grpo,ppo,dpo | what is trained: pretrain, sft (all
+    weights), lora, qlora (adapters; the model stays as it is), grpo, ppo, dpo (from answers that are scored)
+plan_training.task | name | pretrain | column choices=pretrain,sft,lora,qlora | what is trained: pretrain, sft (all
+    weights), lora, qlora (adapters; the model stays as it is)
 rank | whole | 16 | least=1 most=65536 | rank of adapters
 gbs | text | - | column also=int --gbs --global-batch-size | a step: sequences, or tokens as 4Mtok (default: a
     few micro-batches of every stage)
 mbs | whole | none | least=1 most=1e+06 column --mbs --micro-batch-size | sequences of a micro-batch on each model
     replica (default: the fastest that fits)
 seq | whole | 4096 | least=1 most=1e+08 column --seq --seq-length | tokens of a sequence
+docs | text | - | column also=int | tokens of the documents that are packed into a sequence, which attention stays
+    inside of: 600, lognormal:600 (default: one document of a sequence)
 train.precision | name | bf16 | column choices=fp32,tf32,fp16,bf16,fp8,fp8_block,mxfp8,nvfp4,mxfp4,int8 | format that
     products are computed in: bf16, fp8, mxfp8, nvfp4 ...
 optimizer | name | adamw | column | adamw, adamw_bf16, adamw8bit, adafactor, lion, muon, sgd, galore
@@ -43,6 +47,24 @@ recompute | text | - | column | computed again in the backward pass: none, selec
     core_attn,act,norm (default: the framework's)
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
+[Rollouts]
+prompts | whole | none | least=1 most=1e+06 column | of grpo, ppo: prompts of a step; of dpo: pairs of answers
+    (default: 128)
+group | whole | none | least=1 most=1000 column | answers to each prompt (default: 8 with grpo, 1 with ppo)
+train.isl | text | - | column also=int/Lengths --isl --input-len | tokens of prompts: 512, lognormal:600 (default: 512)
+train.osl | text | - | column also=int/Lengths --osl --output-len | tokens of answers (default: lognormal:1024,max=8192)
+rollout_on | name | - | column also=Cluster/Machine | devices that answer, beside those of --on that train: h100_sxm:8
+    (default: those of --on do both, in turns)
+rollout_tp | whole | none | least=1 most=1e+06 column | tensor-parallel degree of answering (default: the fastest)
+rollout_engine | name | vllm | column | engine that answers: vllm, sglang, trtllm
+stale | whole | 0 | least=0 most=1 column | 1: while some devices train, those of --rollout-on answer for the next
+    step, with weights a step old; 0: in turns
+reward | text | - | - | what scores answers: a model of the catalogue, or the time it takes, 2s (default: rules, in
+    no time)
+reference | name | frozen | choices=frozen,none column | a frozen copy of the model scores answers as well (KL): frozen,
+    none
+passes | whole | 1 | least=1 most=1000 column | passes over the answers of a step; --gbs: answers of an update (default:
+    all)
 [The run]
 tokens | text | - | column also=float | tokens of the whole run: 15.6T, 300B
 epochs | number | none | least=0 most=1e+09 column | passes over --samples
@@ -75,7 +97,8 @@ PLAN_TRAINING = (
     "generic seed tell"
 )
 TRAIN = (
-    "model on task rank gbs mbs seq precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
+    "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
     "recompute sync_every techniques tokens epochs samples failures checkpoint spares jitter by budget network "
-    "power_limit_w usd_per_hour power_price carbon generic seed"
+    "power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl rollout_on rollout_tp "
+    "rollout_engine stale reward reference passes"
 )

@@ -11,6 +11,7 @@ import numpy as np
 from steelyard.deployment.failures import NEVER, Failures, typical_failures
 from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
+from steelyard.deployment.packing import packing_of
 from steelyard.deployment.recovery import (
     USUAL,
     CheckpointRule,
@@ -24,6 +25,7 @@ from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, sets_of
+from steelyard.scenario.rewarded import RewardedStep, read_rewarded, sequences_of_step
 from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.words import Problems, read_words
@@ -41,7 +43,7 @@ __all__ = [
 ]
 
 #: Fields of a plan that are as they were said.
-_AS_SAID = ("precision", "vp", "cp", "ep", "seq", "task", "rank", "sync_every")
+_AS_SAID = ("precision", "vp", "cp", "ep", "task", "rank", "sync_every")
 #: Micro-batches of a step for every stage, where no global batch is given.
 _IN_A_STEP = 4
 #: Devices from which on a model is not trained by a user's own script unless said.
@@ -64,6 +66,8 @@ class TrainScenario:
     failures: Failures = NEVER
     recovery: Recovery = USUAL
     checkpoint: CheckpointRule = field(default_factory=CheckpointRule)
+    rewarded: RewardedStep | None = None
+    """Of tasks that learn from scored answers."""
 
     @property
     def parameters(self) -> float:
@@ -111,6 +115,8 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
     nodes = cluster.node_count if cluster is not None else 1
     spares = problems.read(parse_spares, values["spares"], nodes)
+    rewarded = read_rewarded(values, sequences, problems)
+    packing = problems.read(packing_of, values["docs"], values["seq"], values["seed"])
     problems.done()
     assert cluster is not None
     assert fails is not None
@@ -126,6 +132,13 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     dp = given.get("dp") or max(1, cluster.count // (tp * pp * values["cp"]))
     mbs = given.get("mbs", 1)
     gbs = sequences or mbs * dp * (_IN_A_STEP * pp * values["vp"] if pp > 1 else 1)
+    seq = values["seq"]
+    if rewarded is not None:
+        told = {**given, "cp": values["cp"], "seq": words.get("seq")}
+        gbs, seq = sequences_of_step(rewarded, told, cluster.count)
+        packing, sequences = rewarded.answers.packing(), gbs
+        tokens = problems.read(rewarded_length, values, rewarded)
+        problems.done()
     plan = TrainPlan(
         framework=framework,
         optimizer=optimizer,
@@ -136,7 +149,11 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         shard=values["shard"] or dp,
         schedule=values["schedule"] or ("interleaved" if values["vp"] > 1 else "1f1b"),
         gbs=gbs,
+        seq=seq,
         recompute=recompute,
+        packing=packing,
+        references=int(rewarded is not None and rewarded.reference),
+        critics=rewarded.critics if rewarded is not None else 0,
     )
     left = tuple(name for name in CHOSEN if name not in given)
     if sequences is None:
@@ -145,7 +162,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     failures = failures_of(failures, tokens, values)
     if spares is not None:
         recovery = replace(recovery, spares=spares)
-    found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint)
+    found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint, rewarded)
     found = _with(found)
     plan = found.plan
     if not set(SPLITTING) & set(left) and model.transformer.depth:
@@ -212,6 +229,14 @@ def length_of(values: Mapping[str, Any]) -> float | None:
     if values["epochs"] is not None:
         raise InputError("epochs of how many sequences? give --samples", field="samples")
     return None
+
+
+def rewarded_length(values: Mapping[str, Any], step: RewardedStep) -> float | None:
+    """Tokens of the answers of a run: as said, or of so many prompts (``samples``). Raises :class:`InputError`."""
+    found = length_of({**values, "seq": 1})
+    if found is None or values["tokens"] not in (None, ""):
+        return found
+    return found * step.answers.tokens / len(step.answers.isl)
 
 
 def _many(name: str, value: Any) -> float:

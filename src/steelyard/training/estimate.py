@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -37,6 +37,9 @@ from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
 from steelyard.workload.step import Step
+
+if TYPE_CHECKING:
+    from steelyard.training.rollouts import RewardedCost
 
 __all__ = [
     "StageHeld",
@@ -87,6 +90,8 @@ class TrainEstimate(Result):
     ledger: Ledger = field(default_factory=Ledger)
     run: Run | None = None
     """Of so many tokens, with failures; None where no length was given."""
+    rewarded: RewardedCost | None = None
+    """The step of a task that learns from scored answers, of which ``step_s`` is an update."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -190,6 +195,10 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         from steelyard.training.networks import answer_net_train
 
         return answer_net_train(scenario)
+    if scenario.rewarded is not None:
+        from steelyard.training.rollouts import answer_rewarded
+
+        return answer_rewarded(scenario)
     cluster, model = scenario.cluster, scenario.model
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
     if scenario.open and model.transformer.depth:
@@ -367,7 +376,8 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
         if name in known and value != known[name].default and isinstance(value, str | int | float | bool)
     }
     plan, words = scenario.plan, scenario.words
-    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, "gbs")}}
+    batch = ("gbs",) if scenario.rewarded is None else ()
+    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, *batch)}}
     inputs["model"] = (
         words["model"] if isinstance(words.get("model"), str) else scenario.model.asked or scenario.model.name
     )

@@ -53,6 +53,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     dense, experts, adapters = held_on(parts, layout, stage)
     _, cut = layout.ranks(plan)
     zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks(plan)
+    models = 1.0 + plan.critics
     trained, routed = (adapters, 0.0 * np.asarray(experts)) if plan.frozen else (dense, experts)
     stored = _weight_bytes(plan)
     copies = 2.0 if plan.precision in _COPIED and not plan.frozen else 0.0
@@ -68,6 +69,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     most = layer.weights + layer.expert_weights
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
+    weights = weights * models + 2.0 * plan.references * (dense / by_weights[0] + experts / by_weights[1])
     buffers: Any = framework.buffer_bytes
     buffers = buffers + np.where(gathers, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
     buffers = buffers + np.max([np.max(k.largest) for k in parts.layers]) * (0.0 if plan.frozen else kept)
@@ -82,8 +84,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     activations = activations + np.where(last, parts.last.kept_bytes, 0.0)
     found = {
         "weights": weights,
-        "gradients": trained * kept / by_gradients[0] + routed * kept / by_gradients[1],
-        "optimizer": trained * state / by_state[0] + routed * state / by_state[1],
+        "gradients": models * (trained * kept / by_gradients[0] + routed * kept / by_gradients[1]),
+        "optimizer": models * (trained * state / by_state[0] + routed * state / by_state[1]),
         "activations": activations,
         "logits": np.where(last, parts.logits * framework.logit_bytes, 0.0),
         "buffers": buffers,

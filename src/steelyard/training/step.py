@@ -8,7 +8,7 @@ and replicas are laid out over devices (:class:`Layout`) may be arrays over thou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,7 @@ def step_of(
     """
     layout = layout or Layout.of(plan)
     p, m = np.asarray(layout.pp), np.asarray(layout.micro_batches)
+    parts = _with_waits(parts, plan, layout)
     host = [_host(kind, plan) for kind in parts.layers]
     gather = [_gathered(kind, plan, links, layout) for kind in parts.layers]
     each = [
@@ -183,6 +184,19 @@ def step_of(
         again,
         (flops + again) / site.peak_ops_per_s,
     )
+
+
+def _with_waits(parts: StepParts, plan: TrainPlan, layout: Layout) -> StepParts:
+    """The parts as the replica with the longest documents has them, whose pairs of attention all others wait for."""
+    if plan.packing is None:
+        return parts
+    longer = 1.0 + plan.packing.waits(float(plan.gbs) * plan.seq, layout.dp)
+
+    def waited(times: Mapping[str, Any]) -> dict[str, Any]:
+        return {part: time * longer if part == "attention" else time for part, time in times.items()}
+
+    kinds = [replace(k, forward=waited(k.forward), backward=waited(k.backward)) for k in parts.layers]
+    return replace(parts, layers=kinds)
 
 
 def _places(p: Any) -> tuple[Any, ...]:

@@ -364,10 +364,15 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         "precision": "fp32" if plan.wide_bytes > 2.0 else "bf16",
         "site": sites.wide,
     }
-    shape = (
-        *(scores.size("b"), scores.size("s"), scores.size("l"), heads, scores.size("g")),
-        *(scores.size("c"), values.size("z")),
-    )
+    b, s, keys = (np.asarray(scores.size(rank), dtype=np.float64) for rank in "bsl")
+    alone: Any = 1.0
+    fewer: Any = 1.0  # pairs than those of whole sequences
+    if plan.packing is not None:  # documents are sequences of their own to attention
+        alone = np.maximum(keys / plan.packing.seen, 1.0)
+        seen = float(words["window"]) or np.inf
+        fewer = np.minimum(keys, seen) / np.minimum(keys / alone, seen)
+        b, s, keys = b * alone, s / alone, keys / alone
+    shape = (b, s, keys, heads, scores.size("g"), scores.size("c"), values.size("z"))
     forward = attention_time(*shape, backward=False, **words)
     back = attention_time(*shape, backward=True, **words)
     share = (plan.framework.cp_attention if plan.cp > 1 else 1.0) / plan.cp
@@ -375,8 +380,8 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
     if plan.framework.attention == "unfused":
         # scores after the softmax, the mask of the dropout, and what it leaves: 2 + 1 + 2 bytes each
         dense = np.asarray(scores.size("b"), dtype=np.float64) * heads * scores.size("s") * scores.size("l")
-        kept = kept + 5.0 * dense / plan.cp
-    flops: Any = sum((op.flops() for op in parts), 0.0)
+        kept = kept + 5.0 * dense / alone / plan.cp
+    flops: Any = sum((op.flops() for op in parts), 0.0) / fewer
     width = np.asarray(scores.size("g"), dtype=np.float64) * (scores.size("c") + values.size("z"))
     return Work(
         scores.name,
