@@ -52,6 +52,8 @@ __all__ = [
 #: What kernels take where a runtime was measured on no machine of the stack: twice their limits.
 UNMEASURED = Reach((), {}, spread=3.0, spread_elsewhere=3.0, source="a guess: nothing of the kind was measured")
 _GUESS = 2.0
+#: Factors within which 80 % of times lie at least where a time is borrowed by another family, or stack (guesses).
+OTHER_FAMILY, OTHER_STACK = 1.5, 2.5
 #: Share of its rated power a GPU draws while kernels run, whether arithmetic or traffic binds them: the clock rises
 #: until the power is used. Read off ML.ENERGY's runs of diffusion, 670 W of 700 on one to eight H100 (a guess
 #: elsewhere).
@@ -188,9 +190,22 @@ def _times(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> t
     return held_back_s(kernel_s, work, traffic, site.machine), np.minimum(limit, kernel_s)
 
 
-def log_spread(reach: Reach, machine: Machine) -> float:
-    """Standard deviation of log(true / predicted): of a machine that was measured, or of another."""
-    return float(np.log(reach.spread if machine.name in reach.measured else reach.spread_elsewhere) / Z80)
+def log_spread(reach: Reach, machine: Machine, phased: bool = False) -> float:
+    """Standard deviation of log(true / predicted).
+
+    Args:
+        reach: the factors.
+        machine: the device: measured, of a measured family, or another.
+        phased: whether it is a pipeline of phases, of which some factors were measured alone.
+    """
+    if machine.name in reach.measured and (phased or not reach.phased):
+        return float(np.log(reach.spread) / Z80)
+    spread = reach.spread_elsewhere
+    if reach.measured and machine.family not in {find_machine(m).family for m in reach.measured}:
+        spread = max(spread, OTHER_FAMILY)
+    if reach.stacks and machine.launch not in reach.stacks:
+        spread = max(spread, OTHER_STACK)
+    return float(np.log(spread) / Z80)
 
 
 def clock_held(machine: Machine, reach: Reach) -> float:

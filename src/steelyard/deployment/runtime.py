@@ -114,6 +114,7 @@ class Reach:
     layout: Annotated[Literal["", "nchw", "nhwc"], "order of images it was measured with; empty = any"] = ""
     precisions: Annotated[tuple[str, ...], "precisions it was measured in; empty: any"] = ()
     train: Annotated[bool, "of training steps"] = False
+    phased: Annotated[bool, "fitted to pipelines of phases alone: another network is as uncertain as a machine"] = False
     block: Annotated[float, Quantity("1", "channels of an image lie in memory in whole groups of so many", ge=1)] = 1.0
     machines: Annotated[tuple[str, ...], "machines or families it is of; empty: all of the stacks"] = ()
     measured: Annotated[tuple[str, ...], "machines whose times it was fitted to"] = ()

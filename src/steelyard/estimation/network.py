@@ -177,7 +177,8 @@ def _estimate(
     if not time > 0.0:
         raise InputError("it has no op that takes time", field="model")
     reach, ledger = prices[0].reach, Ledger()
-    low, high = (float(x) for x in interval80(time, log_spread(reach, machine), at_least=limit))
+    spread = log_spread(reach, machine, any(p.stepped for p in scenario.phases))
+    low, high = (float(x) for x in interval80(time, spread, at_least=limit))
     joules, arithmetic = (
         sum(p.repeats * p.devices * float(x[min(i, len(x) - 1)]) for p, x in zip(scenario.phases, each, strict=True))
         for each in ([x.energy_j for x in prices], [x.arithmetic_j for x in prices])
@@ -275,6 +276,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
         ledger.guess(f"runtime.{runtime.name}", UNMEASURED.source)
     elif not reach.measured:
         ledger.guess(f"runtime.{runtime.name}", reach.source)
+    elif reach.phased and not any(p.stepped for p in scenario.phases):
+        ledger.guess(f"runtime.{runtime.name}", "fitted to pipelines alone, borrowed for this network")
     elif machine.name not in reach.measured:
         ledger.guess(f"runtime.{runtime.name}", f"measured on {', '.join(reach.measured)}, borrowed for {machine.name}")
 
