@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from bench import plan, price_rate, simulate, start_up, sweep, training_runs
+from bench import page, plan, price_rate, simulate, start_up, sweep, training_runs
 
 
 def main() -> int:
@@ -17,6 +17,7 @@ def main() -> int:
         **sweep.run(),
         **plan.run(),
         **training_runs.run(),
+        **page.run(),
     }
     if "--json" in sys.argv[1:]:
         print(json.dumps({"schema": "steelyard.bench/1", "figures": figures}, indent=1))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -27,7 +28,7 @@ from steelyard.page.drop import keep_dropped
 from steelyard.page.guard import MAX_BODY, Guard, TooLarge, names_of
 from steelyard.page.jobs import Job, Jobs
 from steelyard.page.openapi import openapi
-from steelyard.page.pages import error_page, screen_page
+from steelyard.page.pages import ASSETS, error_page, screen_page
 from steelyard.page.problems import Wrong, problems_dict, wrong_of
 from steelyard.page.question import Question, read_question
 from steelyard.page.screen import Screen, Shown, screens
@@ -35,10 +36,12 @@ from steelyard.page.store import Store
 from steelyard.report.cells import csv_text
 from steelyard.report.figures import asset, has_library
 
-__all__ = ["ASSETS", "make_app"]
+__all__ = ["make_app"]
 
-#: The files a browser may ask for, by name.
-ASSETS = {path.name: path for path in sorted((Path(__file__).parent / "assets").iterdir()) if path.is_file()}
+#: Seconds that the first page has for itself.
+_FIRST_PAGE_S = 2.0
+#: Answers worked on at once: they hold the interpreter, so more of them would all be late.
+_AT_ONCE = 2
 #: Seconds after which a stream of progress says that it is still there.
 _ALIVE_S = 15.0
 
@@ -57,7 +60,7 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(anyio.to_thread.run_sync, names.warm)
+            tasks.start_soon(_warm)
             yield
             tasks.cancel_scope.cancel()
         await page.jobs.close()
@@ -86,6 +89,12 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     return Guard(app, names_of(host), lambda scope, status, words: _said(scope["path"], status, words))
 
 
+async def _warm() -> None:
+    """Read the names that forms offer, once the first page is out of the way."""
+    await anyio.sleep(_FIRST_PAGE_S)
+    await anyio.to_thread.run_sync(names.warm)
+
+
 def _said(path: str, status: int, words: str) -> Response:
     """An error in the form that the path is of."""
     if path.startswith(("/api", "/drop", "/jobs")):
@@ -106,7 +115,7 @@ class _Page:
 
     async def work(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a function beside the loop, a few at once."""
-        self.limit = self.limit or anyio.CapacityLimiter(3)
+        self.limit = self.limit or anyio.CapacityLimiter(_AT_ONCE)
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self.limit)
 
     # pages

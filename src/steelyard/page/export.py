@@ -10,8 +10,7 @@ from urllib.parse import urlencode
 
 from steelyard.errors import InputError, SteelyardError, show
 from steelyard.page.answers import Answers, Column, asked, column_of, json_text
-from steelyard.page.app import ASSETS
-from steelyard.page.pages import screen_page
+from steelyard.page.pages import ASSETS, screen_page
 from steelyard.page.problems import wrong_of
 from steelyard.page.question import Question, read_question
 from steelyard.page.screen import screen, screens

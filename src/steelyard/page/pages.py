@@ -19,11 +19,13 @@ from steelyard.units import format_quantity
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["error_page", "screen_page"]
+__all__ = ["ASSETS", "error_page", "screen_page"]
 
 #: What a message says to somebody at a command line.
 _HINT = re.compile(r" \(`steelyard [^()]*\)$|; see `steelyard [^`]*`$")
 TEMPLATES = Path(__file__).parent / "templates"
+#: The files a browser may ask for, by name.
+ASSETS = {path.name: path for path in sorted((Path(__file__).parent / "assets").iterdir()) if path.is_file()}
 
 
 @cache

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from steelyard.errors import InputError, SteelyardError, show
+from steelyard.errors import InputError, show
 from steelyard.folders import cache_folder
 
 __all__ = ["PORT", "is_loopback", "listening", "serve", "session_folder", "store_folder"]
@@ -95,12 +95,12 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
 
     Raises:
         InputError: no such port or address.
-        SteelyardError: the extra is not installed.
+        InputError: also where the extra is not installed.
     """
     try:
         import uvicorn
     except ImportError:
-        raise SteelyardError("the page needs more packages: pip install 'steelyard[page]'") from None
+        raise InputError("the page needs Starlette and uvicorn: pip install 'steelyard[page]'", field="serve") from None
     with listening(host, port) as bound, session_folder() as folder:
         from steelyard.page.app import make_app
 

@@ -10,11 +10,20 @@ import numpy as np
 
 __all__ = ["plain"]
 
+_AS_IT_IS = frozenset((str, int, bool))
+
 
 def plain(value: Any) -> Any:
     """``value`` made of dicts, lists, text, bools, ints and finite floats; what is not finite becomes ``None``."""
-    if value is None or type(value) in (str, int, bool):  # nearly all of a document
+    kind = type(value)  # the kinds that nearly all of a document is of go first: abstract classes are slow to ask
+    if value is None or kind in _AS_IT_IS:
         return value
+    if kind is float:
+        return value if math.isfinite(value) else None
+    if kind is list or kind is tuple:
+        return [plain(v) for v in value]
+    if kind is dict:
+        return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, Mapping):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, np.ndarray):

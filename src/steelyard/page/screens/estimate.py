@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from steelyard.deployment.plan import DEGREES
@@ -26,10 +27,9 @@ _WHY = {
 def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     """The estimate of one question: of a model, a network, or the architectures of a space."""
     import steelyard as sy
-    from steelyard.scenario.network import asks_net
     from steelyard.scenario.scenario import read_model
 
-    if "model" in words and not asks_net(words):  # named in the answer as the command names it
+    if "model" in words and not _is_network(words["model"]):  # named in the answer as the command names it
         with suppress(sy.InputError):
             words = {**words, "model": read_model(words["model"], bool(words.get("generic")))}
     found = sy.estimate(**words)
@@ -175,16 +175,21 @@ _EVERY = frozenset(fields_of("estimate"))
 _NET = frozenset(NETWORK)
 
 
-def shown(given: Mapping[str, Any]) -> frozenset[str]:
-    """The fields that fit the model: those of networks, or those of models that are served."""
+@lru_cache(maxsize=512)
+def _is_network(model: str) -> bool:
+    """Whether a model is a network; the content of a dropped file is part of its name."""
     from steelyard.errors import SteelyardError
     from steelyard.scenario.network import asks_net
 
     try:
-        network = asks_net(given)
+        return asks_net({"model": model})
     except (SteelyardError, OSError, ValueError):
-        network = False
-    return _NET if network else _EVERY - frozenset(ALONE)
+        return False
+
+
+def shown(given: Mapping[str, Any]) -> frozenset[str]:
+    """The fields that fit the model: those of networks, or those of models that are served."""
+    return _NET if _is_network(str(given.get("model", ""))) else _EVERY - frozenset(ALONE)
 
 
 SCREEN = Screen(
