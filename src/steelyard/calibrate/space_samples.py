@@ -24,7 +24,7 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.scenario.space import columns_of
 from steelyard.workload.networks.search_space import Space
 
-__all__ = ["LeftOut", "device_of", "left_out", "suggested", "write_device"]
+__all__ = ["LeftOut", "device_of", "left_out", "rank_of", "suggested", "write_device"]
 
 #: Names of the column of times, and their unit in s.
 TIMES: Mapping[str, float] = {"seconds": 1.0, "latency_s": 1.0, "latency_ms": 1e-3, "ms": 1e-3}
@@ -125,13 +125,13 @@ def left_out(device: SpaceDevice) -> LeftOut:
     return LeftOut(
         tuple(predicted.tolist()),
         100.0 * float(np.median(error)),
-        _rank(predicted, seconds),
+        rank_of(predicted, seconds),
         float(np.mean(inside)),
         costs_of(prior, counts, seconds).noise,
     )
 
 
-def _rank(a: np.ndarray, b: np.ndarray) -> float:
+def rank_of(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's correlation; equal values share their rank. 0 where all are equal."""
 
     def ranks(values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from cyclopts import App
 from steelyard._version import __version__
 from steelyard.cli.asked import read
 from steelyard.cli.help import Plain, example
-from steelyard.errors import InputError, SteelyardError, bounded
+from steelyard.errors import InputError, SteelyardError, UnknownName, bounded
 from steelyard.folders import missing_catalogue
 
 __all__ = ["app", "main", "run"]
@@ -46,6 +46,8 @@ for _name, _help in (
     ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
     ("plan_train", "Find machines, their number and the layout of a training run: plan --train."),
     ("train", "Weigh training: step time, memory of every stage, energy, money, and the run with its failures."),
+    ("search_network", "Find the networks of a space that score best within limits: search network."),
+    ("search_predictor", "Compare predictors of a device on a few measured networks: search predictor."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
@@ -76,6 +78,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["plan"] and "--train" in arguments:
         arguments = ["plan_train", *(a for a in arguments[1:] if a != "--train")]
     try:
+        if arguments[:1] == ["search"]:
+            arguments = _search(arguments)
         if arguments[:1] != ["calibrate"] and (note := missing_catalogue()):  # which makes the folder
             print(f"note: {note}", file=sys.stderr)
         with described(arguments[0]) if {"--help", "-h"} & {*arguments[1:]} else nullcontext():
@@ -105,6 +109,21 @@ def main(tokens: Sequence[str] | None = None) -> int:
         print(f"internal error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     return 0
+
+
+#: What can be searched for: ``search WHAT``.
+_SEARCHED = ("network", "predictor")
+
+
+def _search(arguments: Sequence[str]) -> list[str]:
+    """``search network`` as the verb ``search_network``. Raises :class:`InputError`: there is no such search."""
+    given = arguments[1] if len(arguments) > 1 else ""
+    if given in _SEARCHED:
+        return [f"search_{given}", *arguments[2:]]
+    known = ", ".join(f"search {what}" for what in _SEARCHED)
+    if not given or given.startswith("-"):
+        raise InputError(f"expected what to search for: {known}", field="search")
+    raise UnknownName("search", given, _SEARCHED, hint=known)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-__all__ = ["Status", "bar", "status"]
+__all__ = ["Status", "bar", "counted", "status"]
 
 #: s between two looks at the counters.
 EVERY_S = 0.1
@@ -80,3 +80,10 @@ def bar(quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("", total=None)
         yield lambda what, done, total: progress.update(task, description=what, completed=done, total=max(total, 1))
+
+
+@contextmanager
+def counted(what: str, *, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A callback ``(done, total)`` that draws a bar of one thing."""
+    with bar(quiet) as draw:
+        yield lambda done, total: draw(what, done, total)

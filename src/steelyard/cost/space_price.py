@@ -7,6 +7,7 @@ joins no ops across modules and keeps widths; a few per cent off where it does.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +24,7 @@ __all__ = ["SpacePrices", "price_space"]
 
 Floats = NDArray[np.float64]
 #: What adds up over kernels and over ops.
-_KERNELS, _OPS = ("kernel_s", "limit_s", "kernel_j", "host_s"), ("macs", "parameters")
+_KERNELS, _OPS = ("kernel_s", "limit_s", "kernel_j", "host_s"), ("macs", "parameters", "entropy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,13 @@ def _kind(space: Space, module: str) -> int:
 
 
 def _of_ops(graph: TensorGraph) -> Iterable[tuple[str, list[str], Any]]:
-    """Multiply-accumulates of one item and parameters of every node."""
+    """Multiply-accumulates of one item, parameters and log of the inputs of an output, of every node."""
     sizes = {**graph.symbols, "batch": 1}
     modules = [node.name for node in graph.nodes]
-    yield "macs", modules, [float(np.max(macs(graph, node, sizes))) for node in graph.nodes]
+    products = [float(np.max(macs(graph, node, sizes))) for node in graph.nodes]
+    yield "macs", modules, products
+    outputs = [float(np.max(graph.elements(node.outputs[0], sizes))) for node in graph.nodes]
+    yield "entropy", modules, [math.log(max(m / o, 1.0)) if m else 0.0 for m, o in zip(products, outputs, strict=True)]
     weights = [
         sum(float(graph.elements(i, sizes)) for i in node.inputs if graph.tensors[i].role == "weight")
         for node in graph.nodes

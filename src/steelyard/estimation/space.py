@@ -23,7 +23,7 @@ from steelyard.scenario.space import SpaceScenario
 from steelyard.workload.nets import load_net
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["SpaceEstimate", "answer_space"]
+__all__ = ["SpaceEstimate", "answer_space", "space_prices"]
 
 Floats = NDArray[np.float64]
 #: What sums of choices leave out where the edges of a cell, which lie beside each other, become one kernel.
@@ -76,10 +76,18 @@ class SpaceEstimate(Result):
         return [space.spell(code) for code in self.scenario.codes.tolist()]
 
 
-def answer_space(scenario: SpaceScenario) -> SpaceEstimate:
-    """Weigh every architecture. Raises :class:`InputError`: the machine cannot compute so."""
+def answer_space(scenario: SpaceScenario, prices: SpacePrices | None = None) -> SpaceEstimate:
+    """Weigh every architecture.
+
+    Args:
+        scenario: the question.
+        prices: of :func:`space_prices` of the same question about other architectures, where they are known.
+
+    Raises:
+        InputError: the machine cannot compute so.
+    """
     counts, network, ledger = scenario.space.counts(scenario.codes), scenario.network, Ledger()
-    prices = _prices(scenario)
+    prices = space_prices(scenario) if prices is None else prices
     usd = energy = limit = None
     if network is not None:
         machine = network.cluster.machine
@@ -120,8 +128,8 @@ def _reach(network: NetScenario) -> Any:
     return reach_of(network.runtime, network.cluster.machine, network.layout, train, precision)
 
 
-def _prices(scenario: SpaceScenario) -> SpacePrices:
-    """What every choice costs on the machine; multiply-accumulates and parameters where there is none."""
+def space_prices(scenario: SpaceScenario) -> SpacePrices:
+    """What every choice costs on the machine; multiply-accumulates, parameters and depth where there is none."""
     space, network = scenario.space, scenario.network
     words: Mapping[str, Any] = network.words if network else {}
     sets = sets_of(words.get("set", ""))

@@ -46,6 +46,18 @@ def _space() -> Forms:
     return Forms(space.to_dict, space.csv_columns, space.parts, space.summary)
 
 
+def _search_network() -> Forms:
+    from steelyard.report import search_network
+
+    return Forms(search_network.to_dict, search_network.flat_rows, search_network.parts, search_network.summary)
+
+
+def _search_predictor() -> Forms:
+    from steelyard.report import search_predictor
+
+    return Forms(search_predictor.to_dict, search_predictor.flat_rows, search_predictor.parts, search_predictor.summary)
+
+
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
@@ -110,6 +122,8 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "Estimate": _estimate,
     "NetEstimate": _network,
     "SpaceEstimate": _space,
+    "NetworkSearch": _search_network,
+    "Leaderboard": _search_predictor,
     "Simulation": _simulation,
     "Answer": _plan,
     "TrainEstimate": _train,

@@ -40,11 +40,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
@@ -53,8 +50,9 @@ import numpy as np
 from steelyard.errors import InputError, Problem, raise_all
 from steelyard.simulation.kernel.rules import MEMORY, RuleSet, checked_rules
 from steelyard.traffic.trace import Floats, Trace
+from steelyard.users_code import theirs
 
-__all__ = ["Order", "Policy", "said", "take_order", "theirs"]
+__all__ = ["Order", "Policy", "take_order"]
 
 
 @runtime_checkable
@@ -132,31 +130,6 @@ def _rules_of(policy: Policy, name: str, trace: Trace, slo: Mapping[str, float])
             problems.append(Problem("policy", f"memory of {name!r}: expected [{len(trace)}, up to {MEMORY}]"))
     raise_all(problems)
     return state
-
-
-@contextmanager
-def theirs(what: str) -> Iterator[None]:
-    """Run somebody's code; whatever it raises, ``sys.exit`` too, is an :class:`InputError`. Ctrl-C stays Ctrl-C."""
-    try:
-        yield
-    except (InputError, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        raise InputError(f"{what}: {said(error)}", field="policy") from error
-
-
-def said(error: BaseException) -> str:
-    """An error of somebody's code in one line, with its place."""
-    try:
-        text = (str(error).splitlines() or [""])[0]
-    except Exception:
-        text = ""
-    words = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    frames = traceback.extract_tb(error.__traceback__)
-    outside = [f for f in frames if Path(f.filename).parent != Path(__file__).parent and not f.filename.startswith("<")]
-    if outside and not isinstance(error, SyntaxError):
-        words += f" ({Path(outside[-1].filename).name}, line {outside[-1].lineno})"
-    return words
 
 
 def _read_only(trace: Trace) -> Trace:

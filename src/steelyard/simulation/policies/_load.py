@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from hashlib import sha256
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
-from pathlib import Path
-from types import CodeType, MappingProxyType, ModuleType
+from types import MappingProxyType
 
-from steelyard.documents import is_file, no_file
 from steelyard.errors import InputError, suggest
 from steelyard.registry import Registry
-from steelyard.simulation.policies._base import Order, Policy, take_order, theirs
+from steelyard.simulation.policies._base import Order, Policy, take_order
 from steelyard.traffic.trace import Trace
+from steelyard.users_code import file_and_name, run_file, theirs
 
 __all__ = ["POLICIES", "check_policy", "find_policy", "ordered", "registered_policy"]
 
@@ -35,11 +30,11 @@ def find_policy(given: str | type[Policy] | Policy) -> Policy:
     """
     if not isinstance(given, str):
         return _made(given, getattr(given, "__name__", type(given).__name__))
-    file = _file_of(given)
+    file = file_and_name(given, "policy")
     if file is None:
         return _made(POLICIES.get(given), given)
     path, name = file
-    module = _run_file(path)
+    module = run_file(path)
     if name not in vars(module):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and hasattr(v, "keys")]
         near = suggest(name, classes) or classes
@@ -50,24 +45,8 @@ def find_policy(given: str | type[Policy] | Policy) -> Policy:
 
 def check_policy(given: str) -> None:
     """Refuse a text that names no policy and no file; a file is not run. Raises :class:`InputError`."""
-    if _file_of(given) is None:
+    if file_and_name(given, "policy") is None:
         POLICIES.get(given)
-
-
-def _file_of(given: str) -> tuple[Path, str] | None:
-    """File and class that ``FILE.py:CLASS`` names; None for the name of a policy."""
-    path, colon, name = given.rpartition(":")
-    if not colon and not given.endswith(".py"):
-        return None
-    if not path.endswith(".py") or not name:
-        raise InputError(f"expected a name or FILE.py:CLASS, got {given!r}", field="policy")
-    try:
-        file = Path(path).expanduser()
-    except RuntimeError:  # "~user" of nobody
-        file = Path(path)
-    if not is_file(file):
-        raise no_file(path, "policy")
-    return file, name
 
 
 def ordered(
@@ -87,25 +66,3 @@ def _made(thing: object, what: str) -> Policy:
     if not whole:
         raise InputError(f"{what} is no policy: expected a class with a name and keys(trace)", field="policy")
     return thing  # type: ignore[return-value]
-
-
-class _Fresh(SourceFileLoader):
-    """Reads the source every time and leaves no compiled file beside it."""
-
-    def get_code(self, fullname: str) -> CodeType:
-        return self.source_to_code(self.get_data(self.path), self.path)
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = f"steelyard_policy_{sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = spec_from_loader(name, _Fresh(name, str(path)))
-    assert spec is not None and spec.loader is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
-    try:
-        with theirs(f"{path} failed"):
-            spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module

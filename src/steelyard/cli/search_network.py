@@ -1,0 +1,68 @@
+"""``steelyard search network``: the networks of a space that score best within limits of time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from steelyard.cli.help import FIRST, RUN, option
+from steelyard.cli.output import Output, write
+
+
+def search_network(
+    *,
+    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)],
+    on: Annotated[str, option("devices, separated by commas: machines, or devices known by few networks", topic=FIRST)],
+    latency: Annotated[str, option("limit of a pass: 5ms, or DEVICE:5ms,DEVICE:8ms", topic=FIRST)] = "",
+    score: Annotated[
+        str, option("CSV of architecture,score; FILE.py:FUNCTION; or a proxy: entropy, macs, parameters", topic=FIRST)
+    ] = "entropy",
+    macs: Annotated[str, option("multiply-accumulates at most", topic=FIRST)] = "",
+    parameters: Annotated[str, option("parameters at most", topic=FIRST)] = "",
+    sure: Annotated[str, option("probability of keeping the limits of time: 0.9", topic=FIRST)] = "",
+    batch: Annotated[int | None, option("items of a pass", topic=FIRST)] = None,
+    runtime: Annotated[str, option("runtime, as for estimate", topic=FIRST)] = "",
+    precision: Annotated[str, option("arithmetic, as for estimate", topic=FIRST)] = "",
+    size: Annotated[str, option("size of the image, as for estimate", topic=FIRST)] = "",
+    solver: Annotated[
+        str, option("auto, evolution, annealing, bandit, random, tpe, nsga2, nsga3, or of a plug-in", topic=RUN)
+    ] = "auto",
+    budget: Annotated[int, option("networks a solver may try (default: 5000)", topic=RUN)] = 5000,
+    seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0,
+    log: Annotated[str, option("file that keeps what was tried; one that is there is gone on from", topic=RUN)] = "",
+    output: Output = Output(),  # noqa: B008
+) -> None:
+    """Find the networks of a space that score best within limits of time on one or several devices.
+
+    The front is exact where all can be listed or where score and time add up over the choices; elsewhere a solver
+    looks for it. How good a network is, you say: a table, a function of your own, or a proxy, which is no accuracy.
+    """
+    output.check()
+    from steelyard.cli.progress import counted
+    from steelyard.exploration.networks import search_network as search
+    from steelyard.report import search_network as report
+
+    with counted("networks", quiet=output.quiet) as progress:
+        found = search(
+            space,
+            on=on,
+            latency=latency or None,
+            score=score,
+            macs=macs or None,  # type: ignore[arg-type]  # a number with a unit is read
+            parameters=parameters or None,  # type: ignore[arg-type]
+            sure=sure or 0.5,
+            batch=batch,
+            runtime=runtime,
+            precision=precision,
+            size=size,
+            solver=solver,
+            budget=budget,
+            seed=seed,
+            log=log,
+            progress=progress,
+        )
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.report(found, columns),
+        rows=lambda: report.flat_rows(found),
+    )

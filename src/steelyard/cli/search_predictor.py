@@ -1,0 +1,35 @@
+"""``steelyard search predictor``: how well a device is known from a few measured networks, and what to measure next."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from steelyard.cli.help import FIRST, option
+from steelyard.cli.output import Output, write
+
+
+def search_predictor(
+    *,
+    measured: Annotated[str, option("CSV of architecture,seconds (or latency_ms)", topic=FIRST)],
+    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)],
+    like: Annotated[str, option("machine of the catalogue that the device is, or is like", topic=FIRST)] = "",
+    runtime: Annotated[str, option("its runtime, as for estimate", topic=FIRST)] = "",
+    batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
+    predictors: Annotated[str, option("names separated by commas (default: all)", topic=FIRST)] = "",
+    output: Output = Output(),  # noqa: B008
+) -> None:
+    """Compare predictors of a device on a few measured networks, each predicted from the others.
+
+    The list of what to measure next names the networks that would tell most. `calibrate --networks` keeps the device.
+    """
+    output.check()
+    from steelyard.exploration.predictors import search_predictor as search
+    from steelyard.report import search_predictor as report
+
+    found = search(measured, space=space, like=like, batch=batch, predictors=predictors, runtime=runtime)
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.report(found, columns),
+        rows=lambda: report.flat_rows(found),
+    )

@@ -1,0 +1,259 @@
+"""A search: a solver asked and told until a budget, a rule or the space ends it; kept on disk, resumed without loss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.documents import open_lines
+from steelyard.errors import InputError, show
+from steelyard.exploration.solver import Codes, Floats, find_solver
+from steelyard.provenance import content_hash
+from steelyard.studies.findings import front_of
+from steelyard.writing import check_target
+
+__all__ = ["BATCH", "Explored", "Figures", "explore", "front_kept", "hypervolume"]
+
+#: Points asked for at once, and of a stored search read at most.
+BATCH, MOST = 64, 5_000_000
+#: Batches without a new point on the front after which a search ends by itself.
+PATIENCE = 40
+SCHEMA = "steelyard.search_log/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Figures:
+    """What points cost: ``values`` ``[n, m]``, small is good, infinite: no answer; ``broken`` ``[n]``, 0: fine."""
+
+    values: Floats
+    broken: Floats
+
+
+Price = Callable[[Codes], Figures]
+Told = tuple[Codes, Floats, Floats]
+"""Points, their figures, and by how much they break limits."""
+
+
+@dataclass(frozen=True, eq=False)
+class Explored:
+    """Every point that was tried, in that order."""
+
+    codes: Codes
+    values: Floats
+    broken: Floats
+    history: tuple[tuple[int, float], ...]
+    """Points tried, and the hypervolume of the front by then (relative to the last)."""
+    ended: str
+    """Why: ``budget``, ``every point``, ``no progress``."""
+
+    @property
+    def front(self) -> NDArray[np.intp]:
+        """Places of the points on the front that keep all limits."""
+        return front_kept(self.values, self.broken)
+
+
+def front_kept(values: Floats, broken: Floats) -> NDArray[np.intp]:
+    """Places of the points that keep all limits and that no other such point beats in every figure."""
+    kept = np.flatnonzero((broken <= 0) & np.isfinite(values).all(axis=1))
+    return kept[front_of(values[kept])] if len(kept) else kept
+
+
+def hypervolume(values: Floats, reference: Floats) -> float:
+    """Volume between points and a reference that they beat, by slices of the last figure.
+
+    Args:
+        values: ``[n, m]``, small is good.
+        reference: ``[m]``; points that do not beat it in every figure add nothing.
+    """
+    inside = values[(values < reference).all(axis=1)]
+    if not len(inside):
+        return 0.0
+    front = inside[front_of(inside)]
+    if front.shape[1] == 1:
+        return float(reference[0] - front.min())
+    if front.shape[1] == 2:
+        ends = np.minimum.accumulate(np.concatenate([[reference[1]], front[:, 1]]))  # by the first figure
+        return float(np.sum((reference[0] - front[:, 0]) * (ends[:-1] - ends[1:])))
+    order = np.argsort(front[:, -1], kind="stable")
+    edges = np.append(front[order, -1], reference[-1])
+    return float(
+        sum(
+            (edges[i + 1] - edges[i]) * hypervolume(front[order[: i + 1], :-1], reference[:-1])
+            for i in range(len(order))
+            if edges[i + 1] > edges[i]
+        )
+    )
+
+
+def explore(
+    price: Price,
+    sizes: Sequence[int],
+    objectives: int,
+    *,
+    solver: str = "evolution",
+    budget: int = 2000,
+    seed: int = 0,
+    batch: int = BATCH,
+    patience: int = PATIENCE,
+    log: str = "",
+    question: Any = None,
+    progress: Callable[[int, int], object] | None = None,
+) -> Explored:
+    """Search.
+
+    Args:
+        price: what points cost.
+        sizes: how many values each place has.
+        objectives: how many figures.
+        solver: its name.
+        budget: points at most.
+        seed: of the solver.
+        batch: points asked for at once.
+        patience: batches without progress after which it ends.
+        log: a file that keeps every batch as it ends; one that is there is gone on from.
+        question: what the log must have been of, as JSON.
+        progress: is called with points tried and the budget.
+
+    Raises:
+        InputError: no such solver; the log is of another search or no log.
+    """
+    made = find_solver(solver)(sizes, objectives, seed)
+    head = {
+        "schema": SCHEMA,
+        "question": content_hash(question),
+        "solver": solver,
+        "seed": seed,
+        "batch": batch,
+        "places": len(sizes),
+        "objectives": objectives,
+    }
+    told = iter(_log_of(log, head) if log else [])
+    kept: list[Told] = []
+    seen: set[bytes] = set()
+    total, tried, still, ended = float(np.prod(np.array(sizes, dtype=float))), 0, 0, "budget"
+    best = np.zeros((0, objectives))
+    writer = None
+    try:
+        while tried < budget:
+            codes = np.ascontiguousarray(made.ask(min(batch, budget - tried)), dtype=np.int64)
+            if not len(codes):
+                ended = "every point"
+                break
+            found = next(told, None)
+            if found is not None and not np.array_equal(found[0], codes):
+                raise InputError(
+                    f"{Path(log).name} was written by another version of the search; name a new file", field="log"
+                )
+            if found is None:
+                figures = price(codes)
+                found = (codes, figures.values, figures.broken)
+                if log:
+                    writer = writer or _writer(log, head)
+                    writer.write(_line(found))
+                    writer.flush()
+            made.tell(*found)
+            kept.append(found)
+            tried += len(codes)
+            seen.update(row.tobytes() for row in codes)
+            before = len(best)
+            fine = found[1][(found[2] <= 0) & np.isfinite(found[1]).all(axis=1)]
+            both = np.concatenate([best, fine])
+            front = front_of(both) if len(both) else np.zeros(0, dtype=np.intp)
+            still = 0 if (front >= before).any() else still + 1
+            best = both[front]
+            if progress is not None:
+                progress(tried, budget)
+            if len(seen) >= total:
+                ended = "every point"
+                break
+            if still >= patience:
+                ended = "no progress"
+                break
+    finally:
+        if writer is not None:
+            writer.close()
+    kept = kept or [(np.zeros((0, len(sizes)), dtype=np.int64), np.zeros((0, objectives)), np.zeros(0))]
+    codes, values, broken = (np.concatenate([part[i] for part in kept]) for i in range(3))
+    return Explored(codes.astype(np.int64), values, broken, tuple(_history(kept)), ended)
+
+
+def _history(kept: Sequence[Told]) -> Iterator[tuple[int, float]]:
+    """Points tried and hypervolume, at about forty places."""
+    fine = [v[(b <= 0) & np.isfinite(v).all(axis=1)] for _, v, b in kept]
+    every = np.concatenate(fine) if fine else np.zeros((0, 1))
+    if not len(every):
+        return
+    low, high = every.min(axis=0), every.max(axis=0)
+    reference = high + 0.1 * np.maximum(high - low, 1e-12 * np.abs(high) + 1e-300)
+    front = np.zeros((0, every.shape[1]))
+    step, volumes, tried = max(1, len(kept) // 40), [], 0
+    for i, ((codes, _, _), values) in enumerate(zip(kept, fine, strict=True)):
+        tried += len(codes)
+        both = np.concatenate([front, values])
+        front = both[front_of(both)] if len(both) else both
+        if i % step == 0 or i == len(kept) - 1:
+            volumes.append((tried, hypervolume(front, reference)))
+    last = volumes[-1][1] or 1.0
+    yield from ((n, volume / last) for n, volume in volumes)
+
+
+def _line(found: Told) -> str:
+    values = [[None if not np.isfinite(v) else v for v in row] for row in found[1].tolist()]
+    return json.dumps([found[0].tolist(), values, found[2].tolist()]) + "\n"
+
+
+def _writer(log: str, head: dict[str, Any]) -> Any:
+    """The log opened at its end; what a killed search half wrote is cut off."""
+    path = Path(log)
+    if not path.exists():
+        check_target(log, "log")
+        file = path.open("w", encoding="utf-8")
+        file.write(json.dumps(head) + "\n")
+        return file
+    whole = path.read_bytes()
+    end = whole.rfind(b"\n") + 1
+    file = path.open("r+", encoding="utf-8")
+    file.seek(end)
+    file.truncate()
+    return file
+
+
+def _log_of(log: str, head: dict[str, Any]) -> list[Told]:
+    """The batches of a log. Raises :class:`InputError`: of another search, or no log."""
+    path, found = Path(log), []
+    if not path.exists():
+        return []
+    with open_lines(log, MOST, field="log") as lines:
+        for number, line in enumerate(lines):
+            try:
+                data = json.loads(line)
+            except ValueError:
+                data = None
+            if number == 0:
+                _check_head(path.name, data, head)
+                continue
+            try:
+                codes, values, broken = data
+                told = (
+                    np.array(codes, dtype=np.int64).reshape(len(codes), head["places"]),
+                    np.array([[np.inf if v is None else v for v in row] for row in values], dtype=np.float64),
+                    np.array(broken, dtype=np.float64),
+                )
+            except (ValueError, TypeError):
+                break  # the last line of a search that was killed
+            found.append(told)
+    return found
+
+
+def _check_head(name: str, data: Any, head: dict[str, Any]) -> None:
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise InputError(f"{show(name)} is not the log of a search", field="log")
+    wrong = [key for key in head if data.get(key) != head[key]]
+    if wrong:
+        raise InputError(f"{show(name)} is the log of another search: its {wrong[0]} differs", field="log")

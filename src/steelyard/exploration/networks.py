@@ -1,0 +1,405 @@
+"""``search network``: the networks of a space that score best within limits of time on one or several devices."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard._display import Result
+from steelyard._version import __version__
+from steelyard.errors import DoesNotFit, InputError, Problem, complete, show
+from steelyard.estimation.space import SpaceEstimate, answer_space, space_prices
+from steelyard.exploration.additive import Sum, best_within
+from steelyard.exploration.explore import Explored, Figures, explore, front_kept
+from steelyard.exploration.scores import Score, read_score
+from steelyard.exploration.solver import SOLVERS
+from steelyard.interval import Z80
+from steelyard.provenance import Ledger, content_hash
+from steelyard.scenario.space import SpaceScenario, read_space_scenario
+from steelyard.scenario.words import Problems
+from steelyard.search.chance import quantile, read_chance
+from steelyard.units import parse_quantity
+from steelyard.workload.networks.search_space import LARGEST, Space, find_space
+
+__all__ = ["NetworkSearch", "search_network"]
+
+Codes = NDArray[np.int64]
+Floats = NDArray[np.float64]
+#: Architectures priced at once, most that are listed to be exact, and levels of time of a front by integer programs.
+_CHUNK, LISTED, _LEVELS = 20_000, LARGEST, 12
+#: Devices of one search, and points of a front that are kept.
+_MOST_DEVICES, _FRONT = 16, 200
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class NetworkSearch(Result):
+    """The front of score and time. Arrays ``[n]`` and ``[n, devices]`` over its points, best score first; s."""
+
+    space: Space
+    devices: tuple[str, ...]
+    score_name: str
+    score_title: str
+    proxy: bool
+    architectures: tuple[str, ...]
+    score: Floats
+    latency_s: Floats
+    low_s: Floats
+    high_s: Floats
+    chance: Floats
+    """Probability that a network keeps every limit of time, the intervals' view; 1 without limits."""
+    macs: Floats
+    parameters: Floats
+    limits: Mapping[str, float]
+    """Limits by name: ``latency_s.DEVICE``, ``macs``, ``parameters``."""
+    sure: float
+    how: str
+    """``every architecture``, ``integer programs``, or the solver."""
+    exact: bool
+    tried: int
+    kept: int
+    """Of those tried, how many keep all limits."""
+    cpu_s: float
+    history: tuple[tuple[int, float], ...]
+    ended: str
+    ledger: Ledger
+    provenance: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.architectures)
+
+    @property
+    def best(self) -> str:
+        """The architecture of the best score within the limits."""
+        return f"{self.space.name}:{self.architectures[0]}"
+
+
+@complete
+def search_network(
+    space: str,
+    *,
+    on: str | Sequence[str],
+    latency: str | float | Mapping[str, Any] | None = None,
+    score: Any = "entropy",
+    macs: float | None = None,
+    parameters: float | None = None,
+    sure: str | float = 0.5,
+    solver: str = "auto",
+    budget: int = 5000,
+    seed: int = 0,
+    log: str = "",
+    batch: int | None = None,
+    runtime: str = "",
+    precision: str = "",
+    size: str = "",
+    progress: Callable[[int, int], object] | None = None,
+) -> NetworkSearch:
+    """The networks of a space that score best within limits.
+
+    The front is exact where every architecture can be listed (up to a million) or where score and time add up over
+    the choices (then by integer programs at several limits of time); elsewhere a solver looks for it.
+
+    Args:
+        space: ``nb201``, ``fbnet``, ``ofa``.
+        on: devices, a list or separated by commas: machines, or devices known by a few measured networks.
+        latency: limit of one pass: ``5ms`` for all devices, ``pixel_3:5ms,rk3588:8ms``, or a mapping.
+        score: see :func:`steelyard.exploration.scores.read_score`; more is better.
+        macs: multiply-accumulates of an item at most.
+        parameters: parameters at most.
+        sure: probability with which a network must keep a limit of time; 0.5: the prediction does.
+        solver: ``auto``, or the name of one.
+        budget: networks a solver may try.
+        seed: of the solver.
+        log: a file that keeps what a solver tried; one that is there is gone on from.
+        batch, runtime, precision, size: as for ``estimate``.
+        progress: is called with networks tried and the budget.
+
+    Raises:
+        InputError: a field is wrong.
+        DoesNotFit: no network keeps the limits.
+    """
+    began, problems = time.process_time(), Problems()
+    known = problems.read(find_space, space)
+    names = [n.strip() for n in on.split(",")] if isinstance(on, str) else [str(n) for n in on]
+    if not 1 <= len(names) <= _MOST_DEVICES or len(set(names)) < len(names) or not all(names):
+        problems.add(
+            [Problem("on", f"expected one to {_MOST_DEVICES} different devices, got {show(', '.join(names))}")]
+        )
+    chance = problems.read(_sure, sure)
+    limits = problems.read(_limits, latency, names) or {}
+    for name, value in (("macs", macs), ("parameters", parameters)):
+        if value is not None:
+            found = problems.read(parse_quantity, value, "1", name)
+            if found is not None and not found > 0:
+                problems.add([Problem(name, f"expected a number above 0, got {show(value)}")])
+            limits[name] = found or math.nan
+    if solver != "auto":
+        problems.read(SOLVERS.get, solver)
+    if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
+        problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
+    problems.done()
+    assert known is not None and chance is not None
+    words = {"batch": batch, "runtime": runtime, "precision": precision, "size": size}
+    said = {k: v for k, v in words.items() if v not in (None, "")}
+    sheets = [problems.read(_sheet, known, name, said) for name in names]
+    judged = problems.read(read_score, score, known)
+    problems.done()
+    assert judged is not None
+    task = _Task(known, [s for s in sheets if s is not None], judged, limits, quantile(chance), tuple(names))
+    codes, tried, how, exact, history, ended = task.run(solver, budget, seed, log, progress)
+    if not len(codes):
+        raise DoesNotFit("no network keeps the limits", change=task.nearest())
+    return task.answer(
+        codes,
+        {"sure": chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
+        {
+            "space": known.name,
+            "on": names,
+            "latency": limits,
+            "score": judged.name,
+            "sure": chance,
+            "solver": solver,
+            "budget": budget,
+            "seed": seed,
+            **said,
+        },
+        began,
+    )
+
+
+def _sure(value: str | float) -> float:
+    return 0.5 if value == 0.5 else read_chance(value)
+
+
+def _limits(latency: Any, names: Sequence[str]) -> dict[str, float]:
+    """``latency_s.DEVICE`` of every device that has a limit."""
+    if latency is None or latency == "":
+        return {}
+    if isinstance(latency, str) and ":" in latency:
+        pairs = [part.rpartition(":")[::2] for part in latency.split(",")]
+        latency = {name.strip(): value for name, value in pairs}
+    given = latency if isinstance(latency, Mapping) else dict.fromkeys(names, latency)
+    strange = [name for name in given if name not in names]
+    if strange:
+        raise InputError(f"{show(strange[0])} is not among the devices of on: {', '.join(names)}", field="latency")
+    found = {f"latency_s.{name}": parse_quantity(value, "s", "latency") for name, value in given.items()}
+    if not all(v > 0 for v in found.values()):
+        raise InputError(f"expected a time above 0, got {show(str(latency))}", field="latency")
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class _Sheet:
+    """A device with the costs of all choices on it."""
+
+    name: str
+    scenario: SpaceScenario
+    prices: Any
+
+    def of(self, codes: Codes) -> SpaceEstimate:
+        return answer_space(replace(self.scenario, codes=codes), self.prices)
+
+
+def _sheet(space: Space, name: str, said: Mapping[str, Any]) -> _Sheet:
+    scenario = read_space_scenario({"model": f"{space.name}:{space.example}", "on": name, **said}, Problems())
+    return _Sheet(name, scenario, space_prices(scenario))
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    space: Space
+    sheets: list[_Sheet]
+    score: Score
+    limits: Mapping[str, float]
+    z: float
+    devices: tuple[str, ...]
+
+    def run(
+        self, solver: str, budget: int, seed: int, log: str, progress: Callable[[int, int], object] | None
+    ) -> tuple[Codes, int, str, bool, tuple[tuple[int, float], ...], str]:
+        """Codes of the front, how many were tried, how, whether exactly, history, why it ended."""
+        listed = self.score.codes if self.score.codes is not None else None
+        cheap = self.score.function is None or self.space.size <= budget
+        if solver == "auto" and (listed is not None or (self.space.size <= LISTED and cheap)):
+            codes = self.space.all() if listed is None else listed
+            if self.space.required and listed is None:
+                codes = codes[self._sound(codes)]
+            figures = self.price(codes, progress)
+            front = front_kept(figures.values, figures.broken)
+            return codes[front], len(codes), "every architecture", True, (), "every point"
+        if solver == "auto" and self.score.proxy:
+            codes, programs = self._programs(progress)
+            return codes, programs, "integer programs", True, (), "every level"
+        name = "evolution" if solver == "auto" else solver
+        question = {
+            "space": self.space.name,
+            "on": list(self.devices),
+            "limits": dict(self.limits),
+            "score": self.score.name,
+            "z": self.z,
+        }
+        sizes = [len(self.space.choices[k]) - (p in self.space.required) for p, k in enumerate(self.space.kinds)]
+        found: Explored = explore(
+            self.price,
+            sizes,
+            1 + len(self.sheets),
+            solver=name,
+            budget=budget,
+            seed=seed,
+            log=log,
+            question=question,
+            progress=progress,
+        )
+        front = np.unique(found.codes[found.front], axis=0)
+        return front, len(found.codes), name, False, found.history, found.ended
+
+    def _sound(self, codes: Codes) -> NDArray[np.bool_]:
+        ok = np.ones(len(codes), dtype=bool)
+        for place in self.space.required:
+            ok &= codes[:, place] < len(self.space.choices[self.space.kinds[place]]) - 1
+        return ok
+
+    def price(self, codes: Codes, progress: Callable[[int, int], object] | None = None) -> Figures:
+        """Score (made small) and time on every device, and by how much limits are broken."""
+        parts = []
+        for at in range(0, len(codes), _CHUNK):
+            parts.append(self._priced(codes[at : at + _CHUNK]))
+            if progress is not None:
+                progress(min(at + _CHUNK, len(codes)), len(codes))
+        return Figures(np.concatenate([p.values for p in parts]), np.concatenate([p.broken for p in parts]))
+
+    def _priced(self, codes: Codes) -> Figures:
+        found = [sheet.of(codes) for sheet in self.sheets]
+        scores = self.score.of(self.space, codes, self.sheets[0].prices)
+        values = np.stack([-scores, *(f.latency_s for f in found)], axis=1)
+        over = np.zeros(len(codes))
+        for sheet, f in zip(self.sheets, found, strict=True):
+            limit = self.limits.get(f"latency_s.{sheet.name}", math.inf)
+            slow = f.latency_s * np.exp(self.z * np.log(f.high_s / f.latency_s) / Z80)
+            over = np.maximum(over, slow / limit - 1.0)
+        for name in ("macs", "parameters"):
+            over = np.maximum(over, getattr(found[0], name) / self.limits.get(name, math.inf) - 1.0)
+        values[np.isnan(scores)] = np.inf
+        return Figures(values, over)
+
+    def _sums(self, sheet: _Sheet, spread: float) -> list[Sum]:
+        """Sums that a time must not pass: the device's kernels and its host, or what was measured."""
+        if sheet.scenario.device is not None:
+            costs = sheet.scenario.device.costs()
+            return [Sum(0.0, costs.weights @ costs.means)]
+        shared, choices, grown = sheet.prices.shared, sheet.prices.choices, math.exp(spread)
+        step = shared["step_s"]
+        return [
+            Sum(grown * (shared[kind] + step), grown * (choices[kind] + choices["step_s"]))
+            for kind in ("kernel_s", "host_s")
+        ]
+
+    def _programs(self, progress: Callable[[int, int], object] | None) -> tuple[Codes, int]:
+        """The best score at several limits of time between the fastest network and the best."""
+        prices = self.sheets[0].prices
+        goal = Sum(prices.shared[self.score.name], prices.choices[self.score.name])
+        fixed = [
+            (Sum(prices.shared[name], prices.choices[name]), self.limits[name])
+            for name in ("macs", "parameters")
+            if name in self.limits
+        ]
+        spreads = [self._spread(sheet) for sheet in self.sheets]
+        sums = [self._sums(sheet, self.z * s) for sheet, s in zip(self.sheets, spreads, strict=True)]
+        hard = [self.limits.get(f"latency_s.{sheet.name}", math.inf) for sheet in self.sheets]
+        solve = partial(best_within, self.space, goal)
+
+        def within(scale: Sequence[float]) -> Codes | None:
+            bounds = [(s, min(h, t)) for mine, h, t in zip(sums, hard, scale, strict=True) for s in mine]
+            return solve([*fixed, *bounds])
+
+        quick = best_within(self.space, Sum(0.0, -np.sum([mine[0].choices for mine in sums], axis=0)), fixed)
+        top = within([math.inf] * len(sums))
+        found, programs = [c for c in (top, quick) if c is not None], 2
+        if len(found) == 2:
+            slowest, fastest = (
+                np.array([float(sheet.of(c[None]).latency_s[0]) for sheet in self.sheets]) for c in found
+            )
+            grown = np.exp(self.z * np.array(spreads))
+            for share in np.linspace(1.0, 0.0, _LEVELS + 2)[1:-1]:
+                point = within((grown * (fastest + share * np.maximum(slowest - fastest, 0.0))).tolist())
+                programs += 1
+                if progress is not None:
+                    progress(programs, _LEVELS + 2)
+                if point is not None:
+                    found.append(point)
+        codes = np.unique(np.array(found, dtype=np.int64).reshape(len(found), len(self.space.kinds)), axis=0)
+        if not len(codes):
+            return codes, programs
+        figures = self.price(codes)
+        return codes[front_kept(figures.values, np.where(figures.broken < 1e-6, 0.0, figures.broken))], programs
+
+    def _spread(self, sheet: _Sheet) -> float:
+        if sheet.scenario.device is not None and self.z > 0:
+            raise InputError(
+                "with measured devices name a solver, as evolution: their intervals do not add up", field="sure"
+            )
+        one = sheet.of(sheet.scenario.codes)
+        return float(np.log(one.high_s[0] / one.latency_s[0]) / Z80)
+
+    def nearest(self) -> str:
+        """What the fastest drawn networks reach."""
+        codes = self.space.draw(4000)
+        figures = self._priced(codes if self.score.codes is None else self.score.codes[:_CHUNK])
+        least = float(np.min(figures.broken))
+        return f"raise the limits by {100 * least:.0f} %" if least > 0 else "another solver or a larger budget"
+
+    def answer(self, codes: Codes, told: Mapping[str, Any], inputs: Mapping[str, Any], began: float) -> NetworkSearch:
+        """The result of a front."""
+        scores = self.score.of(self.space, codes, self.sheets[0].prices)
+        order = np.argsort(-scores, kind="stable")
+        order = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), _FRONT)).astype(np.int64))]
+        codes, scores = codes[order], scores[order]
+        found = [sheet.of(codes) for sheet in self.sheets]
+        ledger, chance = Ledger(), np.ones(len(codes))
+        for sheet, f in zip(self.sheets, found, strict=True):
+            for what, source in f.ledger.sources.items():
+                ledger.cite(what, source)
+            for text in f.ledger.assumptions:
+                ledger.assume(text)
+            limit = self.limits.get(f"latency_s.{sheet.name}")
+            if limit is not None:
+                spread = np.maximum(np.log(f.high_s / f.latency_s) / Z80, 1e-9)
+                chance = np.minimum(chance, _normal(np.log(limit / f.latency_s) / spread))
+        if self.score.proxy:
+            ledger.assume(f"{self.score.name} is a proxy, {self.score.title}: it is no accuracy")
+
+        def stack(name: str) -> Floats:
+            return np.stack([getattr(f, name) for f in found], axis=1)
+
+        return NetworkSearch(
+            space=self.space,
+            devices=self.devices,
+            score_name=self.score.name,
+            score_title=self.score.title,
+            proxy=self.score.proxy,
+            architectures=tuple(self.space.spell(c) for c in codes.tolist()),
+            score=scores,
+            latency_s=stack("latency_s"),
+            low_s=stack("low_s"),
+            high_s=stack("high_s"),
+            chance=chance,
+            macs=found[0].macs,
+            parameters=found[0].parameters,
+            limits=dict(self.limits),
+            kept=len(codes),
+            cpu_s=time.process_time() - began,
+            ledger=ledger,
+            provenance={"inputs": dict(inputs), "hash": content_hash(dict(inputs)), "version": __version__},
+            **told,
+        )
+
+
+def _normal(z: Floats) -> Floats:
+    """Probabilities of a standard normal variable below ``z``."""
+    return np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in z])

@@ -1,0 +1,67 @@
+"""Predictors of a device compared: as JSON (``steelyard.predictors/1``), rows, and a report."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.paper import bullets, columns, render, styled
+from steelyard.report.plain import plain
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.exploration.predictors import Leaderboard
+
+__all__ = ["SCHEMA", "flat_rows", "parts", "report", "summary", "to_dict"]
+
+SCHEMA = "steelyard.predictors/1"
+
+
+def flat_rows(found: Leaderboard) -> list[dict[str, Any]]:
+    """A row for each predictor."""
+    return [asdict(s) for s in found.scored]
+
+
+def to_dict(found: Leaderboard) -> dict[str, Any]:
+    """The answer as ``steelyard.predictors/1``."""
+    rows = [{"architecture": a, "measured_s": m, "predicted_s": p} for a, m, p in found.rows]
+    return plain(  # type: ignore[no-any-return]
+        {
+            "schema": SCHEMA,
+            "space": found.space.name,
+            "batch": found.batch,
+            "networks": found.networks,
+            "predictors": flat_rows(found),
+            "absent": dict(found.absent),
+            "rows": rows,
+            "measure_next": list(found.measure_next),
+            "provenance": dict(found.provenance),
+        }
+    )
+
+
+def summary(found: Leaderboard) -> str:
+    """One line for a Python prompt."""
+    return f"<Leaderboard of {len(found.scored)} predictors: {found.best.name}, {found.best.median_ape:.1f} %>"
+
+
+def report(found: Leaderboard, width: int | None = None) -> str:
+    """The answer as text."""
+    return render(parts(found), width)
+
+
+def parts(found: Leaderboard) -> list[Any]:
+    """The report as renderables: predictors, the network furthest off, what to measure next."""
+    heads = ["predictor", "median error", "rank", "inside 80 %"]
+    rows = [[s.name, f"{s.median_ape:.1f} %", f"{s.rank:.3f}", f"{100 * s.inside:.0f} %"] for s in found.scored]
+    worst, measured, predicted = max(found.rows, key=lambda r: abs(r[2] / r[1] - 1.0))
+    return [
+        styled(f"{found.networks} networks of ", (found.space.title, "bold"), f", batch {found.batch:,}"),
+        styled("each predicted from the others"),
+        "",
+        columns(heads, rows, heads[1:]),
+        "",
+        styled(f"furthest off: {worst} {q(measured, 's')} (predicted {q(predicted, 's')})"),
+        *bullets("measure next", found.measure_next),
+        *bullets("not tried", [f"{name}: {why}" for name, why in found.absent.items()]),
+    ]

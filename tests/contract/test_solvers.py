@@ -1,0 +1,30 @@
+"""Every built-in solver and predictor keeps its contract."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from steelyard.exploration.predictors import PREDICTORS
+from steelyard.exploration.solver import SOLVERS
+from steelyard.testing.predictors import PredictorContract
+from steelyard.testing.solvers import SolverContract
+
+
+class TestSolvers(SolverContract):
+    @pytest.fixture(params=["annealing", "bandit", "evolution", "nsga2", "nsga3", "random", "tpe"])
+    def solver(self, request: pytest.FixtureRequest) -> Any:
+        if request.param in ("nsga2", "nsga3", "tpe"):
+            pytest.importorskip("optuna")
+        return SOLVERS.get(request.param)
+
+    def search(self, solver: Any, budget: int = 1000, seed: int = 1, **more: Any) -> Any:
+        # The Bayesian one takes a tenth of a second a point once it knows many.
+        return super().search(solver, min(budget, 192) if solver.name == "tpe" else budget, seed, **more)
+
+
+class TestPredictors(PredictorContract):
+    @pytest.fixture(params=["hierarchical", "macs", "priced", "proxy"])
+    def predictor(self, request: pytest.FixtureRequest) -> Any:
+        return PREDICTORS.get(request.param)

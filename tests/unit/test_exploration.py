@@ -1,0 +1,240 @@
+"""Searches: spaces of choices, fronts, solvers' logs, exact answers against listing, hostile words."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import steelyard as sy
+from steelyard.cli.main import main
+from steelyard.documents import build
+from steelyard.errors import DoesNotFit, InputError
+from steelyard.exploration.additive import Sum, best_within
+from steelyard.exploration.choices import Choices
+from steelyard.exploration.explore import explore, front_kept, hypervolume
+from steelyard.exploration.networks import search_network
+from steelyard.exploration.predictors import search_predictor
+from steelyard.testing.solvers import SIZES, prices
+from steelyard.workload.networks.search_space import find_space
+
+CHOICES = {
+    "schema": "steelyard.choices/1",
+    "choice": [
+        {"name": "width", "values": [0.5, 0.75, 1.0]},
+        {"name": "blocks", "first": 2, "last": 8, "step": 2},
+        {"name": "squeeze", "values": [False, True], "when": {"width": [0.75, 1.0]}},
+        {"name": "ratio", "values": [0.25, 0.5], "when": {"squeeze": [True]}},
+    ],
+}
+
+
+def test_points_that_differ_in_what_does_not_matter_are_one() -> None:
+    space = build(Choices, CHOICES)
+    listed = space.all()
+    said = {space.spell(code) for code in listed.tolist()}
+    expected = {(w, b, s, r) for w, b in product((0.5, 0.75, 1.0), (2, 4, 6, 8)) for s, r in _rest(w)}
+    assert len(listed) == len(said) == len(expected)
+    assert space.columns(listed)["blocks"].tolist() == [space.values(c)["blocks"] for c in listed.tolist()]
+    assert "ratio" not in space.values([1, 0, 0, 1])
+
+
+def _rest(width: float) -> list[tuple[bool, float]]:
+    return [(False, 0.25)] if width == 0.5 else [(False, 0.25), (True, 0.25), (True, 0.5)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"name": "a"}, "either values, or first and last"),
+        ({"name": "a", "values": [1], "first": 1, "last": 2}, "either values"),
+        ({"name": "a", "first": 5, "last": 2}, "first not above last"),
+        ({"name": "a", "first": 0, "last": 10**9}, "at most 10,000"),
+        ({"name": "a", "values": [1, 1]}, "twice"),
+        ({"name": "a", "values": [1], "when": {"b": [1]}}, "unknown earlier choice"),
+        ({"name": " ", "values": [1]}, "expected a name"),
+        ({"name": "a", "values": [1], "whn": {}}, "did you mean 'when'"),
+    ],
+)
+def test_wrong_choices_are_refused(choice: dict[str, object], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        build(Choices, {"choice": [choice]})
+
+
+def test_hypervolume_is_the_volume_of_boxes() -> None:
+    rng = np.random.default_rng(2)
+    for figures in (1, 2, 3):
+        points = rng.random((12, figures))
+        grid = (np.stack(np.meshgrid(*[np.arange(40)] * figures, indexing="ij"), -1).reshape(-1, figures) + 0.5) / 40
+        beaten = (points[:, None, :] <= grid[None]).all(axis=2).any(axis=0)
+        assert hypervolume(points, np.ones(figures)) == pytest.approx(beaten.mean(), abs=0.04)
+
+
+def test_a_search_that_is_killed_goes_on_without_loss(tmp_path: Path) -> None:
+    log = tmp_path / "search.jsonl"
+    whole = explore(prices, SIZES, 2, budget=640, seed=5)
+    explore(prices, SIZES, 2, budget=320, seed=5, log=str(log))
+    log.write_text(log.read_text()[:-40])  # killed while it wrote
+    asked: list[int] = []
+
+    def counted(codes: np.ndarray) -> object:
+        asked.append(len(codes))
+        return prices(codes)
+
+    again = explore(counted, SIZES, 2, budget=640, seed=5, log=str(log))  # type: ignore[arg-type]
+    assert np.array_equal(again.codes, whole.codes)
+    assert np.array_equal(again.values, whole.values)
+    assert sum(asked) == 640 - 256
+    more: list[int] = []
+    explore(lambda codes: more.append(len(codes)), SIZES, 2, budget=640, seed=5, log=str(log))  # type: ignore[arg-type,func-returns-value]
+    assert not more
+
+
+def test_the_log_of_another_search_is_refused_and_kept(tmp_path: Path) -> None:
+    log = tmp_path / "search.jsonl"
+    explore(prices, SIZES, 2, budget=64, seed=5, log=str(log))
+    before = log.read_bytes()
+    with pytest.raises(InputError, match="another search: its seed differs"):
+        explore(prices, SIZES, 2, budget=64, seed=6, log=str(log))
+    assert log.read_bytes() == before
+    log.write_text("no log\n")
+    with pytest.raises(InputError, match="is not the log of a search"):
+        explore(prices, SIZES, 2, budget=64, seed=5, log=str(log))
+
+
+def test_history_grows_to_the_whole_front() -> None:
+    found = explore(prices, SIZES, 2, budget=1000, seed=5)
+    volumes = [v for _, v in found.history]
+    assert volumes == sorted(volumes)
+    assert volumes[-1] == 1.0
+    assert found.history[-1][0] == len(found.codes)
+
+
+def test_programs_equal_listing() -> None:
+    pytest.importorskip("highspy")
+    space = find_space("nb201")
+    codes, rng = space.all(), np.random.default_rng(3)
+    goal, cost = Sum(1.0, rng.random(len(space.features))), Sum(0.5, rng.random(len(space.features)))
+    counts = space.counts(codes)
+    goals, costs = goal.shared + counts @ goal.choices, cost.shared + counts @ cost.choices
+    for share in (0.2, 0.5, 0.8):
+        limit = float(np.quantile(costs, share))
+        code = best_within(space, goal, [(cost, limit)])
+        assert code is not None
+        mine = space.counts(code[None])[0]
+        assert cost.shared + mine @ cost.choices <= limit * (1 + 1e-9)
+        assert goal.shared + mine @ goal.choices == pytest.approx(goals[costs <= limit].max(), rel=1e-9)
+    assert best_within(space, goal, [(cost, float(costs.min()) * 0.9)]) is None
+
+
+def test_a_front_is_that_of_every_cell_priced() -> None:
+    found = search_network("nb201", on="rtx_3090", latency="6ms", score="macs")
+    every = sy.estimate("nb201:all", on="rtx_3090")
+    values = np.stack([-every.macs, every.latency_s], axis=1)
+    front = front_kept(values, np.maximum(every.latency_s / 6e-3 - 1.0, 0.0))
+    assert found.exact
+    assert found.tried == 15625
+    assert set(found.architectures) == {every.architectures[i] for i in front}
+    assert found.score.tolist() == sorted(found.score.tolist(), reverse=True)
+
+
+def test_programs_find_what_a_solver_does_not_beat() -> None:
+    pytest.importorskip("highspy")
+    exact = search_network("fbnet", on="snapdragon_8_gen_2", latency="0.9ms", score="macs")
+    searched = search_network(
+        "fbnet", on="snapdragon_8_gen_2", latency="0.9ms", score="macs", solver="evolution", budget=1500
+    )
+    assert exact.how == "integer programs"
+    assert exact.score[0] >= searched.score[0]
+    assert (exact.latency_s <= 0.9e-3 * (1 + 1e-9)).all()
+    assert (searched.latency_s <= 0.9e-3 * (1 + 1e-9)).all()
+
+
+def test_sure_keeps_the_limit_with_that_chance() -> None:
+    plain = search_network("nb201", on="rtx_3090", latency="6ms", score="macs")
+    sure = search_network("nb201", on="rtx_3090", latency="6ms", score="macs", sure="90%")
+    assert plain.chance.max() <= 1.0
+    assert (sure.chance >= 0.9 - 1e-6).all()
+    assert sure.score[0] <= plain.score[0]
+
+
+def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
+    space = find_space("nb201")
+    chosen = [space.spell(c) for c in space.draw(30, seed=8).tolist()]
+    table = tmp_path / "scores.csv"
+    table.write_text("architecture,score\n" + "".join(f"{a},{len(a)}\n" for a in chosen))
+    found = search_network("nb201", on="rtx_3090,rk3588", score=str(table))
+    assert set(found.architectures) <= set(chosen)
+    assert found.tried == 30
+    assert found.latency_s.shape == (len(found), 2)
+    file = tmp_path / "mine.py"
+    file.write_text("def score(architectures):\n    return [len(a) for a in architectures]\n")
+    by_file = search_network("nb201", on="rtx_3090", score=f"{file}:score", budget=300, seed=1)
+    assert by_file.how == "evolution"
+    assert by_file.score.tolist() == [len(a) for a in by_file.architectures]
+    for code, words in (
+        ("1/0", "ZeroDivisionError"),
+        ("return [1]", "one for each architecture"),
+        ("return 'x'", "failed"),
+    ):
+        file.write_text(f"def score(architectures):\n    {code}\n")
+        with pytest.raises(InputError, match=words):
+            search_network("nb201", on="rtx_3090", score=f"{file}:score", budget=100)
+
+
+def test_limits_that_nothing_keeps_say_what_would() -> None:
+    with pytest.raises(DoesNotFit, match="no network keeps") as found:
+        search_network("nb201", on="rtx_3090", latency="1us")
+    assert "raise the limits by" in str(found.value)
+
+
+def test_every_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    words = "search network --space ofo --on a100_sxm,a100_sxm --latency x --budget 0 --solver evo --sure 2"
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    for part in (
+        "did you mean 'ofa'",
+        "different devices",
+        "--latency",
+        "--budget",
+        "did you mean 'evolution'",
+        "--sure",
+    ):
+        assert part in said
+    assert main(["search"]) == 2
+    assert "search network" in capsys.readouterr().err
+    assert main(["search", "netwrk"]) == 2
+    assert "did you mean 'network'" in capsys.readouterr().err
+
+
+def test_the_json_form(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["search", "network", "--space", "nb201", "--on", "rtx_3090"]
+    assert main([*words, "--latency", "6ms", "--score", "macs", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["schema"] == "steelyard.search/1"
+    assert found["best"] == "nb201:" + found["front"][0]["architecture"]
+    assert all(p["latency_s"]["rtx_3090"] <= 6e-3 for p in found["front"])
+    one = sy.estimate(found["best"], on="rtx_3090")
+    assert found["front"][0]["macs"] == pytest.approx(one.macs)
+
+
+def test_predictors_are_compared_on_measured_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = find_space("nb201")
+    codes = space.draw(12, seed=1)
+    seconds = 2e-3 + space.counts(codes) @ np.array([1e-5, 2e-5, 1e-4, 4e-4, 5e-5])
+    file = tmp_path / "ten.csv"
+    rows = zip((space.spell(c) for c in codes.tolist()), seconds, strict=True)
+    file.write_text("architecture,seconds\n" + "".join(f"{a},{s}\n" for a, s in rows))
+    found = search_predictor(str(file), space="nb201")
+    assert {s.name for s in found.scored} == {"hierarchical", "macs", "proxy"}
+    assert [s.median_ape for s in found.scored] == sorted(s.median_ape for s in found.scored)
+    assert "expected a machine" in found.absent["priced"]
+    assert len(set(found.measure_next)) == 5
+    assert main(["search", "predictor", "--measured", str(file), "--space", "nb201", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["predictors"][0]["name"] == found.best.name
+    with pytest.raises(InputError, match="at least four"):
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
+        search_predictor(str(file), space="nb201")
