@@ -44,7 +44,8 @@ def licences(package: Distribution) -> set[str]:
         return set(re.split(r"[\s()]+", str(said))) - {"", "AND", "OR", "WITH"}
     classes = [c.rpartition(" :: ")[2] for c in package.metadata.get_all("Classifier") or [] if c.startswith("License")]
     texts = classes or [str(package.metadata.get("License") or "").strip().partition("\n")[0]]
-    return {SAID.get(text.lower(), text) for text in texts if text}
+    parts = [part.strip() for text in texts for part in re.split(r" AND | OR ", text)]
+    return {SAID.get(part.lower(), part) for part in parts if part}
 
 
 def main(write: bool) -> int:

@@ -31,6 +31,8 @@ HOMES = {
     "load_model": "steelyard.workload.catalogue",
     "plan": "steelyard.search.api",
     "plan_training": "steelyard.search.training",
+    "search_network": "steelyard.exploration.networks",
+    "search_predictor": "steelyard.exploration.predictors",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
     "train": "steelyard.training.estimate",

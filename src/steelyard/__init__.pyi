@@ -13,6 +13,8 @@ from steelyard.errors import UnknownName as UnknownName
 from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
 from steelyard.estimation.places import fit as fit
+from steelyard.exploration.networks import search_network as search_network
+from steelyard.exploration.predictors import search_predictor as search_predictor
 from steelyard.machine import Machine as Machine
 from steelyard.machine import load_machine as load_machine
 from steelyard.machine.catalogue import find_machine as find_machine

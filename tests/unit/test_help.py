@@ -14,7 +14,7 @@ from steelyard.cli.help import EXAMPLES
 from steelyard.cli.main import app, main
 from steelyard.scenario.fields import ENGINE_FLAGS, TOPICS, USUAL, VERBS, fields_of
 
-#: Examples that measure the computer they run on, which takes minutes.
+#: Examples that take minutes, or go on until they are stopped.
 MEASURING = ("calibrate",)
 
 
@@ -80,6 +80,9 @@ def _inputs(folder: Path) -> None:
     """The files that examples name."""
     fixed = '[fixed]\nmodel = "llama-3.1-8b"\non = "h100_sxm"\n[grid]\nbatch = [1, 2]\n'
     (folder / "study.toml").write_text(f'name = "my-study"\nkind = "estimate"\n{fixed}')
+    cells = ("nor_conv_3x3", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "none")
+    rows = [f"|{c}~0|+|{c}~0|{c}~1|+|{c}~0|{c}~1|{c}~2|,{n}e-3" for n, c in enumerate(cells, 3)]
+    (folder / "ten.csv").write_text("\n".join(["architecture,seconds", *rows]))
     totals = {"completed": 8, "total_input_tokens": 4096, "total_output_tokens": 256, "request_throughput": 4.0}
     times = {"mean_ttft_ms": 40.0, "mean_tpot_ms": 7.0, "duration": 2.0, "max_concurrency": 4}
     (folder / "measured.json").write_text(json.dumps({**totals, **times}))

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import Annotated
+
+from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, RUN, option
 from steelyard.cli.output import Output, write
 
 
-def search_network(
-    *,
-    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)],
-    on: Annotated[str, option("devices, separated by commas: machines, or devices known by few networks", topic=FIRST)],
-    latency: Annotated[str, option("limit of a pass: 5ms, or DEVICE:5ms,DEVICE:8ms", topic=FIRST)] = "",
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Wanted:
+    """What is searched for."""
+
+    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)]
+    on: Annotated[str, option("devices, separated by commas: machines, or devices known by few networks", topic=FIRST)]
+    latency: Annotated[str, option("limit of a pass: 5ms, or DEVICE:5ms,DEVICE:8ms", topic=FIRST)] = ""
     score: Annotated[
         str, option("CSV of architecture,score; FILE.py:FUNCTION; or a proxy: entropy, macs, parameters", topic=FIRST)
-    ] = "entropy",
-    macs: Annotated[str, option("multiply-accumulates at most", topic=FIRST)] = "",
-    parameters: Annotated[str, option("parameters at most", topic=FIRST)] = "",
-    sure: Annotated[str, option("probability of keeping the limits of time: 0.9", topic=FIRST)] = "",
-    batch: Annotated[int | None, option("items of a pass", topic=FIRST)] = None,
-    runtime: Annotated[str, option("runtime, as for estimate", topic=FIRST)] = "",
-    precision: Annotated[str, option("arithmetic, as for estimate", topic=FIRST)] = "",
-    size: Annotated[str, option("size of the image, as for estimate", topic=FIRST)] = "",
+    ] = "entropy"
+    macs: Annotated[str, option("multiply-accumulates at most", topic=FIRST)] = ""
+    parameters: Annotated[str, option("parameters at most", topic=FIRST)] = ""
+    sure: Annotated[str, option("probability of keeping the limits of time: 0.9", topic=FIRST)] = ""
+    batch: Annotated[str, option("items of a pass", topic=FIRST)] = ""
+    runtime: Annotated[str, option("runtime, as for estimate", topic=FIRST)] = ""
+    precision: Annotated[str, option("arithmetic, as for estimate", topic=FIRST)] = ""
+    size: Annotated[str, option("size of the image, as for estimate", topic=FIRST)] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Effort:
+    """How it is looked for."""
+
     solver: Annotated[
         str, option("auto, evolution, annealing, bandit, random, tpe, nsga2, nsga3, or of a plug-in", topic=RUN)
-    ] = "auto",
-    budget: Annotated[int, option("networks a solver may try (default: 5000)", topic=RUN)] = 5000,
-    seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0,
-    log: Annotated[str, option("file that keeps what was tried; one that is there is gone on from", topic=RUN)] = "",
+    ] = "auto"
+    budget: Annotated[int, option("networks a solver may try (default: 5000)", topic=RUN)] = 5000
+    seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0
+    log: Annotated[str, option("file that keeps what was tried; one that is there is gone on from", topic=RUN)] = ""
+
+
+def search_network(
+    *,
+    wanted: Wanted,
+    effort: Effort = Effort(),
     output: Output = Output(),  # noqa: B008
 ) -> None:
     """Find the networks of a space that score best within limits of time on one or several devices.
@@ -41,25 +60,9 @@ def search_network(
     from steelyard.exploration.networks import search_network as search
     from steelyard.report import search_network as report
 
+    said = {name: value for name, value in asdict(wanted).items() if value != ""}
     with counted("networks", quiet=output.quiet) as progress:
-        found = search(
-            space,
-            on=on,
-            latency=latency or None,
-            score=score,
-            macs=macs or None,  # type: ignore[arg-type]  # a number with a unit is read
-            parameters=parameters or None,  # type: ignore[arg-type]
-            sure=sure or 0.5,
-            batch=batch,
-            runtime=runtime,
-            precision=precision,
-            size=size,
-            solver=solver,
-            budget=budget,
-            seed=seed,
-            log=log,
-            progress=progress,
-        )
+        found = search(**said, **asdict(effort), progress=progress)
     write(
         output,
         data=lambda: report.to_dict(found),

@@ -94,11 +94,8 @@ def search_network(
     budget: int = 5000,
     seed: int = 0,
     log: str = "",
-    batch: int | None = None,
-    runtime: str = "",
-    precision: str = "",
-    size: str = "",
     progress: Callable[[int, int], object] | None = None,
+    **words: Any,
 ) -> NetworkSearch:
     """The networks of a space that score best within limits.
 
@@ -117,8 +114,8 @@ def search_network(
         budget: networks a solver may try.
         seed: of the solver.
         log: a file that keeps what a solver tried; one that is there is gone on from.
-        batch, runtime, precision, size: as for ``estimate``.
         progress: is called with networks tried and the budget.
+        words: fields of ``estimate`` that hold for every network: ``batch``, ``runtime``, ``precision``, ``size`` ...
 
     Raises:
         InputError: a field is wrong.
@@ -145,7 +142,6 @@ def search_network(
         problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
     problems.done()
     assert known is not None and chance is not None
-    words = {"batch": batch, "runtime": runtime, "precision": precision, "size": size}
     said = {k: v for k, v in words.items() if v not in (None, "")}
     sheets = [problems.read(_sheet, known, name, said) for name in names]
     judged = problems.read(read_score, score, known)

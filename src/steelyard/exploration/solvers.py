@@ -129,7 +129,7 @@ class Evolution(Random):
     def _parents(self, n: int) -> Codes:
         """Winners of tournaments of two; the population lies best first."""
         pairs = self.rng.integers(0, len(self.codes), (n, 2))
-        return self.codes[pairs.min(axis=1)]
+        return np.asarray(self.codes[pairs.min(axis=1)], dtype=np.int64)
 
 
 class Annealing(Random):
