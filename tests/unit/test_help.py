@@ -14,13 +14,8 @@ from steelyard.cli.help import EXAMPLES
 from steelyard.cli.main import app, main
 from steelyard.scenario.fields import ENGINE_FLAGS, TOPICS, USUAL, VERBS, fields_of
 
-<<<<<<< HEAD
 #: Examples that take minutes, or go on until they are stopped.
 MEASURING = ("calibrate",)
-=======
-#: Examples that measure the computer they run on, which takes minutes.
-MEASURING = ("calibrate", "serve")
->>>>>>> 8360f0ee (Examples that go on until they are stopped are not run by their test)
 
 
 def _help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
