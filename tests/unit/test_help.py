@@ -15,7 +15,7 @@ from steelyard.cli.main import app, main
 from steelyard.scenario.fields import ENGINE_FLAGS, TOPICS, USUAL, VERBS, fields_of
 
 #: Examples that take minutes, or go on until they are stopped.
-MEASURING = ("calibrate",)
+MEASURING = ("calibrate", "serve")
 
 
 def _help(verb: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> str:
