@@ -40,6 +40,8 @@ COMMANDS: tuple[tuple[tuple[str, ...], bool | None], ...] = (
     (("report", "batches"), None),
     (("calibrate", "--here", "--quick"), None),
     (("validate",), None),
+    (("serve", "--export", "page"), True),
+    (("serve", "--no-browser", "--port", "0"), None),
     (("estimate", "no-such-model", "--on", "h100_sxm"), False),
 )
 PYTHON = """

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.fuzz import corpus, files, onnx_models, questions
+from tests.fuzz import corpus, files, onnx_models, pages, questions
 from tests.fuzz.mutate import write
 
 __all__ = ["PARSERS", "Parser"]
@@ -92,5 +92,8 @@ PARSERS: dict[str, Parser] = {
     },
     "specs": Parser("words", corpus.specs, questions.spec),
     "planned": Parser("words", partial(corpus.words, "plan"), questions.planned, 0.02),
+    "page_query": Parser("bytes", pages.queries, pages.query, 0.5),
+    "page_dropped": Parser("json", pages.configs, pages.dropped, 0.3),
+    "page_answer": Parser("bytes", pages.answers, pages.answer, 0.3),
     "argv": Parser("words", lambda: [write(t, "words") for t in corpus.ARGV], questions.argv, 0.5),
 }

@@ -204,6 +204,37 @@ def test_it_can_be_read_by_everybody(at: Any, path: str, width: int, theme: str)
     assert one.view.violations() == []
 
 
+def test_the_page_is_built_as_it_was(at: Any) -> None:
+    """Regions, headings and figures in their order: what a screen is, without its pixels."""
+    one = at(ESTIMATE)
+    groups = one.page.locator("legend").all_inner_texts()
+    assert groups == ["What runs", "Where it runs", "Traffic", "Engine", "Techniques"]
+    labels = one.page.locator("fieldset > .row label").all_inner_texts()
+    assert labels == ["model", "weights", "machine", "TP", "batch", "prompt tokens", "generated tokens", "engine"]
+    facts = [x.split("\n")[0] for x in one.page.locator(".fact dt").all_inner_texts()]
+    assert facts == [
+        "first token",
+        "per token",
+        "end to end",
+        "tokens per second",
+        "energy per token",
+        "per million tokens",
+    ]
+    names = one.page.locator("figure").evaluate_all("f => f.map(x => x.dataset.figure)")
+    assert names == ["memory", "latency", "roofline", "time", "energy"]
+    links = one.page.locator(".elsewhere").inner_text().split()
+    assert links == ["as", "command", "as", "Python", "JSON", "CSV"]
+
+
+def test_the_figures_are_told_to_a_screen_reader(at: Any) -> None:
+    one = at(ESTIMATE)
+    one.page.fill("[name=batch]", "16")
+    one.page.keyboard.press("Tab")
+    one.becomes("tpot_s", sy.estimate("llama-3.1-8b", "h100_sxm", batch=16).tpot_s)
+    one.page.locator("#told", has_text="per token").wait_for(state="attached")
+    assert one.page.locator("#told").inner_text().startswith("first token ")
+
+
 def test_the_keyboard_reaches_everything_in_order(at: Any) -> None:
     one = at(ESTIMATE)
     seen = []

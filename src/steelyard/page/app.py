@@ -38,6 +38,7 @@ from steelyard.report.figures import asset, has_library
 
 __all__ = ["make_app"]
 
+_NOT_KEPT = {"cache-control": "no-store"}
 #: Seconds that the first page has for itself.
 _FIRST_PAGE_S = 2.0
 #: Answers worked on at once: they hold the interpreter, so more of them would all be late.
@@ -103,7 +104,7 @@ def _said(path: str, status: int, words: str) -> Response:
 
 
 def _json(document: Any, status: int = 200) -> Response:
-    return Response(json_text(document), status, media_type="application/json")
+    return Response(json_text(document), status, _NOT_KEPT, media_type="application/json")
 
 
 class _Page:
@@ -133,7 +134,7 @@ class _Page:
         if not any(not n.startswith("_") for n, _ in pairs) and one.start:
             return RedirectResponse(f"/{one.name}?{urlencode(one.start)}", 307)
         text = await self.work(self._page, one, request.url.query)
-        return HTMLResponse(text, headers={"cache-control": "no-store"})
+        return HTMLResponse(text, headers=_NOT_KEPT)
 
     def _page(self, one: Screen, query: str) -> str:
         question = read_question(one, query)
@@ -195,7 +196,7 @@ class _Page:
         question = read_question(one, request.url.query)
         shown = await self._answer(question)
         if form == "csv":
-            return PlainTextResponse(csv_text(shown.rows), media_type="text/csv; charset=utf-8")
+            return PlainTextResponse(csv_text(shown.rows), headers=_NOT_KEPT, media_type="text/csv; charset=utf-8")
         return _json(shown.document)
 
     async def file(self, request: Request) -> Response:
@@ -258,7 +259,7 @@ class _Page:
             async for state in job.states(_ALIVE_S):
                 yield f"event: {state['state']}\ndata: {json.dumps(state)}\n\n" if state else ": still here\n\n"
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"cache-control": "no-store"})
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=_NOT_KEPT)
 
     def _job(self, request: Request) -> Job:
         job = self.jobs.find(request.path_params["key"])

@@ -105,7 +105,7 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
         from steelyard.page.app import make_app
 
         place = bound.getsockname()[1]
-        named = "localhost" if host in ("127.0.0.1", "::1", "localhost") else f"[{host}]" if ":" in host else host
+        named = "localhost" if host in ("127.0.0.1", "localhost") else f"[{host}]" if ":" in host else host
         url = f"http://{named}:{place}/"
         if port and place != port:
             print(f"port {port} is taken; using {place}", file=sys.stderr)
@@ -119,6 +119,7 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
             log_level="error",
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=30,
             limit_concurrency=512,

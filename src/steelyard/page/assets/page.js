@@ -95,12 +95,25 @@ function show(page, swap) {
   answer().replaceChildren(...next.childNodes);
   if (place) answer().querySelector(place)?.focus({preventScroll: true});
   globalThis.steelyardFigures?.draw(answer());
+  tell();
   const theirs = page.getElementById('question');
   if (!theirs || !form()) return;
   const shape = f => f.querySelector('#fields').dataset.shape;
   if (swap || shape(theirs) !== shape(form())) replaceForm(theirs);
   else mark(theirs);
   if (long) resume(refresh);
+}
+
+// Tells a screen reader the figures of an answer, once they stay.
+let telling = 0;
+function tell() {
+  clearTimeout(telling);
+  telling = setTimeout(() => {
+    const facts = [...answer().querySelectorAll('.fact')].slice(0, 6);
+    const wrong = [...answer().querySelectorAll('.problems li')].map(li => li.textContent.trim().split('\n')[0]);
+    const words = facts.map(f => `${f.querySelector('dt').firstChild.textContent} ${f.querySelector('.value').textContent}`);
+    document.getElementById('told').textContent = [...wrong, ...words].join(', ');
+  }, 700);
 }
 
 const path = details => {
