@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from bench import page, plan, price_rate, simulate, start_up, sweep, training_runs
+from bench import page, plan, plan_training, price_rate, simulate, start_up, sweep, training_runs
 
 
 def main() -> int:
@@ -16,6 +16,7 @@ def main() -> int:
         **simulate.run(),
         **sweep.run(),
         **plan.run(),
+        **plan_training.run(),
         **training_runs.run(),
         **page.run(),
     }

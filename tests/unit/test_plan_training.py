@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 import steelyard as sy
 from steelyard.cli.main import main
 from steelyard.errors import InputError
+from steelyard.scenario.training import read_train_scenario
 from steelyard.search.training import TrainAnswer, why_not
+from steelyard.training.estimate import answer_train, layouts_of
 
 WORDS = {"model": "llama-3.1-8b", "on": "h100_sxm:64", "gbs": "1Mtok", "seq": 4096, "tokens": "20B"}
 
@@ -86,3 +90,75 @@ def test_replicas_that_share_their_states_stay_as_said() -> None:
 
 def test_a_framework_without_stages_is_laid_out_without() -> None:
     assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="deepspeed").scenario.plan.pp == 1
+
+
+def test_open_degrees_are_chosen_as_a_plan_chooses_them() -> None:
+    """The step of ``train`` with every degree open is that of the plan on as many devices."""
+    words = {"model": "llama-3.1-70b", "on": "h100_sxm:128", "gbs": 256, "seq": 8192}
+    found = sy.train(**words)  # type: ignore[arg-type]
+    answer = sy.plan_training(**words, objective="time", sure=0.5)  # type: ignore[arg-type]
+    assert answer.winner is not None
+    assert answer.winner.scenario.plan == found.scenario.plan
+    assert answer.winner.step_s == found.step_s
+    assert {"vp", "cp"} <= set(found.scenario.open)
+
+
+def test_what_the_search_says_of_a_layout_is_what_train_says() -> None:
+    scenario = read_train_scenario({"model": "deepseek-v3", "on": "h100_sxm:256", "gbs": 2048, "framework": "bridge"})
+    found = layouts_of(scenario)
+    assert found.fits
+    some = np.flatnonzero(found.columns["recompute_layers"])
+    for i in (0, len(found) // 2, len(found) - 1, *some[:2].tolist()):
+        one = answer_train(replace(scenario, plan=found.plan_of(i), open=()))
+        assert one.step_s == pytest.approx(float(found.step_s[i]), rel=1e-9)
+        assert max(s.reserved_bytes for s in one.stages) == pytest.approx(float(found.reserved_bytes[i]), rel=1e-9)
+        assert one.fits
+
+
+def test_chunks_are_chosen_only_where_nobody_laid_it_out() -> None:
+    assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, tp=2, pp=2).scenario.plan.vp == 1
+    assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, pp=4, vp=1).scenario.plan.vp == 1
+    assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, pp=4, schedule="zb-h1").scenario.plan.vp == 1
+
+
+def test_some_layers_are_computed_again_where_all_is_too_much() -> None:
+    words = {"model": "llama-3.1-8b", "on": "h100_sxm:8", "gbs": 64, "tp": 1, "pp": 1, "mbs": 2}
+    some, full, none = (sy.train(**words, recompute=r) for r in ("full:5", "full", "none"))  # type: ignore[arg-type]
+    assert none.step_s < some.step_s < full.step_s
+    assert full.stages[0].allocated_bytes < some.stages[0].allocated_bytes < none.stages[0].allocated_bytes
+    assert some.again_flops == pytest.approx(full.again_flops * 5 / 32)
+    asked = {"model": "llama-2-70b", "on": "h100_sxm:32", "gbs": 64, "tp": 4, "pp": 4, "seq": 16384}
+    chosen = sy.train(**asked)  # type: ignore[arg-type]
+    assert chosen.fits
+    assert chosen.scenario.plan.again not in ("none", "full")
+    whole = sy.train(**asked, mbs=chosen.scenario.plan.mbs, recompute="full")  # type: ignore[arg-type]
+    assert chosen.step_s < whole.step_s
+
+
+def test_techniques_count_in_the_search() -> None:
+    words = {"model": "llama-3.1-8b", "on": "h100_sxm:16", "gbs": 64, "seq": 8192}
+    whole, dropped = sy.train(**words), sy.train(**words, techniques=["token-dropping:0.5"])  # type: ignore[arg-type]
+    scenario = read_train_scenario({**words, "techniques": ["token-dropping:0.5"]})
+    found = layouts_of(scenario)
+    assert dropped.step_s == pytest.approx(float(found.step_s.min()))
+    assert dropped.step_s < whole.step_s
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "said"),
+    [
+        ({"model": "llama-3.1-8b", "ep": 2}, "ep", "no experts"),
+        ({"model": "llama-3.1-8b", "gbs": 999, "tp": 1, "dp": 8}, "gbs", "nearest is 1000"),
+        ({"model": "llama-3.1-8b", "pp": 4, "dp": 3}, "pp", "16 devices with pp 4, dp 3"),
+        ({"model": "llama-3.1-8b", "recompute": "full:x"}, "recompute", "full:N"),
+    ],
+)
+def test_what_no_layout_can_do_is_refused(words: dict[str, object], field: str, said: str) -> None:
+    with pytest.raises(InputError, match=said) as error:
+        sy.train(**{"on": "h100_sxm:16", "gbs": 64, **words})  # type: ignore[arg-type]
+    assert {p.field for p in error.value.problems} == {field}
+
+
+def test_sequences_are_as_long_as_the_model_takes() -> None:
+    assert sy.train("bert-large-uncased", "a100_sxm:8", gbs=256).scenario.plan.seq == 512
+    assert sy.train("llama-3.1-8b", "a100_sxm:8", gbs=64).scenario.plan.seq == 4096

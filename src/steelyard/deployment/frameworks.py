@@ -40,6 +40,9 @@ class Framework:
         bool, "its usual launcher has pipeline stages; without, none are tried where nothing is said"
     ] = True
     recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
+    recomputes: Annotated[
+        tuple[str, ...], "what its plans may compute again: modules, layers (so many of each chunk), full"
+    ] = ("full",)
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
     dropout: Annotated[bool, "drops values of what a block adds: a mask of a byte each waits"] = False
     stage_whole: Annotated[
@@ -115,7 +118,7 @@ def find_framework(name: str) -> Framework:
 
 
 #: Fields of a framework that describe it rather than what it does.
-_TITLES = frozenset({"name", "title", "version", "released", "aliases", "source", "guess"})
+_TITLES = frozenset({"name", "title", "version", "released", "aliases", "source", "guess", "recomputes"})
 
 
 def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework:

@@ -24,6 +24,7 @@ __all__ = [
     "SPLITTING",
     "TASKS",
     "TrainPlan",
+    "degree_problems",
     "layout_problems",
     "stages_run",
 ]
@@ -78,6 +79,9 @@ class TrainPlan:
     """Sequences of a step."""
     seq: int = 4096
     recompute: tuple[str, ...] = ()
+    """Modules that are computed again."""
+    recompute_layers: int = 0
+    """Of the layers of every chunk of a stage, those computed again whole; 0: what ``recompute`` says, of all."""
     task: str = "pretrain"
     rank: int = 16
     """Of adapters."""
@@ -123,6 +127,11 @@ class TrainPlan:
         return 4.0 if self.precision in ("fp32", "tf32") else 2.0
 
     @property
+    def again(self) -> str:
+        """What is computed again, as ``--recompute`` reads it."""
+        return f"full:{self.recompute_layers}" if self.recompute_layers else ",".join(self.recompute) or "none"
+
+    @property
     def lowering(self) -> Plan:
         """Degrees as the sharding rules of ops read them: all but experts, which are shared out by their tokens."""
         return Plan(weights="bf16", activations="bf16", kv="bf16", communication="bf16", tp=self.tp)
@@ -158,7 +167,7 @@ class TrainPlan:
             "micro_batches": self.micro_batches,
             "docs": "" if self.packing is None else self.packing.text,
             "sequence_parallel": self.sequence_parallel,
-            "recompute": list(self.recompute) or ["none"],
+            "recompute": self.again.split(","),
             "precision": self.precision,
             "optimizer": self.optimizer.name,
             "devices": self.devices,
@@ -172,11 +181,8 @@ def stages_run(schedule: str, pp: Any) -> Any:
     return (pp > 1) & (pp % (2 if schedule in ("dualpipe", "chimera") else 1) == 0)
 
 
-def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[Problem]:
-    """What is wrong with a layout: degrees that do not divide the model, the devices or the batch."""
-    if plan.devices != devices:
-        given = f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = {plan.devices}"
-        yield Problem("dp", f"{given} devices, --on has {devices}")
+def degree_problems(plan: TrainPlan, model: Workload) -> Iterator[Problem]:
+    """What is wrong with single degrees, whatever the others are: they do not divide the model."""
     for queries, keys in model.head_groups:
         if queries % plan.tp:
             near = max(d for d in range(1, plan.tp + 1) if queries % d == 0)
@@ -188,16 +194,26 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
     most = model.depth + 2  # embedding and head may have chunks of their own
     if plan.pp * plan.vp > most:
         yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {most}")
-    if plan.vp > 1 and plan.pp == 1:
-        yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
-    if not stages_run(plan.schedule, plan.pp):
-        several = "several" if stages_run(plan.schedule, 3) else "an even number of"
-        yield Problem("schedule", f"{plan.schedule} is of {several} pipeline stages, not {plan.pp}: give --pp")
     if plan.ep > 1 and not model.experts:
         yield Problem("ep", f"{model.name} has no experts")
     elif plan.ep > 1 and model.experts % plan.ep:
         near = max(d for d in range(1, plan.ep + 1) if model.experts % d == 0)
         yield Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}")
+    if plan.seq % max(1, 2 * plan.cp if plan.cp > 1 else 1):
+        yield Problem("cp", f"{plan.seq} tokens are no multiple of 2 x cp {plan.cp}")
+
+
+def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[Problem]:
+    """What is wrong with a layout: degrees that do not divide the model, the devices or the batch."""
+    if plan.devices != devices:
+        given = f"tp {plan.tp} x pp {plan.pp} x cp {plan.cp} x dp {plan.dp} = {plan.devices}"
+        yield Problem("dp", f"{given} devices, --on has {devices}")
+    yield from degree_problems(plan, model)
+    if plan.vp > 1 and plan.pp == 1:
+        yield Problem("vp", "chunks are of pipeline stages: give --pp above 1")
+    if not stages_run(plan.schedule, plan.pp):
+        several = "several" if stages_run(plan.schedule, 3) else "an even number of"
+        yield Problem("schedule", f"{plan.schedule} is of {several} pipeline stages, not {plan.pp}: give --pp")
     if (plan.tp * plan.cp * plan.dp) % (plan.ep * plan.etp):
         yield Problem(
             "ep", f"ep {plan.ep} x etp {plan.etp} does not divide tp x cp x dp = {plan.tp * plan.cp * plan.dp}"
@@ -206,7 +222,5 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         at_once = plan.mbs * plan.dp
         near = max(at_once, round(plan.gbs / at_once) * at_once)
         yield Problem("gbs", f"{plan.gbs} is no multiple of mbs {plan.mbs} x dp {plan.dp}; nearest is {near}")
-    if plan.seq % max(1, 2 * plan.cp if plan.cp > 1 else 1):
-        yield Problem("cp", f"{plan.seq} tokens are no multiple of 2 x cp {plan.cp}")
     if plan.dp % plan.shard:
         yield Problem("shard", f"{plan.shard} does not divide dp {plan.dp}")

@@ -240,7 +240,7 @@ def _readme(
                 f"{_text(job.cluster.title)}: {plan.shape}; {_text(plan.framework.called)}",
                 f"{plan.gbs:,} sequences of {plan.seq:,} tokens a step, micro-batches of {plan.mbs}, "
                 f"{plan.micro_batches} of them; schedule {plan.schedule}, ZeRO {plan.zero} over {plan.shard}, "
-                f"computed again: {', '.join(plan.recompute) or 'nothing'}; {plan.precision}, {plan.optimizer.title}, "
+                f"computed again: {plan.again}; {plan.precision}, {plan.optimizer.title}, "
                 f"{plan.task}",
                 f"a step {q(found.step_s, 's')} ({q(step[0], 's')} to {q(step[1], 's')}), "
                 f"{found.tokens_per_s_per_device:,.0f} tokens/s a device ({rate[0]:,.0f} to {rate[1]:,.0f}), "

@@ -284,7 +284,9 @@ def _again(job: TrainJob) -> dict[str, Any]:
     """What is computed again, by the names both share."""
     names = job.plan.recompute
     if "full" in names:
-        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+        some = job.plan.recompute_layers
+        method = {"recompute_method": "block" if some else "uniform", "recompute_num_layers": some or 1}
+        return {"recompute_granularity": "full", **method}
     modules = [_MODULES[n] for n in names if n in _MODULES and not (n == "act" and job.model and not job.model.experts)]
     return {"recompute_granularity": "selective", "recompute_modules": modules} if modules else {}
 

@@ -133,6 +133,8 @@ def _titan_left_out(job: TrainJob, *, known: bool) -> Iterator[str]:
     if plan.recompute and "full" not in plan.recompute:
         again = ", ".join(plan.recompute)
         yield f"computing {again} again: torchtitan's own choice of ops stands in its place (every other product)"
+    if plan.recompute_layers:
+        yield f"computing {plan.recompute_layers} layers of every chunk again: all layers are"
     if plan.etp > 1 and job.model is not None and job.model.experts:
         yield f"tensor parallelism of experts ({plan.etp}): torchtitan cuts experts over expert ranks only"
     if plan.precision in ("fp16", "nvfp4", "mxfp4", "int8"):
@@ -293,6 +295,8 @@ def _trainer_left_out(job: TrainJob, model: Transformer, *, tensor: bool, contex
     for name in plan.recompute:
         if name != "full":
             yield f"computing {name} again: whole layers are (full) or nothing is; the files say nothing"
+    if plan.recompute_layers:
+        yield f"computing {plan.recompute_layers} layers of every chunk again: all layers are"
     if plan.optimizer.name not in _OPTIM:
         yield f"the Trainer has no {plan.optimizer.title} by name: the script says adamw_torch_fused"
     if plan.task == "pretrain" and model.depth:

@@ -104,7 +104,7 @@ def flat(found: TrainEstimate) -> dict[str, Any]:
             "count": s.cluster.count,
             "framework": plan.framework.name,
             **{n: v for n, v in plan.to_dict().items() if n not in ("recompute", "devices")},
-            "recompute": ",".join(plan.recompute) or "none",
+            "recompute": plan.again,
             "fits": found.fits,
             "step_s": found.step_s,
             "step_low_s": low,
@@ -191,7 +191,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; zero {plan.zero}"),
         styled(
             f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs}"
-            f" on each of {plan.dp:,} replicas; computed again: {', '.join(plan.recompute) or 'nothing'}"
+            f" on each of {plan.dp:,} replicas; computed again: {plan.again}"
         ),
         "",
         verdict,

@@ -16,7 +16,8 @@ gbs | text | - | column also=int --gbs --global-batch-size | a step: sequences, 
     few micro-batches of every stage)
 mbs | whole | none | least=1 most=1e+06 column --mbs --micro-batch-size | sequences of a micro-batch on each model
     replica (default: the fastest that fits)
-seq | whole | 4096 | least=1 most=1e+08 column --seq --seq-length | tokens of a sequence
+seq | whole | none | least=1 most=1e+08 column --seq --seq-length | tokens of a sequence (default: 4096, or what the
+    model was made for where that is less)
 docs | text | - | column also=int | tokens of the documents that are packed into a sequence, which attention stays
     inside of: 600, lognormal:600 (default: one document of a sequence)
 train.precision | name | bf16 | column choices=fp32,tf32,fp16,bf16,fp8,fp8_block,mxfp8,nvfp4,mxfp4,int8 | format that
@@ -29,13 +30,13 @@ train.set | text | - | - | facts of the framework that you know better, NAME=VAL
     graph=true,attention=flash,tp_exposed=0.2
 [Where it runs]
 train.tp | whole | none | least=1 most=1e+06 column --tp --tensor-parallel-size | tensor-parallel degree (default: with
-    the other degrees the fastest layout that fits)
+    the other degrees the fastest layout that fits; where tp and pp are given, vp, cp and ep are 1)
 train.pp | whole | none | least=1 most=1e+06 column --pp --pipeline-parallel-size | pipeline stages
-vp | whole | 1 | least=1 most=1000 column --vp --virtual-pipeline | chunks of layers of every stage (interleaved)
+vp | whole | none | least=1 most=1000 column --vp --virtual-pipeline | chunks of layers of every stage (interleaved)
 train.dp | whole | none | least=1 most=1e+06 column --dp --data-parallel-size | data-parallel replicas (default: what
     uses every device)
-train.cp | whole | 1 | least=1 most=1e+06 column | ranks that share the tokens of a sequence
-train.ep | whole | 1 | least=1 most=1e+06 column | ranks that share the experts
+train.cp | whole | none | least=1 most=1e+06 column | ranks that share the tokens of a sequence
+train.ep | whole | none | least=1 most=1e+06 column | ranks that share the experts
 etp | whole | none | least=1 most=1e+06 column | tensor-parallel degree of experts (default: 1 with --ep, else tp)
 zero | whole | none | least=0 most=3 column | stage of ZeRO: 1 cuts the optimizer over data-parallel ranks, 2 gradients
     too, 3 parameters too (FSDP) (default: the framework's)
@@ -43,8 +44,8 @@ shard | whole | none | least=1 most=1e+06 column | data-parallel ranks that ZeRO
     (default: all)
 schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dualpipe,dualpipe-v,chimera | pipeline
     schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
-recompute | text | - | column | computed again in the backward pass: none, selective, full, or modules as
-    core_attn,act,norm (default: the framework's)
+recompute | text | - | column | computed again in the backward pass: none, selective, full, full:2 (of every chunk of a
+    stage 2 layers), or modules as core_attn,act,norm (default: the framework's; what fits best where a degree is open)
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
 [Rollouts]

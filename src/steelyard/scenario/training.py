@@ -20,7 +20,7 @@ from steelyard.deployment.recovery import (
     parse_recovery,
     parse_spares,
 )
-from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, layout_problems
+from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, degree_problems, layout_problems
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
 from steelyard.scenario.fields import fields_of
@@ -43,7 +43,11 @@ __all__ = [
 ]
 
 #: Fields of a plan that are as they were said.
-_AS_SAID = ("precision", "vp", "cp", "ep", "task", "rank", "sync_every")
+_AS_SAID = ("precision", "task", "rank", "sync_every")
+#: Degrees that are one where tp and pp are given and they are not.
+_BESIDE = ("vp", "cp", "ep")
+#: Tokens of a sequence where nothing is said, at most.
+_USUAL_SEQ = 4096
 #: Micro-batches of a step for every stage, where no global batch is given.
 _IN_A_STEP = 4
 #: Devices from which on a model is not trained by a user's own script unless said.
@@ -106,10 +110,11 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     framework = problems.read(_framework, values, cluster)
     optimizer = problems.read(find_optimizer, values["optimizer"])
     recompute = problems.read(recompute_of, values["recompute"], framework)
-    sequences = problems.read(sequences_of, values["gbs"], values["seq"])
+    seq = values["seq"] or min(_USUAL_SEQ, (model.transformer.max_context if model else 0) or _USUAL_SEQ)
+    sequences = problems.read(sequences_of, values["gbs"], seq)
     if values["network"] and cluster is not None:
         cluster = problems.read(with_network, cluster, values["network"])
-    tokens = problems.read(length_of, values)
+    tokens = problems.read(length_of, {**values, "seq": seq})
     problems.read(limits_of, values)
     fails = problems.read(parse_recovery, values["failures"])
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
@@ -129,12 +134,12 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         raise InputError("training on unlike devices of one replica is not priced", field="on")
     given = {name: values[name] for name in CHOSEN if values[name] is not None}
     tp, pp = (given.get(name, 1) for name in SPLITTING)
-    dp = given.get("dp") or max(1, cluster.count // (tp * pp * values["cp"]))
+    vp, cp, ep = (values[name] or 1 for name in _BESIDE)
+    dp = given.get("dp") or max(1, cluster.count // (tp * pp * cp))
     mbs = given.get("mbs", 1)
-    gbs = sequences or mbs * dp * (_IN_A_STEP * pp * values["vp"] if pp > 1 else 1)
-    seq = values["seq"]
+    gbs = sequences or mbs * dp * (_IN_A_STEP * pp * vp if pp > 1 else 1)
     if rewarded is not None:
-        told = {**given, "cp": values["cp"], "seq": words.get("seq")}
+        told = {**given, "cp": cp, "seq": words.get("seq")}
         gbs, seq = sequences_of_step(rewarded, told, cluster.count)
         packing, sequences = rewarded.answers.packing(), gbs
         tokens = problems.read(rewarded_length, values, rewarded)
@@ -144,18 +149,24 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         optimizer=optimizer,
         **dict(zip(CHOSEN, (tp, pp, dp, mbs), strict=True)),
         **{name: values[name] for name in _AS_SAID},
-        etp=values["etp"] or (1 if values["ep"] > 1 else tp),
+        vp=vp,
+        cp=cp,
+        ep=ep,
+        seq=seq,
+        etp=values["etp"] or (1 if ep > 1 else tp),
         zero=framework.zero if values["zero"] is None else values["zero"],
         shard=values["shard"] or dp,
-        schedule=values["schedule"] or ("interleaved" if values["vp"] > 1 else "1f1b"),
+        schedule=values["schedule"] or ("interleaved" if vp > 1 else "1f1b"),
         gbs=gbs,
-        seq=seq,
-        recompute=recompute,
+        recompute=recompute[0],
+        recompute_layers=recompute[1],
         packing=packing,
         references=int(rewarded is not None and rewarded.reference),
         critics=rewarded.critics if rewarded is not None else 0,
     )
     left = tuple(name for name in CHOSEN if name not in given)
+    if set(SPLITTING) & set(left):
+        left = (*left, *(name for name in _BESIDE if values[name] is None))
     if sequences is None:
         left = (*left, "gbs")
     failures, recovery = fails
@@ -165,8 +176,11 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     found = TrainScenario(model, cluster, plan, values, left, tokens, failures, recovery, checkpoint, rewarded)
     found = _with(found)
     plan = found.plan
-    if not set(SPLITTING) & set(left) and model.transformer.depth:
-        raise_all(list(layout_problems(plan, model.transformer, cluster.count)))
+    if model.transformer.depth:
+        wrong = degree_problems(plan, model.transformer)
+        if not set(SPLITTING) & set(left):
+            wrong = layout_problems(plan, model.transformer, cluster.count)
+        raise_all(list(wrong))
     return found
 
 
@@ -197,8 +211,18 @@ def _framework(values: Mapping[str, Any], cluster: Cluster | None) -> Framework:
     return restated_facts(find_framework(name), sets_of(values["set"]))
 
 
-def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
-    """What is computed again, by module: ``selective`` is the core of attention. Raises :class:`InputError`."""
+def recompute_of(text: str, framework: Framework | None) -> tuple[tuple[str, ...], int]:
+    """What is computed again, by module, and of how many layers of a chunk (0: of all).
+
+    ``selective`` is the core of attention, ``full:3`` three layers of every chunk. Raises :class:`InputError`.
+    """
+    named, _, some = (text or "").strip().partition(":")
+    if named == "full" and some:
+        if not some.isdecimal() or not 0 < int(some) < 10_000:
+            raise InputError(
+                f"expected full:N with a number of layers of every chunk, got {show(text)}", field="recompute"
+            )
+        return ("full",), int(some)
     names = tuple(p.strip() for p in (text or (framework.recompute if framework else "")).split(",") if p.strip())
     known = {
         "layernorm": "norm",
@@ -213,7 +237,7 @@ def recompute_of(text: str, framework: Framework | None) -> tuple[str, ...]:
             raise InputError(UnknownName("module", name, RECOMPUTE).message, field="recompute")
     if "none" in names and len(names) > 1:
         raise InputError(f"expected none or modules, got {show(text)}", field="recompute")
-    return found
+    return found, 0
 
 
 def length_of(values: Mapping[str, Any]) -> float | None:

@@ -32,10 +32,9 @@ from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
 from steelyard.search.chance import quantile, read_chance
-from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, sites_of
-from steelyard.training.layouts import Layouts, priced_layouts, space_of
+from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, layouts_of
+from steelyard.training.layouts import Layouts
 from steelyard.training.reliability import effective
-from steelyard.training.traffic import Links
 
 __all__ = ["TrainAnswer", "TrainQuestion", "plan_of_training", "plan_training", "read_train_question", "why_not"]
 
@@ -210,18 +209,16 @@ def _counts(cluster: Cluster) -> tuple[int, ...]:
 def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
     """The best layout on every number of devices of a machine, and how many were priced."""
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
-    sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
-    space = replace(space_of(scenario.model, cluster, plan, scenario.given), counts=_counts(cluster))
-    layouts = priced_layouts(scenario.model, cluster, sites, links, plan, space)
-    if not len(layouts):
-        return [], 0
+    counts = _counts(cluster)
+    margin = plan.framework.memory_spread ** (quantile(question.sure) / Z80)
+    layouts = layouts_of(scenario, counts, margin)
+    if not layouts.fits:
+        return [], layouts.weighed
     hourly = hourly_price(cluster.machine, words.get(PRICE), Ledger(), cluster.system).usd_per_hour
     table = _runs(scenario, layouts, hourly, question)
     rows = []
-    margin = plan.framework.memory_spread ** (quantile(question.sure) / Z80)
-    fits = layouts.reserved_bytes * margin <= cluster.machine.root.capacity_bytes
-    for count in space.counts:
-        here = np.flatnonzero(fits & (layouts.columns["count"] == count))
+    for count in counts:
+        here = np.flatnonzero(layouts.columns["count"] == count)
         if not len(here):
             continue
         i = int(here[np.argmin(table["days"][here])])
@@ -238,7 +235,7 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
                 float(table["chance"][i]),
             )
         )
-    return rows, len(layouts)
+    return rows, layouts.weighed
 
 
 def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, question: TrainQuestion) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
-from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan, layout_problems
-from steelyard.errors import InputError, raise_all
+from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan
+from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import Cluster, asks_again
@@ -28,7 +28,7 @@ from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, parts_of
-from steelyard.training.layouts import priced_layouts, space_of
+from steelyard.training.layouts import Layouts, Space, nearest_batch, space_of, weighed_layouts
 from steelyard.training.memory import PARTS, memory_of
 from steelyard.training.run import Job, Prices, Run, run_of
 from steelyard.training.step import StepCost, layers_on, step_of
@@ -36,6 +36,7 @@ from steelyard.training.stragglers import slowest_factor
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, work_of
 from steelyard.workload.model import Model
+from steelyard.workload.protocol import ends_hard
 from steelyard.workload.step import Step
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ __all__ = [
     "TrainEstimate",
     "answer_train",
     "checkpoint_bytes_of",
+    "layouts_of",
     "priced_parts",
     "run_of_scenario",
     "sites_of",
@@ -201,8 +203,9 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         return answer_rewarded(scenario)
     cluster, model = scenario.cluster, scenario.model
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
-    if scenario.open and model.transformer.depth:
-        scenario = _chosen(scenario, sites, links)
+    if {"mbs", *SPLITTING} & set(scenario.open) and model.transformer.depth:
+        found = layouts_of(scenario)
+        scenario = replace(scenario, plan=found.plan_of(int(np.argmin(found.step_s))))
     plan = scenario.plan
     parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())
     cost = step_of(parts, plan, links, sites.products, sites.vector)
@@ -262,28 +265,53 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     )
 
 
-def _chosen(scenario: TrainScenario, sites: Sites, links: Links) -> TrainScenario:
-    """The scenario with the fastest layout that fits of those that were left open.
+def layouts_of(scenario: TrainScenario, counts: Sequence[int] = (), margin: float = 1.0) -> Layouts:
+    """Every layout of what a question leaves open.
+
+    Args:
+        scenario: the question.
+        counts: numbers of devices; empty: those of its cluster.
+        margin: memory that is needed over what is predicted.
 
     Raises:
         InputError: no layout is legal.
     """
-    plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
-    if not {"mbs", *SPLITTING} & set(scenario.open):
-        return scenario
-    said = {*scenario.given, "vp", "cp", "ep"} - {n for n in scenario.open if n != "gbs"}
-    space = space_of(scenario.model, cluster, plan, said)
-    found = priced_layouts(scenario.model, cluster, sites, links, plan, space, words["dp"])
-    if not len(found):
-        layout = replace(plan, dp=max(1, cluster.count // (plan.tp * plan.pp * plan.cp)))
-        raise_all(list(layout_problems(layout, scenario.workload, cluster.count)))
-        depth = scenario.workload.depth
-        if plan.vp > 1:
-            need = f"pp x vp has to divide {depth} or {depth + 2} layers, and pp the micro-batches of a replica"
-            raise InputError(f"no layout of {scenario.model.name} on {cluster.count} devices: {need}", field="vp")
-        message = f"no layout of {scenario.model.name} on {cluster.count} devices divides {plan.gbs} sequences"
-        raise InputError(message, field="gbs")
-    return replace(scenario, plan=found.plan_of(found.best(cluster.machine.root.capacity_bytes)))
+    plan, cluster = scenario.plan, scenario.cluster
+    space = replace(_space(scenario), counts=tuple(counts))
+    found = weighed_layouts(
+        scenario.model,
+        cluster,
+        sites_of(cluster, plan.precision),
+        Links.of(cluster),
+        plan,
+        space,
+        most_bytes=cluster.machine.root.capacity_bytes / margin,
+        techniques=scenario.words.get("techniques") or (),
+    )
+    if not len(found) and not counts:
+        raise _no_layout(scenario, space)
+    return found
+
+
+def _space(scenario: TrainScenario) -> Space:
+    """What is tried: where tp and pp are given, the degrees beside them are."""
+    said = set(scenario.given)
+    if not set(SPLITTING) & set(scenario.open):
+        said |= {*SPLITTING, "vp", "cp", "ep"}
+    return space_of(scenario.model, scenario.cluster, scenario.plan, said)
+
+
+def _no_layout(scenario: TrainScenario, space: Space) -> InputError:
+    """Why no layout is legal: the batch, and which would do, or the degrees that were given."""
+    plan, cluster, name = scenario.plan, scenario.cluster, scenario.model.name
+    near = nearest_batch(cluster, plan, space)
+    if near and near != plan.gbs:
+        message = f"no layout of {name} on {cluster.count} devices divides {plan.gbs} sequences; nearest is {near}"
+        return InputError(message, field="gbs")
+    given = [n for n in (*CHOSEN, "vp", "cp", "ep", "etp", "shard", "schedule") if n in scenario.given]
+    said = ", ".join(f"{n} {getattr(plan, n)}" for n in given) or "every degree open"
+    message = f"no layout of {name} ({scenario.workload.depth} layers) on {cluster.count} devices with {said}"
+    return InputError(message, field=given[0] if given else "on")
 
 
 def checkpoint_bytes_of(scenario: TrainScenario) -> float:
@@ -359,8 +387,12 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
     left = [name for name in scenario.open if name != "gbs"]
     if set(left) - {"dp"}:
         chosen = ", ".join(f"{name} {getattr(plan, name)}" for name in left)
-        again = ", ".join(plan.recompute) or "nothing"
-        ledger.assume(f"the fastest layout that fits: {chosen}, computed again {again}")
+        ledger.assume(f"the fastest layout that fits: {chosen}, computed again {plan.again}")
+    made_for = scenario.workload.max_context
+    if scenario.words.get("seq") is None and plan.seq == made_for:
+        ledger.assume(f"sequences of {plan.seq} tokens, which the model was made for (--seq)")
+    elif ends_hard(scenario.workload) and plan.seq > made_for:
+        ledger.assume(f"a table of {plan.seq} positions, where {scenario.model.name} has {made_for}")
     if "gbs" in scenario.open:
         ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
     if plan.framework.guess:
@@ -377,7 +409,7 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     }
     plan, words = scenario.plan, scenario.words
     batch = ("gbs",) if scenario.rewarded is None else ()
-    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, *batch)}}
+    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, "vp", "cp", "ep", *batch)}}
     inputs["model"] = (
         words["model"] if isinstance(words.get("model"), str) else scenario.model.asked or scenario.model.name
     )
@@ -385,7 +417,7 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     if techniques := words.get("techniques"):
         inputs["techniques"] = [str(t) for t in techniques]
     if isinstance(scenario, NetTrainScenario):
-        inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp")}
+        inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp", "vp", "cp", "ep")}
     else:
-        inputs["recompute"] = ",".join(plan.recompute) or "none"
+        inputs["recompute"] = plan.again
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

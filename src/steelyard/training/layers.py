@@ -15,7 +15,7 @@ from steelyard.deployment.train_plan import TrainPlan
 from steelyard.training.traffic import Links
 from steelyard.training.work import Work
 
-__all__ = ["LayerKind", "StepParts", "parts_of", "taken"]
+__all__ = ["LayerKind", "StepParts", "blended", "parts_of", "table_of", "taken"]
 
 
 @dataclass(eq=False, slots=True)
@@ -79,7 +79,14 @@ class StepParts:
     sources: tuple[str, ...]
 
 
-def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, tokens: Any) -> StepParts:
+def parts_of(
+    works: Sequence[Work],
+    plan: TrainPlan,
+    links: Links,
+    hidden: int,
+    tokens: Any,
+    ways: Sequence[tuple[str, ...]] | None = None,
+) -> StepParts:
     """Gather kernels by layer, with what ranks exchange within one.
 
     Args:
@@ -87,7 +94,17 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
         plan, links: how and where.
         hidden: elements of a token between layers.
         tokens: of a micro-batch on one model replica.
+        ways: modules that may be computed again, several choices of them, the first axis of the arrays then; None: the
+            plan's.
     """
+    if ways is None and plan.recompute_layers:
+        nothing, full = (
+            parts_of(works, replace(plan, recompute=again, recompute_layers=0), links, hidden, tokens)
+            for again in ((), ("full",))
+        )
+        return blended(nothing, full, plan.recompute_layers * plan.pp * plan.vp / sum(k.count for k in full.layers))
+    whole = np.array([["full" in again] for again in ways]) if ways is not None else "full" in plan.recompute
+    messages: dict[bytes, tuple[Any, Any]] = {}
     kinds: dict[str, LayerKind] = {}
     ends = {"first": LayerKind("first", 1), "last": LayerKind("last", 1)}
     bits = 8.25 if plan.precision.startswith(("fp8", "mxfp8")) else 16.0
@@ -113,7 +130,7 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
         kind.weights = kind.weights + times * w.weights
         kind.expert_weights = kind.expert_weights + times * w.expert_weights
         kind.flops = kind.flops + times * w.flops
-        share, kept = recomputed(w, plan)
+        share, kept = _recomputed(w, plan, ways)
         kind.again = kind.again + times * share * w.forward_s
         kind.again_flops = kind.again_flops + times * share * w.flops
         kind.kept_bytes = kind.kept_bytes + times * kept * w.kept_bytes
@@ -124,7 +141,8 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
         kind.largest = np.maximum(kind.largest, w.weights + w.expert_weights)
         if w.reduces:
             message = w.facts["tokens"] * w.facts["width"] * 2.0
-            forward, backward = links.tensor_s(message, plan)
+            known = messages.get(message.tobytes())
+            forward, backward = messages[message.tobytes()] = known or links.tensor_s(message, plan)
             _exchange(kind, "tp", forward, backward, share, plan.framework.tp_exposed * times)
         if w.exchanges:
             kind.experts = True
@@ -141,9 +159,8 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
         )
     total = sum(float(np.max(k.forward_s())) * k.count for k in (*kinds.values(), *ends.values()))
     stored = rows * hidden * 2.0 / alone
-    if "full" in plan.recompute:
-        for kind in kinds.values():
-            kind.kept_bytes = stored
+    for kind in kinds.values():
+        kind.kept_bytes = np.where(whole, stored, kind.kept_bytes)
     sources = tuple(dict.fromkeys(w.source for w in works if w.source))
     return StepParts(
         list(kinds.values()),
@@ -158,15 +175,41 @@ def parts_of(works: Sequence[Work], plan: TrainPlan, links: Links, hidden: int, 
     )
 
 
-def _exchange(kind: LayerKind, part: str, forward: Any, backward: Any, again: float, exposed: float) -> None:
+def blended(less: StepParts, more: StepParts, part: Any) -> StepParts:
+    """Parts of which a share of the layers computes as much again as ``more`` does; the rest is ``less``.
+
+    The moment in which a layer is computed again is that of a whole one, however few are.
+    """
+    share = np.minimum(part, 1.0)
+
+    def mixed(a: Any, b: Any) -> Any:
+        return a + share * (b - a)
+
+    def kind(a: LayerKind, b: LayerKind) -> LayerKind:
+        changed = {name: mixed(getattr(a, name), getattr(b, name)) for name in ("again", "again_flops", "kept_bytes")}
+        back = {name: mixed(time, b.backward[name]) for name, time in a.backward.items()}
+        return replace(a, backward=back, again_bytes=b.again_bytes, **changed)
+
+    return replace(less, layers=[kind(a, b) for a, b in zip(less.layers, more.layers, strict=True)])
+
+
+def _exchange(kind: LayerKind, part: str, forward: Any, backward: Any, again: Any, exposed: float) -> None:
     """Add an exchange of a layer; where its module is computed again, the forward one is repeated."""
     kind.add(kind.forward, part, exposed * forward)
     kind.add(kind.backward, part, exposed * (backward + again * forward))
 
 
-def recomputed(work: Work, plan: TrainPlan) -> tuple[float, float]:
+def _recomputed(work: Work, plan: TrainPlan, ways: Sequence[tuple[str, ...]] | None) -> tuple[Any, Any]:
     """Of a kernel: the share that is computed again, and the share of what it keeps that still waits."""
-    names = set(plan.recompute)
+    if ways is None:
+        return recomputed(work, plan.recompute)
+    shares = np.array([recomputed(work, again) for again in ways])
+    return shares[:, :1], shares[:, 1:]
+
+
+def recomputed(work: Work, again: Sequence[str]) -> tuple[float, float]:
+    """The same where these modules are computed again."""
+    names = set(again)
     if work.stage or not names:
         return 0.0, 1.0
     if "full" in names:
@@ -178,25 +221,47 @@ def recomputed(work: Work, plan: TrainPlan) -> tuple[float, float]:
     return 0.0, 1.0
 
 
-def taken(parts: StepParts, index: Any) -> StepParts:
-    """The parts of scenarios by their places, for arrays over layouts that share micro-batch sizes."""
+def table_of(parts: Sequence[StepParts], ways: int, sizes: int) -> StepParts:
+    """Parts of several splits of the layers as one, arrays ``[splits, ways, sizes]``."""
 
-    def at(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: at(x) for name, x in value.items()}
-        array = np.asarray(value)
-        return array[index] if array.ndim else value
+    def whole(values: Sequence[Any]) -> Any:
+        return np.stack([np.broadcast_to(np.asarray(v, dtype=np.float64), (ways, sizes)) for v in values])
+
+    def kind(same: Sequence[LayerKind]) -> LayerKind:
+        made = {f.name: whole([getattr(x, f.name) for x in same]) for f in fields(LayerKind) if f.name not in _ONE}
+        for way in ("forward", "backward"):
+            named = dict.fromkeys(name for x in same for name in getattr(x, way))
+            made[way] = {name: whole([getattr(x, way).get(name, 0.0) for x in same]) for name in named}
+        return replace(same[0], **made)
+
+    first = parts[0]
+    return replace(
+        first,
+        layers=[kind(same) for same in zip(*(p.layers for p in parts), strict=True)],
+        first=kind([p.first for p in parts]),
+        last=kind([p.last for p in parts]),
+        **{name: whole([getattr(p, name) for p in parts]) for name in ("hidden_bytes", "tokens", "logits")},
+    )
+
+
+#: Fields of equal layers that are no arrays of times or sizes.
+_ONE = ("name", "count", "experts", "forward", "backward")
+
+
+def taken(parts: StepParts, *index: Any) -> StepParts:
+    """The parts at places of a table (:func:`table_of`), arrays over layouts."""
 
     def kind(one: LayerKind) -> LayerKind:
-        same = ("name", "count", "experts")
-        return replace(one, **{f.name: at(getattr(one, f.name)) for f in fields(one) if f.name not in same})
+        made: dict[str, Any] = {f.name: getattr(one, f.name)[index] for f in fields(one) if f.name not in _ONE}
+        made |= {w: {name: x[index] for name, x in getattr(one, w).items()} for w in ("forward", "backward")}
+        return replace(one, **made)
 
     return replace(
         parts,
         layers=[kind(x) for x in parts.layers],
         first=kind(parts.first),
         last=kind(parts.last),
-        hidden_bytes=at(parts.hidden_bytes),
-        tokens=at(parts.tokens),
-        logits=at(parts.logits),
+        hidden_bytes=parts.hidden_bytes[index],
+        tokens=parts.tokens[index],
+        logits=parts.logits[index],
     )

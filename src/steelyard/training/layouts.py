@@ -1,14 +1,15 @@
-"""Every legal way to lay a model out over devices, priced at once: the search behind ``train`` and ``plan --train``.
+"""Every legal way to lay a model out over devices, weighed at once: the search behind ``train`` and ``plan --train``.
 
-What splits a layer (``tp``, ``cp``, ``ep``, the size of a micro-batch) is priced kernel by kernel, some hundred prices;
-stages, chunks, replicas, ZeRO and what is computed again are arithmetic on arrays over all layouts.
+What splits a layer (``tp``, ``cp``, ``ep``, the size of a micro-batch) is priced kernel by kernel, all splits together;
+the rest (stages, chunks, replicas, what is computed again, the number of devices) is arithmetic on arrays over all
+layouts: first what they hold, then how long those take that fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -16,15 +17,16 @@ import numpy as np
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.train_plan import TrainPlan, stages_run
 from steelyard.machine.cluster import Cluster
-from steelyard.training.layers import StepParts, parts_of, taken
+from steelyard.techniques._base import Technique
+from steelyard.training.layers import StepParts, blended, parts_of, table_of, taken
 from steelyard.training.memory import memory_of
 from steelyard.training.step import Layout, step_of
 from steelyard.training.traffic import Links
-from steelyard.training.work import Sites, work_of
+from steelyard.training.work import Sites, Work, works_of
 from steelyard.workload.model import Model
 from steelyard.workload.step import Step
 
-__all__ = ["Layouts", "Space", "priced_layouts", "space_of"]
+__all__ = ["Layouts", "Space", "nearest_batch", "space_of", "weighed_layouts"]
 
 #: Most ranks that share the tokens of a sequence, and tokens each keeps at least.
 _MOST_CP, _LEAST_TOKENS = 64, 2048
@@ -32,8 +34,11 @@ _MOST_CP, _LEAST_TOKENS = 64, 2048
 _MOST_MBS = 64
 #: Chunks of a stage that are tried.
 _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
+#: Layouts weighed in one array, at most.
+_AT_ONCE = 50_000
+_FULL = ("full",)
 #: Columns of a table of layouts.
-COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "count", "shard")
+COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "recompute_layers", "count", "shard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +53,13 @@ class Space:
     zero: tuple[int, ...]
     mbs: tuple[int, ...]
     recompute: tuple[tuple[str, ...], ...]
+    """Modules; the first is what is tried before all others."""
+    some_layers: bool = False
+    """Whether layers may be computed again in part."""
+    dp: int = 0
+    """Replicas; 0: as many as there are devices for."""
+    etp: int = 0
+    """Tensor-parallel degree of experts; 0: 1 with ``ep``, else ``tp``."""
     counts: tuple[int, ...] = ()
     """Devices; empty: those of the cluster."""
     shard: int = 0
@@ -56,7 +68,7 @@ class Space:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layouts:
-    """Priced layouts, arrays ``[layouts]``."""
+    """Layouts that fit, with their times, arrays ``[layouts]``; where none does, the one that needs least."""
 
     plan: TrainPlan
     """What all have in common."""
@@ -67,6 +79,9 @@ class Layouts:
     reserved_bytes: Any
     power_w: Any
     """Of a device, on average."""
+    weighed: int
+    """Layouts that were looked at."""
+    fits: bool
 
     def __len__(self) -> int:
         return len(self.step_s)
@@ -78,13 +93,6 @@ class Layouts:
         named = "interleaved" if row["vp"] > 1 else "1f1b"
         schedule = self.plan.schedule if self.plan.schedule not in ("1f1b", "interleaved") else named
         return replace(self.plan, **row, recompute=again, schedule=schedule)
-
-    def best(self, capacity_bytes: float, by: Any = None) -> int:
-        """The fastest that fits (or the one with the least of ``by``); where none does, the one that needs least."""
-        fits = self.reserved_bytes <= capacity_bytes
-        if not np.any(fits):
-            return int(np.argmin(self.reserved_bytes))
-        return int(np.argmin(np.where(fits, self.step_s if by is None else by, np.inf)))
 
 
 def _powers(most: float) -> list[int]:
@@ -116,128 +124,249 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     stages = [d for d in range(1, min(depth, cluster.count) + 1) if depth % d == 0 or (depth + 2) % d == 0]
     contexts = [d for d in _powers(min(_MOST_CP, cluster.count)) if d == 1 or plan.seq // d >= _LEAST_TOKENS * 2]
     experts = _divisors(workload.experts, cluster.count) if workload.experts else [1]
-    again: tuple[tuple[str, ...], ...] = ((), ("core_attn",), ("full",))
-    if plan.framework.attention != "unfused" and "recompute" not in said:
-        again = ((), ("full",)) if not workload.experts else ((), ("act", "mla_up_proj"), ("full",))
 
     def chosen(name: str, tried: Sequence[int]) -> tuple[int, ...]:
         return (getattr(plan, name),) if name in said else tuple(tried)
 
+    chunks = _CHUNKS if "schedule" not in said else _CHUNKS[1:] if plan.schedule == "interleaved" else (1,)
+    ways = ((plan.recompute,), False) if "recompute" in said else _ways(model, plan)
     return Space(
         tp=chosen("tp", tensor),
         pp=chosen("pp", stages if plan.framework.pipeline else [1]),
-        vp=chosen("vp", _CHUNKS),
+        vp=chosen("vp", chunks),
         cp=chosen("cp", contexts),
         ep=chosen("ep", experts),
         zero=(plan.zero,),
         shard=plan.shard if "shard" in said else 0,
         mbs=chosen("mbs", [d for d in _powers(_MOST_MBS) if d <= plan.gbs]),
-        recompute=(plan.recompute,) if "recompute" in said else again,
+        recompute=ways[0],
+        some_layers=ways[1],
+        dp=plan.dp if "dp" in said else 0,
+        etp=plan.etp if "etp" in said else 0,
     )
 
 
-def priced_layouts(
-    model: Model, cluster: Cluster, sites: Sites, links: Links, plan: TrainPlan, space: Space, dp: int | None = None
+#: What a model must have for a module to be worth computing again.
+_OF_EXPERTS = ("act", "moe", "shared_experts")
+
+
+def _ways(model: Model, plan: TrainPlan) -> tuple[tuple[tuple[str, ...], ...], bool]:
+    """What may be computed again, as the framework offers it: nothing, modules (one or two at a time), all; and
+    whether some layers alone."""
+    offered = plan.framework.recomputes
+    modules = [n for n in offered if n not in ("layers", "full")]
+    if plan.framework.attention != "unfused":
+        modules = [n for n in modules if n != "core_attn"]
+    if not model.transformer.experts:
+        modules = [n for n in modules if n not in _OF_EXPERTS]
+    several = [m for k in (1, 2) for m in combinations(modules, k)]
+    return ((), *several, *((_FULL,) if "full" in offered else ())), "layers" in offered
+
+
+def weighed_layouts(
+    model: Model,
+    cluster: Cluster,
+    sites: Sites,
+    links: Links,
+    plan: TrainPlan,
+    space: Space,
+    *,
+    most_bytes: float,
+    techniques: Sequence[Technique] = (),
+    prune: bool = True,
 ) -> Layouts:
-    """Time and memory of every legal layout of a space.
+    """Memory of every legal layout of a space, and the time of those that fit.
 
     Args:
         model, cluster, sites, links: what is trained where.
         plan: what all layouts have in common: framework, precision, batch, lengths.
         space: what is tried.
-        dp: replicas, where they were given.
+        most_bytes: a device has.
+        techniques: what changes the parts of a step.
+        prune: leave out layouts that compute more again than others alike that fit: none takes less time.
     """
-    found: list[dict[str, Any]] = []
     sizes = np.array(space.mbs, dtype=np.float64)
-    tokens = sizes * plan.seq
-    graph = model.transformer.graph(Step.prefill(sizes, float(plan.seq), logits=tokens))
-    for tp, cp, ep in product(space.tp, space.cp, space.ep):
-        rows = _legal(model, cluster, plan, space, tp, cp, ep, dp)
-        if not len(rows["pp"]):
-            continue
-        split = replace(plan, tp=tp, cp=cp, ep=ep, etp=1 if ep > 1 else (plan.etp if tp == plan.tp else tp))
-        works = work_of(graph, split, cluster, sites)
-        for i, again in enumerate(space.recompute):
-            computed = replace(split, recompute=again)
-            parts = parts_of(works, computed, links, model.transformer.hidden, tokens)
-            for chunked in (False, True):
-                chosen = (rows["vp"] > 1) == chunked
-                if np.any(chosen):
-                    these = {name: values[chosen] for name, values in rows.items()}
-                    found.append(_priced(parts, computed, cluster, sites, links, these, i, chunked))
-    if not found:
+    plans, rows = _legal(model, cluster, plan, space)
+    if not len(rows["pp"]):
         empty = np.zeros(0)
-        return Layouts(plan, dict.fromkeys(COLUMNS, empty), space.recompute, empty, empty, empty)
-    joined = {name: np.concatenate([f[name] for f in found]) for name in found[0]}
-    columns = {name: joined[name] for name in COLUMNS}
-    return Layouts(plan, columns, space.recompute, joined["step_s"], joined["reserved"], joined["power_w"])
+        return Layouts(plan, dict.fromkeys(COLUMNS, empty), space.recompute, empty, empty, empty, 0, False)
+    graph = model.transformer.graph(Step.prefill(sizes, float(plan.seq), logits=sizes * plan.seq))
+    works = works_of(graph, plans, cluster, sites)
+    ways = _worth(works[0], space.recompute)
+    made = [
+        parts_of(w, p, links, model.transformer.hidden, sizes * plan.seq, ways)
+        for w, p in zip(works, plans, strict=True)
+    ]
+    table = table_of(made, len(ways), len(sizes))
+    for technique in techniques:
+        table = technique.training_parts(table, plan)
+    blocks = [
+        _weighed({n: v[at : at + _AT_ONCE] for n, v in rows.items()}, table, plan, ways, space, most_bytes, prune)
+        for at in range(0, len(rows["pp"]), _AT_ONCE)
+    ]
+    fits = any(block["fits"].any() for block in blocks)
+    rows = {name: np.concatenate([b[name][b["fits"]] if fits else b[name] for b in blocks]) for name in blocks[0]}
+    weighed = sum(int(b["weighed"][0]) for b in blocks)
+    if not fits:
+        least = [int(np.argmin(rows["reserved"]))]
+        rows = {name: values[least] for name, values in rows.items()}
+    priced = [
+        _priced({n: v[at : at + _AT_ONCE] for n, v in rows.items()}, table, plan, cluster, sites, links, ways)
+        for at in range(0, len(rows["pp"]), _AT_ONCE)
+    ]
+    step_s, power_w = (np.concatenate([p[i] for p in priced]) for i in (0, 1))
+    columns = {name: rows[name] for name in COLUMNS}
+    return Layouts(plan, columns, ways, step_s, rows["reserved"], power_w, weighed, fits)
 
 
-def _legal(
-    model: Model, cluster: Cluster, plan: TrainPlan, space: Space, tp: int, cp: int, ep: int, dp: int | None
-) -> dict[str, Any]:
-    """Stages, chunks, replicas, ZeRO and micro-batches that go with a split of the layers."""
+def _worth(works: Sequence[Work], ways: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
+    """Ways to compute again without those of modules that the model does not have."""
+    have = {name for w in works for name in w.again} | {"full", "half"}
+    return tuple(way for way in ways if have.issuperset(way)) or tuple(ways)
+
+
+def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tuple[list[TrainPlan], dict[str, Any]]:
+    """Splits of the layers, and the rows of stages, chunks, replicas, ZeRO and micro-batches that go with each."""
     depth = model.transformer.depth
+    pairs = [
+        (pp, vp)
+        for pp, vp in product(space.pp, space.vp)
+        if (vp == 1 and pp <= depth)
+        or (pp > 1 and pp * vp <= depth + 2 and (depth % (pp * vp) == 0 or (depth + 2) % (pp * vp) == 0))
+    ]
+    pairs = [(pp, vp) for pp, vp in pairs if stages_run(plan.schedule, pp)]
     counts = space.counts or (cluster.count,)
-    axes = np.meshgrid(counts, space.pp, space.vp, space.zero, np.arange(len(space.mbs)), indexing="ij")
-    count, pp, vp, zero, size = (a.ravel() for a in axes)
+    axes = np.meshgrid(counts, np.arange(len(pairs)), space.zero, np.arange(len(space.mbs)), indexing="ij")
+    count, pair, zero, size = (a.ravel() for a in axes)
+    pp, vp = np.array(pairs or [(0, 0)]).T[:, pair] if len(pairs) else (pair, pair)
     mbs = np.array(space.mbs)[size]
-    whole = count // (tp * cp * pp)
-    chunks = pp * vp
-    even = (depth % chunks == 0) | ((depth + 2) % chunks == 0)
-    legal = (tp * cp * pp * whole == count) & (whole >= 1)
-    legal &= np.where(vp > 1, (pp > 1) & even, True) & (chunks <= np.where(vp > 1, depth + 2, depth))
-    legal &= plan.gbs % np.maximum(mbs * whole, 1) == 0
-    etp = 1 if ep > 1 else tp
-    legal &= (tp * cp * whole) % (ep * etp) == 0
-    legal &= stages_run(plan.schedule, pp)
-    if dp is not None:
-        legal &= whole == dp
-    if space.shard:
-        legal &= whole % space.shard == 0
-    micro = plan.gbs // np.maximum(mbs * whole, 1)
-    legal &= np.where(vp > 1, micro % pp == 0, True)
-    named = {"count": count, "pp": pp, "vp": vp, "zero": zero, "size": size, "dp": whole}
-    named["shard"] = np.full_like(whole, space.shard) if space.shard else whole
-    return {name: values[legal] for name, values in named.items()}
+    plans: list[TrainPlan] = []
+    found: list[dict[str, Any]] = []
+    for tp, cp, ep in product(space.tp, space.cp, space.ep):
+        etp = space.etp or (1 if ep > 1 else tp)
+        whole = count // (tp * cp * pp)
+        legal = (tp * cp * pp * whole == count) & (whole >= 1) & ((tp * cp * whole) % (ep * etp) == 0)
+        if space.dp:
+            legal &= whole == space.dp
+        if space.shard:
+            legal &= whole % space.shard == 0
+        at_once = np.maximum(mbs * whole, 1)
+        micro = plan.gbs // at_once
+        legal &= (plan.gbs % at_once == 0) & ((vp == 1) | (micro % pp == 0))
+        if not legal.any():
+            continue
+        kept = np.flatnonzero(legal)
+        one = {"split": np.full(len(kept), len(plans)), "tp": np.full(len(kept), tp), "cp": np.full(len(kept), cp)}
+        one |= {"ep": np.full(len(kept), ep), "etp": np.full(len(kept), etp), "mbs": mbs[kept], "size": size[kept]}
+        one |= {"pp": pp[kept], "vp": vp[kept], "dp": whole[kept], "zero": zero[kept], "count": count[kept]}
+        one |= {"shard": np.full(len(kept), space.shard) if space.shard else whole[kept], "micro_batches": micro[kept]}
+        plans.append(replace(plan, tp=tp, cp=cp, ep=ep, etp=etp))
+        found.append(one)
+    if not found:
+        return [], {"pp": np.zeros(0)}
+    return plans, {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def nearest_batch(cluster: Cluster, plan: TrainPlan, space: Space) -> int:
+    """The nearest number of sequences of a step that some layout divides; 0: no layout is of so many devices."""
+    near: list[int] = []
+    for size, pp, vp, tp, cp in product(space.mbs, space.pp, space.vp, space.tp, space.cp):
+        whole, rest = divmod(cluster.count, tp * cp * pp)
+        if not rest and whole and space.dp in (0, whole) and stages_run(plan.schedule, pp):
+            at_once = size * whole * (pp if vp > 1 else 1)
+            near.append(max(at_once, round(plan.gbs / at_once) * at_once))
+    return min(near, key=lambda n: (abs(n - plan.gbs), n), default=0)
+
+
+def _layout(rows: Mapping[str, Any]) -> Layout:
+    return Layout(**{n: rows[n] for n in ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "shard", "micro_batches")})
+
+
+def _named(plan: TrainPlan) -> TrainPlan:
+    """The plan with a schedule that stands for one chunk and for several."""
+    return replace(plan, schedule="interleaved") if plan.schedule == "1f1b" else plan
+
+
+def _reserved(parts: StepParts, plan: TrainPlan, rows: Mapping[str, Any]) -> Any:
+    """``[stages, layouts]``: of the first, second and last stage."""
+    last, layout = rows["pp"] - 1, _layout(rows)
+    held = [memory_of(parts, _named(plan), i, layout).reserved_bytes for i in (0 * last, np.minimum(1, last), last)]
+    return np.stack(np.broadcast_arrays(*held, np.zeros(len(last)))[:-1])
+
+
+def _weighed(
+    rows: Mapping[str, Any],
+    table: StepParts,
+    plan: TrainPlan,
+    ways: Sequence[tuple[str, ...]],
+    space: Space,
+    most_bytes: float,
+    prune: bool,
+) -> dict[str, Any]:
+    """Layouts with what they compute again: those that fit, or if none does all; ``fits`` says which."""
+    each = [_reserved(taken(table, rows["split"], way, rows["size"]), plan, rows) for way in range(len(ways))]
+    most = np.stack([held.max(axis=0) for held in each])
+    fits = most <= most_bytes
+    timed = fits.copy()
+    if prune and () in ways:  # nothing that fits is made faster by computing more again
+        timed &= ~fits[ways.index(())] | (np.array([not way for way in ways])[:, None])
+    way, row = np.nonzero(timed if timed.any() else np.ones_like(timed))
+    made = {name: values[row] for name, values in rows.items()}
+    made |= {
+        "recompute": way,
+        "recompute_layers": np.zeros_like(way),
+        "reserved": most[way, row],
+        "fits": fits[way, row],
+    }
+    looked = fits.size
+    if space.some_layers and () in ways and _FULL in ways:
+        nothing, full = ways.index(()), ways.index(_FULL)
+        between = np.flatnonzero(fits[full] & ~fits[nothing])
+        looked += len(between)
+        if len(between):
+            some = _some_layers({n: v[between] for n, v in rows.items()}, table, plan, nothing, full, most_bytes)
+            made = {name: np.concatenate([made[name], some[name]]) for name in made}
+    return {**made, "weighed": np.full(len(made["pp"]), looked)}
+
+
+def _some_layers(
+    rows: Mapping[str, Any], table: StepParts, plan: TrainPlan, nothing: int, full: int, most_bytes: float
+) -> dict[str, Any]:
+    """Layouts that fit with as few layers computed again as it takes."""
+    less, more = (taken(table, rows["split"], way, rows["size"]) for way in (nothing, full))
+    each = sum(k.count for k in table.layers) / (rows["pp"] * rows["vp"])
+    none, whole = (_reserved(blended(less, more, part), plan, rows) for part in (0.0, 1.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where(none > most_bytes, (none - most_bytes) / (none - whole), 0.0).max(axis=0)
+    layers = np.ceil(share * each * (1.0 - 1e-12))
+    some = np.flatnonzero((layers >= 1) & (layers < each))
+    rows = {name: values[some] for name, values in rows.items()}
+    layers, each = layers[some], each[some]
+    less, more = (taken(table, rows["split"], way, rows["size"]) for way in (nothing, full))
+    held = _reserved(blended(less, more, layers / each), plan, rows).max(axis=0)
+    found = {**rows, "recompute": np.full(len(some), full), "recompute_layers": layers.astype(np.int64)}
+    found |= {"reserved": held, "fits": held <= most_bytes}
+    return {name: values[found["fits"]] for name, values in found.items()}
 
 
 def _priced(
-    parts: StepParts,
+    rows: Mapping[str, Any],
+    table: StepParts,
     plan: TrainPlan,
     cluster: Cluster,
     sites: Sites,
     links: Links,
-    rows: Mapping[str, Any],
-    again: int,
-    chunked: bool,
-) -> dict[str, Any]:
-    """Time, memory and power of the layouts of one split."""
-    n = len(rows["pp"])
-    here = taken(parts, rows["size"])
-    mbs = np.round(np.asarray(here.tokens) / plan.seq).astype(np.int64)
-    plain = plan.schedule in ("1f1b", "interleaved")
-    named = replace(plan, schedule=("interleaved" if chunked else "1f1b") if plain else plan.schedule)
-    micro = plan.gbs // (mbs * rows["dp"])
-    layout = Layout(rows["pp"], rows["vp"], rows["dp"], rows["zero"], rows["shard"], micro)
-    cost = step_of(here, named, links, sites.products, sites.vector, layout)
-    last = rows["pp"] - 1
-    held = [memory_of(here, named, stage, layout).reserved_bytes for stage in (0 * last, np.minimum(1, last), last)]
-    machine = cluster.machine
-    static = static_power_w(machine)
-    busy = np.minimum(1.0, np.asarray(cost.limit_s) / np.asarray(cost.step_s))
-    columns = {
-        "tp": np.full(n, plan.tp),
-        "cp": np.full(n, plan.cp),
-        "ep": np.full(n, plan.ep),
-        "etp": np.full(n, plan.etp),
-        "recompute": np.full(n, again),
-        "mbs": mbs,
-        **{name: rows[name] for name in ("pp", "vp", "dp", "zero", "count", "shard")},
-    }
-    return {
-        **columns,
-        "step_s": np.broadcast_to(cost.step_s, (n,)),
-        "reserved": np.broadcast_to(np.max(np.stack(np.broadcast_arrays(*held)), axis=0), (n,)),
-        "power_w": np.broadcast_to(static + (machine.tdp_w - static) * busy, (n,)),
-    }
+    ways: Sequence[tuple[str, ...]],
+) -> tuple[Any, Any]:
+    """Seconds of a step and watts of a device of layouts."""
+    here = taken(table, rows["split"], rows["recompute"], rows["size"])
+    if np.any(rows["recompute_layers"]):
+        nothing = taken(table, rows["split"], np.full(len(rows["pp"]), ways.index(())), rows["size"])
+        each = sum(k.count for k in table.layers) / (rows["pp"] * rows["vp"])
+        part = np.where(rows["recompute_layers"] > 0, rows["recompute_layers"] / each, 1.0)
+        here = blended(nothing, here, part)
+    cost = step_of(here, _named(plan), links, sites.products, sites.vector, _layout(rows))
+    static = static_power_w(cluster.machine)
+    step_s = np.broadcast_to(np.asarray(cost.step_s), rows["pp"].shape)
+    busy = np.minimum(1.0, np.asarray(cost.limit_s) / step_s)
+    return step_s, np.broadcast_to(static + (cluster.machine.tdp_w - static) * busy, step_s.shape)

@@ -51,8 +51,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     layout = layout or Layout.of(plan)
     framework, optimizer = plan.framework, plan.optimizer
     dense, experts, adapters = held_on(parts, layout, stage)
-    _, cut = layout.ranks(plan)
-    zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks(plan)
+    _, cut = layout.ranks()
+    zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks()
     models = 1.0 + plan.critics
     trained, routed = (adapters, 0.0 * np.asarray(experts)) if plan.frozen else (dense, experts)
     stored = _weight_bytes(plan)
@@ -65,16 +65,18 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
         (np.where(parted, cut, 1), np.where(parted, routed_ranks, 1))
         for parted in (gathers, (zero >= 2) & ~kept_whole, zero >= 1)
     )
-    layer = max(parts.layers, key=lambda k: float(np.max(k.weights + k.expert_weights)))
-    most = layer.weights + layer.expert_weights
+    most = _most([k.weights + k.expert_weights for k in parts.layers])
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
     weights = weights * models + 2.0 * plan.references * (dense / by_weights[0] + experts / by_weights[1])
     buffers: Any = framework.buffer_bytes
     buffers = buffers + np.where(gathers, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
-    buffers = buffers + np.max([np.max(k.largest) for k in parts.layers]) * (0.0 if plan.frozen else kept)
+    buffers = buffers + _most([k.largest for k in parts.layers]) * (0.0 if plan.frozen else kept)
     buffers = buffers + _most([k.widest_bytes for k in parts.layers])
     flight = in_flight(plan.schedule, layout.pp, layout.micro_batches, layout.vp, stage)
+    if plan.schedule == "interleaved":  # of stages in one piece 1F1B, as frameworks run it
+        one = in_flight("1f1b", layout.pp, layout.micro_batches, 1, stage)
+        flight = np.where(np.asarray(layout.vp) > 1, flight, one)
     rows = layers_on(parts, layout.pp, layout.vp, stage)
     layers: Any = sum((n * k.kept_bytes for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     # the layer that is computed again keeps everything for a moment

@@ -18,7 +18,7 @@ _SHORT = 1024
 def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     """Changes in the order of what they cost, with the words that ask for them."""
     more: dict[str, dict[str, Any]] = (
-        {"--recompute full": {"recompute": ("full",)}} if "full" not in plan.recompute else {}
+        {"--recompute full": {"recompute": ("full",), "recompute_layers": 0}} if plan.again != "full" else {}
     )
     smaller: dict[str, dict[str, Any]] = {"--mbs 1": {"mbs": 1}} if plan.mbs > 1 else {}
     cut: dict[str, dict[str, Any]] = {"--zero 3": {"zero": 3}} if plan.zero < 3 and plan.dp > 1 else {}

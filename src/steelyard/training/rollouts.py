@@ -174,7 +174,7 @@ def _scoring(found: TrainEstimate, step: RewardedStep) -> dict[str, float]:
     cluster = found.scenario.cluster
     ones: Any = dict.fromkeys((*SPLITTING, "vp", "cp", "ep", "etp", "mbs"), 1)
     alone = replace(plan, **ones, dp=cluster.count, shard=cluster.count, zero=3, gbs=cluster.count)
-    alone = replace(alone, schedule="1f1b", recompute=())
+    alone = replace(alone, schedule="1f1b", recompute=(), recompute_layers=0)
     sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
     priced = priced_parts(step.reward, alone, cluster, sites, links)
     one = float(np.ravel(step_of(priced, alone, links, sites.products, sites.vector).forward_s)[0])

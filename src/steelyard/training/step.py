@@ -1,14 +1,14 @@
 """The time of a training step: micro-batches through the stages of a pipeline, then gradients and the update.
 
 ``step = m (f + b) + bubble + sends + exposed data-parallel traffic + update``, with ``f`` and ``b`` the slowest stage's
-forward and backward pass of a micro-batch. What splits a layer (``tp``, ``cp``, ``ep``) is that of one plan; how layers
-and replicas are laid out over devices (:class:`Layout`) may be arrays over thousands of layouts.
+forward and backward pass of a micro-batch. A :class:`Layout` may be arrays over thousands of layouts, with parts of as
+many (:mod:`steelyard.training.layers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,12 @@ SEND_EXPOSED = 0.2
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Layout:
-    """How layers and replicas lie over devices; numbers, or arrays over layouts."""
+    """How layers, experts and replicas lie over devices; numbers, or arrays over layouts."""
 
+    tp: Any
+    cp: Any
+    ep: Any
+    etp: Any
     pp: Any
     vp: Any
     dp: Any
@@ -62,20 +66,25 @@ class Layout:
     @classmethod
     def of(cls, plan: TrainPlan) -> Layout:
         """That of a plan."""
-        return cls(plan.pp, plan.vp, plan.dp, plan.zero, plan.shard, plan.micro_batches)
+        return cls(**{f.name: getattr(plan, f.name) for f in fields(cls)})
 
-    def ranks(self, plan: TrainPlan) -> tuple[Any, Any]:
+    @property
+    def expert_stride(self) -> Any:
+        """How far ranks that hold the same experts lie apart."""
+        return np.asarray(self.ep) * self.etp
+
+    def ranks(self) -> tuple[Any, Any]:
         """Ranks that hold the same dense weights, and those over which ZeRO cuts them."""
-        whole = np.asarray(self.dp) * plan.cp
-        return whole, np.minimum(whole, np.asarray(self.shard) * plan.cp)
+        whole = np.asarray(self.dp) * self.cp
+        return whole, np.minimum(whole, np.asarray(self.shard) * self.cp)
 
     def gathers(self, plan: TrainPlan) -> Any:
         """Whether parameters are gathered layer by layer, and gradients scattered: ZeRO 3 where no stage keeps them."""
         return (np.asarray(self.zero) >= 3) & ~((np.asarray(self.pp) > 1) & plan.framework.stage_whole)
 
-    def expert_ranks(self, plan: TrainPlan) -> Any:
+    def expert_ranks(self) -> Any:
         """Ranks that hold the same experts."""
-        return np.maximum(1, plan.tp * plan.cp * np.asarray(self.dp) // (plan.ep * plan.etp))
+        return np.maximum(1, np.asarray(self.tp) * self.cp * self.dp // self.expert_stride)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -160,7 +169,7 @@ def step_of(
     bubble = bubble_s(plan.schedule, p, m, layout.vp, mean_f, mean_b - mean_w, mean_w)
     # one micro-batch passes every stage forward and, but for its weights, backward, whatever the schedule
     bubble = np.maximum(bubble, p * (mean_f + mean_b - mean_w) - m * (f + b))
-    send = links.stage_s(parts.hidden_bytes, plan, layout.dp)
+    send = links.collective_s("send", parts.hidden_bytes, 2, np.asarray(layout.tp) * layout.cp * layout.dp)
     sends = np.where(p > 1, 2.0 * (p - 1) * send + 2.0 * m * layout.vp * send * SEND_EXPOSED, 0.0)
     exposed, update = _end(parts, plan, links, site, vector, layout)
     step = m * (f + b) + bubble + sends + exposed + update
@@ -244,17 +253,17 @@ def _gathered(kind: LayerKind, plan: TrainPlan, links: Links, layout: Layout) ->
     whole = layout.gathers(plan)
     if not np.any(whole):
         return 0.0, 0.0
-    _, cut = layout.ranks(plan)
+    _, cut = layout.ranks()
     gather: Any = 0.0
     scatter: Any = 0.0
     for elements, ranks, stride in (
-        (kind.weights, cut, plan.tp),
-        (kind.expert_weights, layout.expert_ranks(plan), plan.ep * plan.etp),
+        (kind.weights, cut, layout.tp),
+        (kind.expert_weights, layout.expert_ranks(), layout.expert_stride),
     ):
         message = np.asarray(elements) * 2.0
         gather = gather + links.collective_s("all_gather", message, ranks, stride)
         scatter = scatter + links.collective_s("reduce_scatter", message, ranks, stride)
-    back = (gather if plan.framework.reshard else 0.0) + (0.0 if plan.frozen else scatter)
+    back = (gather if plan.framework.reshard else 0.0) + (0.0 if plan.frozen else scatter * plan.gradient_traffic)
     waits = (np.maximum(0.0, gather - kind.forward_s()), np.maximum(0.0, back - kind.backward_s()))
     return np.where(whole, waits[0], 0.0), np.where(whole, waits[1], 0.0)
 
@@ -263,8 +272,8 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
     """What follows the last micro-batch on the fullest stage: gradients reduced, parameters gathered, the update."""
     exposed: Any = 0.0
     update: Any = 0.0
-    whole, cut = layout.ranks(plan)
-    zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks(plan)
+    whole, cut = layout.ranks()
+    zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks()
     optimizer, width = plan.optimizer, plan.framework.gradient_bits / 8
     for stage in _places(np.asarray(layout.pp))[::2]:  # the ends and the middle
         dense, experts, adapters = held_on(parts, layout, stage)
@@ -272,14 +281,14 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
         time: Any = 0.0
         gathers = layout.gathers(plan)
         if not np.all(gathers):
-            for size, ranks, stride in ((trained, whole, plan.tp), (routed, routed_ranks, plan.ep * plan.etp)):
+            for size, ranks, stride in ((trained, whole, layout.tp), (routed, routed_ranks, layout.expert_stride)):
                 gradient = np.asarray(size) * width
                 reduced = links.collective_s("all_reduce", gradient, ranks, stride)
                 parted = links.collective_s("reduce_scatter", gradient, ranks, stride)
                 parted = parted + links.collective_s("all_gather", np.asarray(size) * 2.0, ranks, stride)
                 time = time + np.where(zero == 0, reduced, parted)
         if np.any(gathers):
-            copies = links.collective_s("all_reduce", trained * 4.0 / cut, whole // cut, plan.tp * cut)
+            copies = links.collective_s("all_reduce", trained * 4.0 / cut, whole // cut, layout.tp * cut)
             time = np.where(gathers, copies, time)
         local = trained / np.where(zero > 0, cut, 1) + routed / np.where(zero > 0, routed_ranks, 1)
         spent = elementwise_time(local * optimizer.update_bytes(2.0, width), site=vector).time_s

@@ -135,7 +135,3 @@ class Links:
         return self.collective_s("all_to_all", message * bits / 8, plan.ep, plan.etp) + self.collective_s(
             "all_to_all", message * 2.0, plan.ep, plan.etp
         )
-
-    def stage_s(self, message_bytes: Any, plan: TrainPlan, dp: Any) -> Any:
-        """What a stage hands to the next, with ``dp`` replicas between them."""
-        return self.collective_s("send", message_bytes, 2, plan.tp * plan.cp * np.asarray(dp))

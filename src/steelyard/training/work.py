@@ -8,12 +8,13 @@ the backward pass. A split rank that is reduced leaves partial sums, which tenso
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from steelyard.cost.models import KernelTime
 from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.cost.site import Site
@@ -22,11 +23,12 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.sharding import SPLIT_BY_TP, shard, split_ranks
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.machine.cluster import Cluster
+from steelyard.training.asked import Asked, asked, found
 from steelyard.workload.backward import gradients, saved
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op
 
-__all__ = ["PASSES", "Work", "work_of"]
+__all__ = ["PASSES", "Work", "work_of", "works_of"]
 
 #: The passes of a kernel: forward, gradient of what flows, gradient of weights.
 PASSES: Final[tuple[Literal["forward", "dgrad", "wgrad"], ...]] = ("forward", "dgrad", "wgrad")
@@ -65,18 +67,6 @@ class Work:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def work_of(graph: Graph, plan: TrainPlan, cluster: Cluster, sites: Sites) -> tuple[Work, ...]:
-    """The kernels of a rank for one micro-batch.
-
-    Args:
-        graph: the forward pass of one micro-batch on one model replica; sizes may be arrays over scenarios.
-        plan: degrees, formats, framework.
-        cluster: the devices.
-        sites: where products and elementwise work run.
-    """
-    return tuple(_works(graph, plan, cluster, sites))
-
-
 @dataclass(frozen=True, slots=True)
 class Sites:
     """Where kernels run: products in the plan's precision, products kept in 16 bits, elementwise work."""
@@ -86,22 +76,65 @@ class Sites:
     vector: Site
 
 
-def _works(graph: Graph, plan: TrainPlan, cluster: Cluster, sites: Sites) -> Iterator[Work]:
-    lowering = plan.lowering
-    for _, group in groupby(enumerate(graph.ops), key=lambda x: x[1].fuse or x[0]):
-        whole = [op for _, op in group]
-        ops = [shard(op, lowering) for op in whole]
-        yield from _group(whole, ops, plan, cluster, sites)
+@dataclass(frozen=True, slots=True, eq=False)
+class Pending:
+    """A kernel whose times are still to be found."""
+
+    work: Work
+    asks: tuple[Asked, ...] = ()
+    """Of its passes; empty: it has its times."""
+    slower: Any = 1.0
+    """Times over those that are asked for."""
+
+    def timed(self, times: Sequence[KernelTime]) -> Work:
+        """The kernel with its times."""
+        if not times:
+            return self.work
+        passes = {f"{name}_s": t.time_s * self.slower for name, t in zip(PASSES, times, strict=False)}
+        return replace(self.work, **passes, spread=times[0].spread, source=times[0].source)
 
 
-def _group(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, cluster: Cluster, sites: Sites) -> Iterator[Work]:
+def work_of(graph: Graph, plan: TrainPlan, cluster: Cluster, sites: Sites) -> tuple[Work, ...]:
+    """The kernels of a rank for one micro-batch.
+
+    Args:
+        graph: the forward pass of one micro-batch on one model replica; sizes may be arrays over scenarios.
+        plan: degrees, formats, framework.
+        cluster: the devices.
+        sites: where products and elementwise work run.
+    """
+    return works_of(graph, (plan,), cluster, sites)[0]
+
+
+def works_of(graph: Graph, plans: Sequence[TrainPlan], cluster: Cluster, sites: Sites) -> list[tuple[Work, ...]]:
+    """The same under several plans that differ in the degrees that split a layer: what they share is priced once."""
+    groups = [[op for _, op in g] for _, g in groupby(enumerate(graph.ops), key=lambda x: x[1].fuse or x[0])]
+    routed = [any("e" in op.ranks for op in group) for group in groups]
+    known: dict[tuple[int, ...], list[Pending]] = {}
+    wanted = []
+    for plan in plans:
+        pending: list[Pending] = []
+        for i, group in enumerate(groups):
+            key = (i, plan.tp, plan.cp, *((plan.ep, plan.etp) if routed[i] else ()))
+            if key not in known:
+                known[key] = list(_group(group, plan, cluster, sites))
+            pending += known[key]
+        wanted.append(pending)
+    each = {id(one): one for pending in wanted for one in pending}
+    prices = iter(found([ask for one in each.values() for ask in one.asks]))
+    works = {place: one.timed([next(prices) for _ in one.asks]) for place, one in each.items()}
+    return [tuple(works[id(one)] for one in pending) for pending in wanted]
+
+
+def _group(whole: Sequence[Op], plan: TrainPlan, cluster: Cluster, sites: Sites) -> Iterator[Pending]:
+    ops = [shard(op, plan.lowering) for op in whole]
     first = ops[0]
     if first.map in ("sample", "top_k"):
         if first.map == "sample":
             yield _loss(first, plan, sites)
         return
     if any(op.iterative for op in ops) or any(op.windows for op in ops):
-        yield _other(ops, plan, cluster)
+        yield Pending(_other(ops, plan, cluster))
     elif any("e" in op.ranks and op.contracts and _weight(op) for op in ops):
         yield from _experts(whole, ops, plan, sites)
     elif any(t.role == "kv" for op in ops for t in op.inputs[1:]):
@@ -156,33 +189,37 @@ def _weights(op: Op) -> Array:
     return np.asarray(sum(stored, 0.0), dtype=np.float64)
 
 
-def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Work:
+def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     m, n, k, groups = op.gemm_shape()
     m = np.asarray(m) / plan.cp
     head = op.block in ("head", "embedding") or op.name.endswith("router")
     site = sites.wide if head else sites.products
     precision = "bf16" if head else plan.precision
-    times = [product_time(m, n, k, groups=groups, which=w, precision=precision, site=site) for w in PASSES]
+    asks = tuple(asked(_dense, m, n, k, groups, which=w, precision=precision, site=site) for w in PASSES)
     slower = 1.0 / plan.framework.products_share.get(site.family, 1.0)
-    partial = bool(set(op.reduced) & set(split_ranks(whole, plan.lowering)))
-    return Work(
+    sums = bool(set(op.reduced) & set(split_ranks(whole, plan.lowering)))
+    work = Work(
         op.name,
         "gemm",
         op.block,
         op.count,
         _stage(op),
-        times[0].time_s * slower,
-        times[1].time_s * slower,
-        times[2].time_s * slower,
         flops=op.flops() / plan.cp,
         weights=_weights(op),
-        kept_bytes=_kept([op], plan, 0.0 if head else _multiplied(plan)) + _mask(op, plan, partial or plan.tp == 1),
-        reduces=partial,
+        kept_bytes=_kept([op], plan, 0.0 if head else _multiplied(plan)) + _mask(op, plan, sums or plan.tp == 1),
+        reduces=sums,
         again=_modules(op),
-        spread=times[0].spread,
-        source=times[0].source,
         facts={"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)},
     )
+    return Pending(work, asks, slower)
+
+
+def _dense(m: Any, n: Any, k: Any, groups: Any, **words: Any) -> KernelTime:
+    return product_time(m, n, k, groups=groups, **words)
+
+
+def _grouped(rows: Any, n: Any, k: Any, experts: Any, **words: Any) -> KernelTime:
+    return grouped_time(rows, n, k, experts=experts, **words)
 
 
 def _mask(op: Op, plan: TrainPlan, ends: bool) -> Any:
@@ -202,7 +239,7 @@ def _width(op: Op) -> Array:
     return np.asarray(op.elements(op.output) / np.maximum(_tokens(op), 1.0), dtype=np.float64)
 
 
-def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Iterator[Work]:
+def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Iterator[Pending]:
     """Grouped products of a rank's experts, with what moves their tokens about."""
     for one, op in zip(whole, ops, strict=True):
         pairs = np.asarray(next(iter(one.domain.values()), 0.0), dtype=np.float64)
@@ -224,29 +261,20 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
                 k = k * size
             else:
                 n = n * size
-        times = [
-            grouped_time(rows, n, k, experts=local, which=w, precision=plan.precision, site=sites.products)
-            for w in PASSES
-        ]
         up = "f" not in one.reduced
         if up:
             yield _rearranged(op, rows, k, plan, sites)
-        yield Work(
+        words: dict[str, Any] = {"precision": plan.precision, "site": sites.products}
+        work = Work(
             op.name,
             "experts",
             op.block,
             op.count,
-            "",
-            times[0].time_s,
-            times[1].time_s,
-            times[2].time_s,
             flops=2.0 * rows * n * k,
             expert_weights=local * n * k,
             kept_bytes=rows * k * _multiplied(plan),
             exchanges=up,
             again=_modules(op),
-            spread=times[0].spread,
-            source=times[0].source,
             facts={
                 "rows": rows,
                 "tokens": _tokens(one) / (plan.cp * max(1, along)),
@@ -255,6 +283,7 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
                 "experts": one.size("e"),
             },
         )
+        yield Pending(work, tuple(asked(_grouped, rows, n, k, local, which=w, **words) for w in PASSES))
 
 
 #: Times that routed rows are copied in a layer beside their sum: put in order for their experts and brought back. An
@@ -262,26 +291,16 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
 COPIES = {"alltoall": 3.0, "allgather": 2.0, "deepep": 2.0, "hybridep": 1.0}
 
 
-def _rearranged(op: Op, rows: Any, hidden: Any, plan: TrainPlan, sites: Sites) -> Work:
+def _rearranged(op: Op, rows: Any, hidden: Any, plan: TrainPlan, sites: Sites) -> Pending:
     """Routed rows put in order for their experts and brought back, each copy read and written; backward alike."""
     framework = plan.framework
     moved = COPIES[framework.dispatcher] * rows * hidden * 2.0 * plan.wide_bytes * framework.routed_passes
-    time = elementwise_time(moved, site=sites.vector)
     name = f"{op.name.partition('.')[0]}.permute"
-    return Work(
-        name,
-        "elementwise",
-        op.block,
-        op.count,
-        forward_s=time.time_s,
-        dgrad_s=time.time_s,
-        again=_modules(op),
-        spread=time.spread,
-        source=time.source,
-    )
+    once = asked(elementwise_time, moved, site=sites.vector)
+    return Pending(Work(name, "elementwise", op.block, op.count, again=_modules(op)), (once, once))
 
 
-def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
+def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Pending:
     """Activations and sums of routed rows: everything through memory once; gathering rows before them likewise."""
     wide: Any = 0.0
     for tensor in op.tensors:
@@ -301,56 +320,39 @@ def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Work:
     return _passing(op, moved, kept, op.flops(), sites)
 
 
-def _passing(op: Op, moved: Any, kept: Any, flops: Any, sites: Sites) -> Work:
+def _passing(op: Op, moved: Any, kept: Any, flops: Any, sites: Sites) -> Pending:
     """Work that takes its bytes through memory; backward half as much again: the gradient in, what was saved, and the
     gradient out."""
-    time = elementwise_time(moved, site=sites.vector)
-    return Work(
+    work = Work(
         op.name,
         "elementwise",
         op.block,
         op.count,
         _stage(op),
-        time.time_s,
-        elementwise_time(moved * 1.5, site=sites.vector).time_s,
-        0.0,
         flops=flops,
         weights=_weights(op) if "e" not in op.ranks else 0.0,
         kept_bytes=kept,
         again=_modules(op),
-        spread=time.spread,
-        source=time.source,
     )
+    return Pending(work, tuple(asked(elementwise_time, times * moved, site=sites.vector) for times in (1.0, 1.5)))
 
 
-def _elementwise(op: Op, plan: TrainPlan, sites: Sites) -> Work:
+def _elementwise(op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     alone = plan.tp if plan.sequence_parallel and not split_ranks(op, plan.lowering) else 1
     bits = dict.fromkeys(("weight", "table", "activation", "kv", "state"), 8.0 * plan.wide_bytes)
     moved = op.bytes(bits) / (plan.cp * alone) * plan.framework.elementwise_passes
     return _passing(op, moved, _kept([op], plan), op.flops() / (plan.cp * alone), sites)
 
 
-def _loss(op: Op, plan: TrainPlan, sites: Sites) -> Work:
+def _loss(op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     """Softmax and cross entropy over the vocabulary, forward and backward."""
     logits = np.asarray(op.size("t"), dtype=np.float64) * op.size("v") / plan.cp
-    half = elementwise_time(logits * plan.framework.loss_bytes / 2.0, site=sites.vector)
-    return Work(
-        "loss",
-        "elementwise",
-        "head",
-        1,
-        "last",
-        half.time_s,
-        half.time_s,
-        0.0,
-        flops=logits * 12.0,
-        spread=half.spread,
-        source=half.source,
-        facts={"logits": logits},
-    )
+    half = asked(elementwise_time, logits * plan.framework.loss_bytes / 2.0, site=sites.vector)
+    facts = {"logits": logits}
+    return Pending(Work("loss", "elementwise", "head", 1, "last", flops=logits * 12.0, facts=facts), (half, half))
 
 
-def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
+def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
     """Scores, softmax and values; its share of context-parallel ranks is that of their queries, evenly."""
     parts = [op for op in ops if op.contracts]
     if len(parts) < 2:
@@ -359,22 +361,23 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
     heads = np.asarray(scores.size("g"), dtype=np.float64) * np.asarray(scores.size("q"), dtype=np.float64)
     words = {
         "causal": "causal" in scores.facts,
-        "window": scores.facts.get("window", 0),
         "kernel": plan.framework.attention,
         "precision": "fp32" if plan.wide_bytes > 2.0 else "bf16",
         "site": sites.wide,
     }
     b, s, keys = (np.asarray(scores.size(rank), dtype=np.float64) for rank in "bsl")
+    window = np.asarray(scores.facts.get("window", 0), dtype=np.float64)
     alone: Any = 1.0
     fewer: Any = 1.0  # pairs than those of whole sequences
     if plan.packing is not None:  # documents are sequences of their own to attention
         alone = np.maximum(keys / plan.packing.seen, 1.0)
-        seen = float(words["window"]) or np.inf
+        seen = float(window) or np.inf
         fewer = np.minimum(keys, seen) / np.minimum(keys / alone, seen)
         b, s, keys = b * alone, s / alone, keys / alone
-    shape = (b, s, keys, heads, scores.size("g"), scores.size("c"), values.size("z"))
-    forward = attention_time(*shape, backward=False, **words)
-    back = attention_time(*shape, backward=True, **words)
+    key, value = scores.size("c"), values.size("z")
+    apart = (float(np.max(np.asarray(key))), float(np.max(np.asarray(value))))  # the kernel is chosen by them
+    shape = (b, s, keys, heads, scores.size("g"), key, value, window)
+    asks = tuple(asked(_fused, *shape, apart=apart, backward=back, **words) for back in (False, True))
     share = (plan.framework.cp_attention if plan.cp > 1 else 1.0) / plan.cp
     kept = _kept(ops, plan)
     if plan.framework.attention == "unfused":
@@ -383,28 +386,22 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Work:
         kept = kept + 5.0 * dense / alone / plan.cp
     flops: Any = sum((op.flops() for op in parts), 0.0) / fewer
     width = np.asarray(scores.size("g"), dtype=np.float64) * (scores.size("c") + values.size("z"))
-    return Work(
+    held = np.asarray(scores.size("b"), dtype=np.float64) * scores.size("l") * width * plan.wide_bytes / plan.cp
+    work = Work(
         scores.name,
         "attention",
         "attention",
         scores.count,
-        "",
-        forward.time_s * share,
-        back.time_s * share,
-        0.0,
         flops=flops / plan.cp,
         kept_bytes=kept,
         again=_modules(scores),
-        spread=forward.spread,
-        source=forward.source,
-        facts={
-            "kv_bytes": np.asarray(scores.size("b"), dtype=np.float64)
-            * scores.size("l")
-            * width
-            * plan.wide_bytes
-            / plan.cp
-        },
+        facts={"kv_bytes": held},
     )
+    return Pending(work, asks, share)
+
+
+def _fused(*shape: Any, **words: Any) -> KernelTime:
+    return attention_time(*shape[:-1], window=shape[-1], **words)
 
 
 def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:

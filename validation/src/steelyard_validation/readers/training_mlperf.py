@@ -28,6 +28,8 @@ BENCHMARKS: Mapping[str, tuple[str, int, str]] = {
     "bert": ("bert-large-uncased", 256, ""),
 }
 #: BERT is trained on sequences of at most 512 tokens without their padding; half of it is (guess).
+#: Benchmarks of long sequences, a micro-batch of one each: batch over accumulation are the replicas.
+SINGLE = ("llama2_70b_lora", "llama31_405b")
 NOT_ASKED = {
     "dlrm_dcnv2": "tables of embeddings over devices are not trained by the verb",
     "gnn": "graphs are not trained by the verb",
@@ -75,8 +77,10 @@ def words(row: Mapping[str, Any]) -> Words | str:
         "precision": "fp8" if eight and not tpu else "bf16",
         "framework": "maxtext" if tpu else "nemo",
     }
-    if task:
-        return {**asked, "task": task}
+    if benchmark in SINGLE:
+        replicas, left = divmod(whole(row["gbs"]), whole(row["grad_accum"]))
+        asked |= {"task": task} if task else {}
+        return "a batch that its accumulation does not divide" if left else {**asked, "dp": replicas, "mbs": 1}
     if benchmark != "bert":
         return asked
     each, left = divmod(whole(row["gbs"]), whole(row["grad_accum"]) * devices)
