@@ -121,7 +121,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     nodes = cluster.node_count if cluster is not None else 1
     spares = problems.read(parse_spares, values["spares"], nodes)
     rewarded = read_rewarded(values, sequences, problems)
-    packing = problems.read(packing_of, values["docs"], values["seq"], values["seed"])
+    packing = problems.read(packing_of, values["docs"], seq, values["seed"])
     problems.done()
     assert cluster is not None
     assert fails is not None

@@ -122,7 +122,11 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     ]
     depth = workload.depth
     stages = [d for d in range(1, min(depth, cluster.count) + 1) if depth % d == 0 or (depth + 2) % d == 0]
-    contexts = [d for d in _powers(min(_MOST_CP, cluster.count)) if d == 1 or plan.seq // d >= _LEAST_TOKENS * 2]
+    contexts = [
+        d
+        for d in _powers(min(_MOST_CP, cluster.count))
+        if d == 1 or (plan.seq // d >= _LEAST_TOKENS * 2 and plan.seq % (2 * d) == 0)
+    ]
     experts = _divisors(workload.experts, cluster.count) if workload.experts else [1]
 
     def chosen(name: str, tried: Sequence[int]) -> tuple[int, ...]:
