@@ -4,7 +4,7 @@
 #   make test      the tests           make check     style, types, layers
 #   make bench     speed               make validate  against measured data
 #   make fuzz      damaged data through every reader
-#   make regold    golden answers written again, with a table of what changed
+#   make regold    golden answers and what the pages show written again, with a table of what changed
 #   make docs      the web pages       make clean     remove what these made
 
 # The first Python of 3.11 or newer that really starts.
@@ -42,6 +42,7 @@ check: $(VENV)/.dev
 
 regold: $(VENV)/.dev
 	$(PYTHON) -m tests.golden.golden $(ARGS)
+	$(PYTHON) -m tests.docs.blocks $(ARGS)
 
 bench: $(VENV)/.dev
 	$(PYTHON) -m bench $(ARGS)

@@ -10,6 +10,23 @@ import pytest
 ROOT = Path(__file__).parent.parent
 os.environ.pop("COLUMNS", None)  # reports are as wide as it says
 
+#: Pages whose blocks take more than a few seconds: plans, searches over the catalogue, contract suites.
+SLOW_PAGES = (
+    "README",
+    "docs/for/deployer",
+    "docs/for/researcher",
+    "docs/gallery/gpu-for-70b",
+    "docs/guide/add-a",
+    "docs/guide/advise",
+    "docs/guide/calibrate",
+    "docs/guide/fit",
+    "docs/guide/images",
+    "docs/guide/plan",
+    "docs/guide/recipes",
+    "docs/guide/simulate",
+    "docs/guide/sweep",
+    "docs/index",
+)
 #: Files and tests of more than a few seconds each, left out of the fast part (``-m "not slow"``), by their path.
 SLOW = (
     "tests/contract/test_conservation.py::test_nothing_is_lost",
@@ -23,13 +40,13 @@ SLOW = (
     "tests/contract/test_step.py::test_many_steps_at_once",
     "tests/contract/test_techniques.py::test_any_two_compose",
     "tests/page",
+    *(f"tests/docs/test_blocks.py::test_page[{page}" for page in SLOW_PAGES),
     "tests/plugin",
     "tests/unit/test_calibrate_engine.py",
     "tests/unit/test_help.py::test_the_examples_run",
     "tests/unit/test_kept_code.py",
     "tests/unit/test_readers_held.py",
     "tests/unit/test_readers_models.py",
-    "tests/unit/test_readme.py",
     "tests/unit/test_report_plan.py",
     "tests/unit/test_search_fleet.py::test_a_mix_beats_one_type_on_the_azure_traces",
     "tests/unit/test_serve_twin.py",

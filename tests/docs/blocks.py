@@ -9,7 +9,7 @@ The blocks of a page are one session, from top to bottom, in one folder:
   three dots stands for any lines, three dots in a line for its rest. Other programs are not run.
 - ``python``: run, in one namespace for the page, and written to its ``title`` where it has one.
 - ``toml``, ``json``, ``yaml``, ``csv`` with ``title="FILE"``: written to that file. All are parsed.
-- ``text``, ``math``: not code.
+- ``text``, ``math``, ``html``: not run.
 
 ``<!-- not run: REASON -->`` above a block says why it is not; ``<!-- exit 3 -->`` what a command of it ends with.
 """
@@ -40,7 +40,7 @@ from steelyard.cli.main import main
 from steelyard.cost.models import COST_MODELS
 from steelyard.simulation.policies._load import POLICIES
 from steelyard.techniques import TECHNIQUES
-from steelyard.traffic.readers import READERS
+from steelyard.traffic.readers import NAMED, READERS
 from steelyard.workload.families import FAMILIES
 from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.op import OPERATORS
@@ -52,11 +52,14 @@ __all__ = ["ROOT", "Block", "NotRun", "Problem", "blocks", "compare", "pages", "
 ROOT = Path(__file__).parents[2]
 #: Pages that a command writes, with a test of their own.
 GENERATED = ("docs/reference", "docs/validation", "docs/claims")
+#: Languages of blocks that are not run.
+NO_CODE = ("text", "math", "html")
 #: What pages register for their own process.
 REGISTRIES = (COST_MODELS, FAMILIES, NETWORKS, OPERATORS, POLICIES, READERS, TECHNIQUES)
 #: Programs of others: not run.
 OTHERS = {
     "cd": "a shell's",
+    "curl": "asks a server",
     "docker": "a container's",
     "duckdb": "another program",
     "git": "of the repository",
@@ -139,7 +142,8 @@ def pages() -> list[str]:
     """Every page with code that a person writes, by its path in the repository."""
     found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
     names = (path.relative_to(ROOT).as_posix() for path in found)
-    return [name for name in names if not name.startswith(GENERATED) and blocks(name)]
+    names = (name for name in names if not name.startswith(GENERATED))
+    return [name for name in names if any(block.lang not in NO_CODE for block in blocks(name))]
 
 
 def blocks(page: str) -> list[Block]:
@@ -224,7 +228,7 @@ def run(page: str, folder: Path) -> Session:
             elif block.lang in ("toml", "json", "yaml", "csv"):
                 session.ran += 1
                 _file(block, folder, session)
-            elif block.lang not in ("text", "math"):
+            elif block.lang not in NO_CODE:
                 session.problems.append(
                     Problem(page, block.line, f"blocks of {block.lang or 'no language'} are not run")
                 )
@@ -348,6 +352,8 @@ def _left_out(words: Sequence[str]) -> str:
     for part, reason in NOT_HERE.items():
         if part in line:
             return reason
+    if not os.environ.get("STEELYARD_DATA") and {*words} & {*NAMED}:
+        return "wants a public trace under $STEELYARD_DATA"
     if words[0] in OTHERS or words[0].startswith("./") or "=" in words[0]:
         return OTHERS.get(words[0], "another program")
     return ""
