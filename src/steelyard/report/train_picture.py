@@ -33,7 +33,7 @@ __all__ = ["pictures", "pipeline_svg", "played_step", "write_pictures", "write_t
 #: Slots of a picture and of a trace at most: beyond, fewer micro-batches show the same pattern.
 SHOWN, TRACED = 6_000, 200_000
 #: Colour, letter and words of a pass.
-_PASSES: Final = {
+PASSES: Final = {
     FORWARD: (0, "F", "forward"),
     INPUT: (1, "B", "backward, inputs"),
     WEIGHT: (2, "W", "backward, weights"),
@@ -96,7 +96,7 @@ def _events(played: Played) -> Iterator[dict[str, Any]]:
         for k in used.tolist():
             kind, chunk = int(table.kind[s, k]), int(table.chunk[s, k])
             begin, end = float(played.begin_s[s, k]), float(played.end_s[s, k])
-            _, letter, _ = _PASSES[kind]
+            _, letter, _ = PASSES[kind]
             held += (kind == FORWARD) - (kind in (INPUT, BOTH))
             number = int(table.micro_batch[s, k])
             args = {"micro_batch": number, "chunk": chunk, "position": int(table.position[s, chunk])}
@@ -120,7 +120,7 @@ def pipeline_svg(played: Played, title: str, attributes: str = "") -> str:
     scale = (WIDTH - LEFT - 16) / played.makespan_s
     parts = [f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}" {attributes}>']
     parts.append(f'<text class="title" x="4" y="16">{escape(title)}</text>')
-    names = {kind: _PASSES[kind] for kind in _PASSES if np.any(table.kind == kind)}
+    names = {kind: PASSES[kind] for kind in PASSES if np.any(table.kind == kind)}
     spans = [f'<tspan class="c{colour} fill">{words}</tspan>' for colour, _, words in names.values()]
     parts.append(f'<text class="key" x="4" y="35">{" &#160; ".join(spans)}</text>')
     base = TOP + ROW * table.stages
@@ -133,7 +133,7 @@ def pipeline_svg(played: Played, title: str, attributes: str = "") -> str:
         y = TOP + ROW * s
         parts.append(f'<text class="tick" x="{LEFT - 6}" y="{y + 17}" text-anchor="end">stage {s}</text>')
         for k in np.flatnonzero(table.kind[s] != NONE).tolist():
-            colour, letter, words = _PASSES[int(table.kind[s, k])]
+            colour, letter, words = PASSES[int(table.kind[s, k])]
             x, wide = LEFT + played.begin_s[s, k] * scale, (played.end_s[s, k] - played.begin_s[s, k]) * scale
             number, chunk = int(table.micro_batch[s, k]), int(table.chunk[s, k])
             low, high = (y + 3, ROW - 6) if not _beside(table, s, k) else (y + 3 + 10 * _second(table, s, k), 10)

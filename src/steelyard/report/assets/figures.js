@@ -53,6 +53,9 @@
         const {unit} = value;
         found[key] = v => write(v, unit, 4);
         found[`${key}Unit`] = unit;
+      } else if (key.endsWith('ormatter') && value && typeof value === 'object' && 'names' in value) {
+        found[key] = v => value.names[v] || '';
+        found.rows = true;
       } else if (key === 'words') found[key] = value;
       else found[key] = resolved(value, style);
     }
@@ -75,7 +78,7 @@
       axisLabel: {...text, hideOverlap: true, ...axis.axisLabel},
     };
     if (axis.ends === false) Object.assign(found.axisLabel, {showMinLabel: false, showMaxLabel: false});
-    if (axis.type === 'category' && side === 'y') {
+    if (side === 'y' && (axis.type === 'category' || (axis.axisLabel && axis.axisLabel.rows))) {
       Object.assign(found.axisLabel, {width: narrow ? 108 : 220, overflow: 'truncate', interval: 0, color: ink.ink});
     }
     return found;

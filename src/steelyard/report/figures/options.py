@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["axis", "band", "bars", "categories", "colour", "dots", "level", "limit", "line", "segments"]
+__all__ = ["axis", "band", "bars", "categories", "colour", "dots", "level", "limit", "line", "named_rows", "segments"]
 
 #: Colours of the stylesheet that tell series apart.
 COLOURS = 6
@@ -37,6 +37,13 @@ def axis(name: str = "", unit: str = "", *, log: bool = False, zero: bool = True
 def categories(names: Sequence[str], name: str = "", *, down: bool = False, **more: Any) -> dict[str, Any]:
     """An axis of names; ``down``: the first one on top."""
     return {"type": "category", "data": list(names), "name": name, **({"inverse": True} if down else {}), **more}
+
+
+def named_rows(names: Sequence[str], **more: Any) -> dict[str, Any]:
+    """A vertical axis of rows ``0, 1, 2, ...`` with their names, the first on top, on which things may lie between."""
+    label = {"formatter": {"names": list(names)}}
+    ends = {"min": -0.5, "max": len(names) - 0.5, "interval": 1, "inverse": True}
+    return {"type": "value", **ends, "splitLine": {"show": False}, "axisLabel": label, **more}
 
 
 def line(name: str, x: Any, y: Any, *, words: Sequence[str] = (), **more: Any) -> dict[str, Any]:
