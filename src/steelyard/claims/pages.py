@@ -90,29 +90,25 @@ def _layer(layer: str, papers: Sequence[Paper], answers: Answers) -> str:
 
 def _scatter(papers: Sequence[Paper], answers: Answers) -> str:
     """Published against predicted in logs, for claims that are ratios; what is reduced is drawn as what remains."""
-    from steelyard.report.charts import Chart, Mark, standalone
+    from steelyard.report.figures.beside import scoreboard
+    from steelyard.report.figures.svg import picture
 
-    groups = sorted({p.layer for p in papers if any(_point(f) for f in answers[p.id])})
-    chart = Chart(
-        "claims: published against predicted ratio",
-        "published, x",
-        "predicted, x",
-        x_log=True,
-        y_log=True,
-        y_zero=False,
-    )
-    ends: list[float] = []
-    for paper in papers:
-        for f in answers[paper.id]:
-            if point := _point(f):
-                label = (
-                    f"{paper.id} {paper.name}: {f.claim.quantity}, {point[0]:.3g} published, {point[1]:.3g} predicted"
-                )
-                chart.marks([Mark(*point, groups.index(paper.layer), label, f.verdict == "reproduced")])
-                ends += point
-    if ends:
-        chart.line("equal", [min(ends), max(ends)], [min(ends), max(ends)])
-    return standalone([chart], groups)
+    return picture([scoreboard(points(papers, answers))], width=720)
+
+
+def points(papers: Sequence[Paper], answers: Answers) -> list[tuple[str, str, float, float, str]]:
+    """Layer, words, published and predicted ratio and verdict of every claim that is one."""
+    return [
+        (
+            paper.layer,
+            f"{paper.id} {paper.name}: {f.claim.quantity}, {point[0]:.3g} published, {point[1]:.3g} predicted",
+            *point,
+            f.verdict,
+        )
+        for paper in papers
+        for f in answers[paper.id]
+        if (point := _point(f))
+    ]
 
 
 def _point(f: Found) -> tuple[float, float] | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
     from steelyard.scenario.scenario import Scenario
 
-__all__ = ["Comparison", "compare", "text", "to_dict"]
+__all__ = ["Comparison", "cells", "compare", "text", "to_dict"]
 
 #: Figures of saved estimates that are compared, in order.
 _COMPARED = (
@@ -157,18 +157,23 @@ def summary(found: Comparison) -> str:
     return f"<Comparison of {found.names[0]} and {found.names[1]}: {len(found.lines)} fields>"
 
 
+def cells(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of both."""
+    a, b = found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
+    rows = []
+    for row in found.rows():
+        unit, ratio = _unit(row["field"]), row["ratio"]
+        given = [row["field"], shown(row["a"], unit), shown(row["b"], unit)]
+        rows.append([*given, "" if ratio is None else f"{ratio:.3g}"])
+    return ["", a, b, "b / a"], rows
+
+
 def parts(found: Comparison) -> list[Any]:
     """The table as a renderable."""
     from steelyard.report.paper import columns
 
-    a, b = found.names if found.names[0] != found.names[1] else (f"{found.names[0]} (a)", f"{found.names[1]} (b)")
-    cells = []
-    for row in found.rows():
-        unit, ratio = _unit(row["field"]), row["ratio"]
-        cells.append(
-            [row["field"], shown(row["a"], unit), shown(row["b"], unit), "" if ratio is None else f"{ratio:.3g}"]
-        )
-    return [columns(("", a, b, "b / a"), cells, ("b / a",), fold=(a, b))]
+    heads, rows = cells(found)
+    return [columns(heads, rows, ("b / a",), fold=heads[1:3])]
 
 
 def _unit(name: str) -> str:

@@ -8,12 +8,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from steelyard.report.figures import asset, has_library
 from steelyard.writing import write_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Table", "rendered", "stylesheet", "write_html"]
+__all__ = ["Table", "rendered", "write_html"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -40,6 +41,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    found.globals |= {"asset": lambda name: asset(name).read_text(encoding="utf-8"), "has_library": has_library}
     found.filters["items_text"] = lambda table: [f"{name}: {text}" for name, text in table.items()]
     return found
 
@@ -52,11 +54,6 @@ def rendered(template: str, **values: Any) -> str:
         values: what its variables stand for.
     """
     return _environment().get_template(template).render(**values)
-
-
-def stylesheet(*names: str) -> str:
-    """Style files of the folder one after another."""
-    return "".join((TEMPLATES / name).read_text(encoding="utf-8") for name in names)
 
 
 def write_html(text: str, path: str | Path) -> None:

@@ -9,12 +9,25 @@ from steelyard.machine.process import chip_area_m2
 from steelyard.report.estimate import SCHEMA
 from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
+from steelyard.report.text import TIMES
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
 
-__all__ = ["SCHEMA", "flat", "kernels_of", "parts", "parts_explained", "report", "summary", "to_dict"]
+__all__ = [
+    "SCHEMA",
+    "flat",
+    "kernels_of",
+    "parts",
+    "parts_explained",
+    "rate_lines",
+    "report",
+    "summary",
+    "time_rows",
+    "title",
+    "to_dict",
+]
 
 #: Classes of kernels shown one by one before the rest is summed.
 _SHOWN = 24
@@ -121,7 +134,8 @@ def _unknown(found: NetEstimate) -> list[Any]:
     return bullets("ops that are not known, priced as traffic", texts)
 
 
-def _title(found: NetEstimate) -> list[Any]:
+def title(found: NetEstimate) -> list[Any]:
+    """Network and machine, runtime and batch."""
     s = found.scenario
     return [
         styled((s.name, "bold"), " on ", (s.cluster.title, "bold")),
@@ -145,46 +159,50 @@ def parts(found: NetEstimate) -> list[Any]:
     words = f"  {total} of {capacity}, {q(abs(spare), 'B')} {'to spare' if spare >= 0 else 'short'}"
     verdict = styled(("fits", "bold green") if found.fits else ("does not fit", "bold red"), words)
     table = grid("left", "right", "right", "right", "left")
-    table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
-    low, high = found.interval["latency_s"]
-    table.add_row(
-        "latency", styled((q(found.latency_s, "s"), "bold")), span(low, high), q(found.limit_s, "s"), found.bound
-    )
-    for phase in found.phases if len(found.phases) > 1 else ():
-        times = f", {phase.repeats:g} times" if phase.repeats > 1 else ""
-        table.add_row(f"  {phase.name}{times}", q(phase.time_s, "s"), "", q(phase.limit_s, "s"), phase.bound)
-    money = "no price known; give one with --price"
-    if found.usd_per_million_items is not None:
-        money = f"{q(found.usd_per_million_items, 'USD')} per million items"
-    watts = found.energy_j_per_item * found.throughput_per_s / found.scenario.cluster.count
-    drawn = f"{watts:,.0f}" if watts >= 10 else figure(watts)
-    rates = lines_table(
-        [
-            Line("throughput", f"{figure(found.throughput_per_s)} items/s"),
-            Line(
-                "energy",
-                f"{q(found.energy_j_per_item, 'J')} per item ({drawn} W per device)",
-            ),
-            *_chip(found),
-            Line("money", money),
-            Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
-        ]
-    )
+    table.add_row(*(styled((x, "bold")) for x in TIMES))
+    for i, (label, value, *rest) in enumerate(time_rows(found)):
+        table.add_row(label, value if i else styled((value, "bold")), *rest)
     guesses = [f"{path}: {reason}" for path, reason in found.ledger.guesses.items() if path.startswith("runtime.")]
     sources = [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]
     return [
-        *_title(found),
+        *title(found),
         "",
         verdict,
         "",
         table,
         "",
-        rates,
+        lines_table(rate_lines(found)),
         "",
         *_unknown(found),
         *bullets("assumed", found.ledger.assumptions),
         *bullets("guessed", guesses),
         *bullets("sources", sources),
+    ]
+
+
+def time_rows(found: NetEstimate) -> list[list[str]]:
+    """The latency and its phases, a row each: name, predicted, 80 % interval, limit, what bounds it."""
+    low, high = found.interval["latency_s"]
+    rows = [["latency", q(found.latency_s, "s"), span(low, high), q(found.limit_s, "s"), found.bound]]
+    for phase in found.phases if len(found.phases) > 1 else ():
+        times = f", {phase.repeats:g} times" if phase.repeats > 1 else ""
+        rows.append([f"  {phase.name}{times}", q(phase.time_s, "s"), "", q(phase.limit_s, "s"), phase.bound])
+    return rows
+
+
+def rate_lines(found: NetEstimate) -> list[Line]:
+    """Throughput, energy, money and work."""
+    money = "no price known; give one with --price"
+    if found.usd_per_million_items is not None:
+        money = f"{q(found.usd_per_million_items, 'USD')} per million items"
+    watts = found.energy_j_per_item * found.throughput_per_s / found.scenario.cluster.count
+    drawn = f"{watts:,.0f}" if watts >= 10 else figure(watts)
+    return [
+        Line("throughput", f"{figure(found.throughput_per_s)} items/s"),
+        Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({drawn} W per device)"),
+        *_chip(found),
+        Line("money", money),
+        Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
     ]
 
 
@@ -247,7 +265,7 @@ def parts_explained(found: NetEstimate) -> list[Any]:
         for r in dear
     ]
     return [
-        *_title(found),
+        *title(found),
         "",
         styled(("kernels by class", "bold")),
         columns(head, _by_class(rows), numeric=head[1:]),
@@ -293,7 +311,7 @@ def table(found: Sequence[NetEstimate], width: int | None = None) -> str:
     first = found[0]
     numeric = ["batch", "latency", "80% interval", "items/s", "J/item", "memory"]
     return render(
-        [*_title(first)[: 1 if "batch" in several or "machine" in several else 2], columns(head, rows, numeric)], width
+        [*title(first)[: 1 if "batch" in several or "machine" in several else 2], columns(head, rows, numeric)], width
     )
 
 

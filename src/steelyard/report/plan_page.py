@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard.errors import InputError
 from steelyard.report import plan as report
-from steelyard.report.charts import Chart, Mark, key, standalone
+from steelyard.report.figures import Figure
+from steelyard.report.figures.plan import front_figures, plan_figures
+from steelyard.report.figures.svg import picture as svg_picture
 from steelyard.report.html import Table, rendered, write_html
 from steelyard.report.ways import HEADS, HOURS_PER_MONTH
-from steelyard.report.ways import chart as ways_chart
 from steelyard.report.ways import lines as ways_lines
 from steelyard.report.ways import rows as ways_rows
 from steelyard.units import format_quantity as q
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["page", "picture", "write_page"]
 
-#: Size of the picture of a front, pixels.
-_SIZE = (520, 350)
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
 
 
@@ -44,7 +43,7 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
     from steelyard.report.plain import plain
 
     w, i = answer.winner, answer.infeasible
-    charts, groups = _charts(answer)
+    figures = plan_figures(answer)
     shown = w if w is not None else i.closest if i is not None else None
     others = [("winner", w)] if w is not None else []
     others += [(f"{n}.", c) for n, c in enumerate(answer.runners_up, 2)]
@@ -61,8 +60,7 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
         shown=shown,
         statistics=_STATISTICS,
         expected=[] if shown is None else _expected(answer, shown),
-        charts=charts,
-        keys=key(groups),
+        figures=[f for f in figures if f.name != "ways"],
         candidates=Table(("", *report.COLUMNS), [_row(c, name) for name, c in others], 4, w is not None),
         fronts=[
             (f"{name}: {len(x)} candidates", Table((*report.COLUMNS,), [*map(_row, x)], 3))
@@ -70,7 +68,7 @@ def page(answer: Answer, commands: Mapping[str, str] | None = None) -> str:
             if x
         ],
         money=None if w is None else Table(("", "at the traffic asked for"), _money(w)),
-        ways=_ways(answer),
+        ways=_ways(answer, [f for f in figures if f.name == "ways"]),
         changes=None if i is None else _changes(answer),
         commands={k: v.removeprefix("#!/usr/bin/env bash\n").rstrip() for k, v in (commands or {}).items()},
         version=__version__,
@@ -115,14 +113,13 @@ def _changes(answer: Answer) -> Table | None:
     return Table(("change", "machine", "shape", "engine", "money"), rows, 5) if rows else None
 
 
-def _ways(answer: Answer) -> dict[str, Any] | None:
+def _ways(answer: Answer, figures: list[Figure]) -> dict[str, Any] | None:
     """The API and devices of one's own: a table, a picture, and what follows."""
     if answer.ways is None:
         return None
-    picture = ways_chart(answer.ways)
     return {
         "table": Table(HEADS, ways_rows(answer.ways), 1, True),
-        "charts": [] if picture is None else [picture],
+        "figures": figures,
         "lines": ways_lines(answer.ways),
     }
 
@@ -147,68 +144,7 @@ def _money(w: Candidate) -> list[list[str]]:
 
 def picture(answer: Answer) -> str:
     """The fronts as one SVG file of their own. Raises :class:`InputError` when there is none."""
-    charts, groups = _charts(answer)
-    if not charts:
+    figures = front_figures(answer)
+    if not figures:
         raise InputError("nothing fits: there is no front to draw", field="picture")
-    return standalone(charts, groups)
-
-
-def _charts(answer: Answer) -> tuple[list[Chart], list[str]]:
-    """Pictures of the fronts, and the groups of their key."""
-    w = answer.winner
-    others = [*([w] if w is not None else []), *answer.runners_up]
-    cost = [c for c in answer.cost_front if c.rent_usd_per_hour is not None]
-    priced = [c for c in others if c.rent_usd_per_hour is not None]
-    groups = list(dict.fromkeys(_group(c) for c in (*others, *answer.front, *cost)))
-    charts = []
-    if answer.front:
-        chart = Chart(
-            "Speed for a user against yield of a device",
-            "tokens/s for one user",
-            "tokens/s per device",
-            x_zero=True,
-            size=_SIZE,
-        )
-        tpot = [t.limit_s for t in answer.question.targets if t.metric == "tpot_s"]
-        if tpot:
-            chart.limit(f"SLO: {q(min(tpot), 's')} a token", 1 / min(tpot), "left")
-        _draw(chart, answer.front, others, w, groups, lambda c: (c.tokens_per_s_per_user, _yield(c)))
-        charts.append(chart)
-    if cost:
-        chart = Chart(
-            "Rent against latency", "time to first token, s", "USD per hour", x_zero=True, y_log=None, size=_SIZE
-        )
-        ttft = [t.limit_s for t in answer.question.targets if t.metric == "ttft_s"]
-        if ttft:
-            chart.limit(f"SLO: {q(min(ttft), 's')}", min(ttft), "right")
-        _draw(chart, cost, priced, w, groups, lambda c: (c.ttft_s, c.rent_usd_per_hour or 0.0))
-        charts.append(chart)
-    return charts, groups
-
-
-def _yield(c: Candidate) -> float:
-    """Tokens/s per device at the load at which a user sees the speed beside it."""
-    return c.tokens_per_s / c.devices if c.simulated else c.tokens_per_s_per_device
-
-
-def _group(c: Candidate) -> str:
-    return f"{c.machine}, {c.mode}"
-
-
-def _draw(
-    chart: Chart,
-    front: Sequence[Candidate],
-    others: Sequence[Candidate],
-    winner: Candidate | None,
-    groups: Sequence[str],
-    place: Callable[[Candidate], tuple[float, float]],
-) -> None:
-    """Every candidate once as a mark, and the line of the front."""
-    marks: dict[str, Mark] = {}
-    for k, c in enumerate((*front, *others)):
-        label = f"{report.machines_text(c)}: {c.shape}, {c.engine}; {report.money(c)}; "
-        label += f"TTFT {q(c.ttft_s, 's')}, TPOT {q(c.tpot_s, 's')}"
-        best = "winner" if winner is not None and c.deployment == winner.deployment else ""
-        marks.setdefault(repr(c.deployment), Mark(*place(c), groups.index(_group(c)), label, k < len(front), best))
-    chart.marks(list(marks.values()))
-    chart.front(sorted(map(place, front), key=lambda at: (at[0], -at[1])))
+    return svg_picture(figures, across=2, width=560)

@@ -12,7 +12,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.simulation.replay import Figure, Replay
 
-__all__ = ["rows", "text", "to_dict"]
+__all__ = ["cells", "rows", "text", "to_dict"]
 
 _TITLES = {"ttft_s": "TTFT", "tpot_s": "TPOT", "e2e_s": "end to end"}
 _RATES = {
@@ -70,12 +70,8 @@ def text(found: Replay, width: int | None = None) -> str:
     return render(parts(found), width)
 
 
-def parts(found: Replay) -> list[Any]:
-    """The report as renderables."""
-    sim, log = found.simulation, found.log
-    s = sim.scenario
-    where = f" on {s.cluster.title}"
-    head = styled((log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), where)
+def cells(found: Replay) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the table of both."""
     body = []
     last = ""
     for f in found.figures:
@@ -89,7 +85,16 @@ def parts(found: Replay) -> list[Any]:
         name = title if f.metric == "throughput" else f"{title if title != last else ' ' * len(title)} {f.statistic}"
         last = title
         body.append([name, *shown, error, interval, inside])
-    names = ("", "measured", "simulated", "error", "80 % interval", " ")
+    return ["", "measured", "simulated", "error", "80 % interval", " "], body
+
+
+def parts(found: Replay) -> list[Any]:
+    """The report as renderables."""
+    sim, log = found.simulation, found.log
+    s = sim.scenario
+    where = f" on {s.cluster.title}"
+    head = styled((log.recorded.name, "bold"), " beside ", (s.transformer.name, "bold"), where)
+    names, body = cells(found)
     table = columns(names, body, names[1:5], gap=2)
     load = styled(f"{served_by(sim)}; {len(log.recorded):,} requests; {log.load}")
     notes = [styled(x) for x in (*log.recorded.notes, *log.recorded.rejected)]

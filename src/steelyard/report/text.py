@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
     from steelyard.scenario.scenario import Scenario
 
-__all__ = ["parts", "report"]
+__all__ = ["TIMES", "parts", "prompt_words", "rate_lines", "report", "time_rows", "title"]
 
 #: Sources shown in full before the rest is only counted.
 _SHOWN = 6
@@ -36,12 +36,13 @@ def report(estimate: Estimate, width: int | None = None) -> str:
 def parts(estimate: Estimate) -> list[Any]:
     """The report as renderables, from the scenario to the sources."""
     supposed = [] if estimate.fits else [_text(("if it did fit", "bold"))]
-    rates = lines_table(_rates(estimate))
-    head = [*_title(estimate), "", *_memory(estimate), "", *supposed]
+    rates = lines_table(rate_lines(estimate))
+    head = [*title(estimate), "", *_memory(estimate), "", *supposed]
     return [*head, _times(estimate), "", rates, "", *_notes(estimate)]
 
 
-def _title(e: Estimate) -> list[Text]:
+def title(e: Estimate) -> list[Text]:
+    """Model and machine, engine and formats, and the batch."""
     s, p = e.scenario, e.scenario.plan
     called = f" ({s.cluster.meaning.partition(':')[0]})" if s.cluster.meaning else ""
     formats = f"weights {p.weights}, activations {p.activations}, KV cache {p.kv}"
@@ -127,9 +128,21 @@ def _largest(shares: Mapping[str, float]) -> str:
     return ", ".join([f"{name} {share:.0%}" for name, share in largest if share >= 0.045][:2])
 
 
+#: Heads of :func:`time_rows`.
+TIMES = ("", "predicted", "80% interval", "limit", "bound by")
+
+
 def _times(e: Estimate) -> Any:
     table = grid("left", "right", "right", "right", "left")
-    table.add_row(*(_text((x, "bold")) for x in ("", "predicted", "80% interval", "limit", "bound by")))
+    table.add_row(*(_text((x, "bold")) for x in TIMES))
+    for label, value, *rest in time_rows(e):
+        table.add_row(label, value if label.startswith("  ") or not rest[0] else _text((value, "bold")), *rest)
+    return table
+
+
+def time_rows(e: Estimate) -> list[list[str]]:
+    """The times of the answer, a row each: name, predicted, 80 % interval, limit, what bounds it."""
+    found: list[list[str]] = []
     batch = e.scenario.batch
     first = "TTFT" if e.scenario.transformer.causal else "answer"
     rows: list[tuple[str, str, str]] = [(f"{first}, whole batch" if batch > 1 else first, "ttft_s", "prefill")]
@@ -138,21 +151,21 @@ def _times(e: Estimate) -> Any:
     for label, name, phase in rows:
         low, high = e.interval[name]
         limit = q(e.limit[name], "s") if name in e.limit else ""
-        table.add_row(
-            label, _text((q(getattr(e, name), "s"), "bold")), span(low, high), limit, _bound(e, phase) if phase else ""
-        )
+        bound = _bound(e, phase) if phase else ""
+        found.append([label, q(getattr(e, name), "s"), span(low, high), limit, bound])
         if name == "ttft_s" and e.encode:
             what = ", ".join(dict.fromkeys(s.shown.field for s in e.scenario.seen))
             took, least = (q(e.encode[x], "s") for x in ("time_s", "limit_s"))
-            table.add_row(f"  of it {what}", took, "", least, _largest(e.encode["shares"]))
+            found.append([f"  of it {what}", took, "", least, _largest(e.encode["shares"])])
             if e.encode["host_s"]:
-                table.add_row("  of it host", q(e.encode["host_s"], "s"), "", "", "decoding, resizing, copying")
+                found.append(["  of it host", q(e.encode["host_s"], "s"), "", "", "decoding, resizing, copying"])
         if name == "ttft_s" and batch > 1:
-            table.add_row(f"{first}, one request", q(e.ttft_single_s, "s"), "", "", "")
-    return table
+            found.append([f"{first}, one request", q(e.ttft_single_s, "s"), "", "", ""])
+    return found
 
 
-def _rates(e: Estimate) -> list[Line]:
+def rate_lines(e: Estimate) -> list[Line]:
+    """Throughput, energy, money and work."""
     thing = "token" if e.scenario.transformer.causal else "answer"
     each = f"{figure(e.tokens_per_s_per_device)} per device"
     each += f", {figure(e.tokens_per_s_per_user)} per user" if e.scenario.transformer.causal else ""

@@ -13,7 +13,19 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
 
-__all__ = ["SCHEMA", "files", "flat", "parts", "remedy", "report", "shortfall", "summary", "to_dict"]
+__all__ = [
+    "SCHEMA",
+    "files",
+    "flat",
+    "parts",
+    "rate_lines",
+    "remedy",
+    "report",
+    "shortfall",
+    "summary",
+    "title",
+    "to_dict",
+]
 
 SCHEMA = "steelyard.train/1"
 
@@ -140,7 +152,7 @@ def parts(found: TrainEstimate) -> list[Any]:
     """The report as renderables."""
     from steelyard.training.step import BREAKDOWN
 
-    s, plan = found.scenario, found.scenario.plan
+    plan = found.scenario.plan
     fullest = found.stages[found.peak_stage]
     spare = found.capacity_bytes - fullest.reserved_bytes
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
@@ -158,28 +170,35 @@ def parts(found: TrainEstimate) -> list[Any]:
         span(low, high),
         q(found.limit_s, "s"),
     )
-    item = "token" if plan.seq > 1 else "item"
-    money = "no price known; give one with --price"
-    if found.usd_per_trillion_tokens is not None:
-        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion {item}s ({found.price_note})"
-    watts = found.energy_j / found.step_s / s.cluster.count
-    use = f"MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}"
-    rates = lines_table(
-        [
-            Line(
-                f"{item}s",
-                f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device",
-            ),
-            Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),
-            Line("energy", f"{q(found.energy_j_per_token, 'J')} per {item} ({watts:,.0f} W per device)"),
-            Line("money", money),
-        ]
-    )
     shares = [
         [BREAKDOWN[name], q(time, "s"), f"{time / found.step_s:.1%}"]
         for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
         if time / found.step_s >= 0.0005
     ]
+    return [
+        *title(found),
+        "",
+        verdict,
+        *train_rewarded.parts(found),
+        "",
+        table,
+        "",
+        lines_table(rate_lines(found)),
+        *train_run.parts(found),
+        "",
+        styled((f"where the time of {'a step' if found.rewarded is None else 'an update'} goes", "bold")),
+        columns(["part", "time", "share"], shares, numeric=["time", "share"]),
+        "",
+        *_memory(found),
+        "",
+        *bullets("assumed", found.ledger.assumptions),
+        *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
+    ]
+
+
+def title(found: TrainEstimate) -> list[Any]:
+    """Model and machine, framework and layout, and the batch."""
+    s, plan = found.scenario, found.scenario.plan
     counted = f"{plan.gbs:,} items"
     if plan.seq > 1:
         counted = f"{plan.gbs:,} sequence{'s' if plan.gbs > 1 else ''} of {plan.seq:,} tokens"
@@ -193,22 +212,25 @@ def parts(found: TrainEstimate) -> list[Any]:
             f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs}"
             f" on each of {plan.dp:,} replicas; computed again: {plan.again}"
         ),
-        "",
-        verdict,
-        *train_rewarded.parts(found),
-        "",
-        table,
-        "",
-        rates,
-        *train_run.parts(found),
-        "",
-        styled((f"where the time of {'a step' if found.rewarded is None else 'an update'} goes", "bold")),
-        columns(["part", "time", "share"], shares, numeric=["time", "share"]),
-        "",
-        *_memory(found),
-        "",
-        *bullets("assumed", found.ledger.assumptions),
-        *bullets("sources", [f"{what}: {source}" for what, source in list(found.ledger.sources.items())[:6]]),
+    ]
+
+
+def rate_lines(found: TrainEstimate) -> list[Line]:
+    """Tokens, use of the peak, energy and money."""
+    item = "token" if found.scenario.plan.seq > 1 else "item"
+    money = "no price known; give one with --price"
+    if found.usd_per_trillion_tokens is not None:
+        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion {item}s ({found.price_note})"
+    watts = found.energy_j / found.step_s / found.scenario.cluster.count
+    use = f"MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}"
+    return [
+        Line(
+            f"{item}s",
+            f"{figure(found.tokens_per_s)} per s, {figure(found.tokens_per_s_per_device)} per s and device",
+        ),
+        Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),
+        Line("energy", f"{q(found.energy_j_per_token, 'J')} per {item} ({watts:,.0f} W per device)"),
+        Line("money", money),
     ]
 
 

@@ -14,7 +14,20 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.search.training import Row, TrainAnswer
 
-__all__ = ["SCHEMA", "files", "flat_rows", "nearest", "parts", "report", "summary", "to_dict"]
+__all__ = [
+    "HEADS",
+    "SCHEMA",
+    "cells",
+    "effort",
+    "files",
+    "flat_rows",
+    "nearest",
+    "parts",
+    "report",
+    "summary",
+    "to_dict",
+    "wish",
+]
 
 SCHEMA = "steelyard.train-plan/1"
 
@@ -75,16 +88,21 @@ def report(answer: TrainAnswer, width: int | None = None) -> str:
     return render(parts(answer), width)
 
 
-def parts(answer: TrainAnswer) -> list[Any]:
-    """The report as renderables."""
-    question, winner = answer.question, answer.winner
-    limits = []
+def wish(answer: TrainAnswer) -> str:
+    """What was asked for, in words."""
+    question, limits = answer.question, []
     if question.by_s is not None:
         limits.append(f"within {question.by_s / DAY_S:g} days")
     if question.budget_usd is not None:
         limits.append(f"for at most {question.budget_usd:,.0f} USD")
-    wish = f"least {question.objective}{', ' if limits else ''}{' and '.join(limits)}"
-    found: list[Any] = [styled((f"{wish}, with {question.sure:.0%}" if limits else wish, "bold"))]
+    text = f"least {question.objective}{', ' if limits else ''}{' and '.join(limits)}"
+    return f"{text}, with {question.sure:.0%}" if limits else text
+
+
+def parts(answer: TrainAnswer) -> list[Any]:
+    """The report as renderables."""
+    question, winner = answer.question, answer.winner
+    found: list[Any] = [styled((wish(answer), "bold"))]
     if winner is None:
         found += [styled(("no plan", "bold red"), f"  {answer.reason}")]
     else:
@@ -96,8 +114,22 @@ def parts(answer: TrainAnswer) -> list[Any]:
             found.append("" if within is None else f"  in budget with {within:.0%}")
         found += ["", *train.parts(winner)]
     length = "" if question.scenarios[0].tokens else " (of a trillion tokens)"
-    head = ["machine", "layout", "micro-batch", "again", "days", "USD", "chance"]
-    rows = [
+    return [
+        *found,
+        "",
+        styled((f"time against money: the best layout of every number of devices{length}", "bold")),
+        columns(HEADS, cells(answer), numeric=["micro-batch", "days", "USD", "chance"], fold=["layout"]),
+        effort(answer),
+    ]
+
+
+#: Heads of :func:`cells`.
+HEADS = ("machine", "layout", "micro-batch", "again", "days", "USD", "chance")
+
+
+def cells(answer: TrainAnswer) -> list[list[str]]:
+    """A row per machine and number of devices: its best layout."""
+    return [
         [
             f"{r.scenario.cluster.count:,} x {r.scenario.cluster.machine.name}",
             r.scenario.plan.shape,
@@ -109,15 +141,12 @@ def parts(answer: TrainAnswer) -> list[Any]:
         ]
         for r in answer.rows
     ]
-    numeric = ["micro-batch", "days", "USD", "chance"]
+
+
+def effort(answer: TrainAnswer) -> str:
+    """How many layouts were priced, and how fast."""
     speed = answer.screened / max(answer.seconds, 1e-9)
-    return [
-        *found,
-        "",
-        styled((f"time against money: the best layout of every number of devices{length}", "bold")),
-        columns(head, rows, numeric=numeric, fold=["layout"]),
-        f"{answer.screened:,} layouts priced ({speed:,.0f}/s), {answer.seconds:.2f} s of CPU",
-    ]
+    return f"{answer.screened:,} layouts priced ({speed:,.0f}/s), {answer.seconds:.2f} s of CPU"
 
 
 def nearest(answer: TrainAnswer) -> str:

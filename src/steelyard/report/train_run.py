@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
     from steelyard.training.run import Run
 
-__all__ = ["chances", "count", "parts"]
+__all__ = ["HEADS", "chances", "count", "lines", "parts", "rows"]
 
 #: Shares of time beside the effective one, in words.
 _SHARES: Mapping[str, str] = {
@@ -46,20 +46,33 @@ def parts(found: TrainEstimate) -> list[Any]:
     if run is None:
         return []
     table = grid("left", "right", "right", "right")
-    table.add_row(*(styled((x, "bold")) for x in ("run", "10 %", "50 %", "90 % end by")))
-    rows: list[tuple[str, Mapping[str, float] | None, float]] = [
+    table.add_row(*(styled((x, "bold")) for x in HEADS))
+    for row in rows(run):
+        table.add_row(*row)
+    return ["", table, "", lines_table(list(lines(found, run)))]
+
+
+#: Heads of :func:`rows`.
+HEADS = ("run", "10 %", "50 %", "90 % end by")
+
+
+def rows(run: Run) -> list[list[str]]:
+    """Days, money, energy and carbon by which ten, fifty and ninety percent of runs end."""
+    sums: list[tuple[str, Mapping[str, float] | None, float]] = [
         ("days", run.days, 1.0),
         ("USD", run.usd, 1.0),
         ("MWh", run.kwh, 1e-3),
         ("t CO2", run.kgco2, 1e-3),
     ]
-    for name, values, factor in rows:
-        if values is not None:
-            table.add_row(name, *(_figure(values[p] * factor) for p in ("p10", "p50", "p90")))
-    return ["", table, "", lines_table(list(_lines(found, run)))]
+    return [
+        [name, *(_figure(values[p] * factor) for p in ("p10", "p50", "p90"))]
+        for name, values, factor in sums
+        if values is not None
+    ]
 
 
-def _lines(found: TrainEstimate, run: Run) -> Any:
+def lines(found: TrainEstimate, run: Run) -> Any:
+    """What the run is made of, and its chances."""
     shares = {words: float(getattr(run.shares, f"{name}_frac")) for name, words in _SHARES.items()}
     lost = ", ".join(f"{share:.1%} {words}" for words, share in shares.items() if share >= 0.0005)
     name = "tokens" if found.scenario.plan.seq > 1 else "items"

@@ -1,13 +1,10 @@
-"""What a plan's traffic costs by an API, rented, on demand and bought: words and a picture."""
+"""What a plan's traffic costs by an API, rented, on demand and bought, in words."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from steelyard.report.charts import Chart
 from steelyard.report.paper import bullet, columns, styled
 from steelyard.units import figure
 from steelyard.units import format_quantity as q
@@ -15,13 +12,11 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.search.ways import Ways
 
-__all__ = ["HEADS", "HOURS_PER_MONTH", "chart", "lines", "parts", "rows"]
+__all__ = ["HEADS", "HOURS_PER_MONTH", "lines", "parts", "rows"]
 
 #: Hours of a month, for its rent.
 HOURS_PER_MONTH = 730
 HEADS = ("way", "USD/h", "USD/month", "how")
-#: Size of the picture, pixels, and the points of its lines.
-_SIZE, _POINTS = (520, 350), 60
 
 
 def rows(ways: Ways) -> list[list[str]]:
@@ -91,18 +86,3 @@ def _bought(ways: Ways) -> Iterator[str]:
         yield f"bought it pays from a use of {ways.use_frac:.0%} of all hours, against renting for those only"
     elif "bought" in ways.by_name and "rented" in ways.by_name:
         yield "bought it never pays: its power and its write-off are more than the rent"
-
-
-def chart(ways: Ways) -> Chart | None:
-    """Cost over the mean rate: the API's line meets those of devices where they begin to pay; None without an API."""
-    if ways.request_usd is None:
-        return None
-    most = max(1.2 * min(ways.break_even_per_s or 0.0, 3 * ways.rate_per_s), 1.5 * ways.rate_per_s)
-    rate = np.linspace(0.0, most, _POINTS)
-    found = Chart("Cost by the mean rate", "requests/s over all hours", "USD per hour", x_zero=True, size=_SIZE)
-    found.line("api", rate, rate * ways.request_usd * 3600.0)
-    for way in ways.ways:
-        if way.name != "api":
-            found.level(f"{way.name} {way.usd_per_hour:,.2f}", way.usd_per_hour)
-    found.limit("asked", ways.rate_per_s)
-    return found

@@ -126,7 +126,10 @@
     const narrow = plot.clientWidth < 520;
     const option = resolved(data.option, style);
     const {height, trigger, ...rest} = option;
-    const top = list(option.yAxis).some(a => a.name) ? 26 : 10;
+    const upright = rest.series.some(s => s.markLine && s.markLine.data.some(d => d.xAxis !== undefined));
+    const above = list(option.yAxis).some(a => a.name);
+    const top = (above ? 26 : 10) + (upright ? (above ? 14 : 6) : 0);
+    const down = list(option.yAxis).some(a => a.inverse);
     const grid = {left: 8, right: narrow ? 10 : 18, top: top + legend, bottom: list(option.xAxis).some(a => a.name) ? 30 : 8,
       outerBoundsMode: 'same', outerBoundsContain: 'axisLabel'};
     const colours = [0, 1, 2, 3, 4, 5].map(i => get(`--c${i}`));
@@ -140,7 +143,7 @@
       title: same(rest.title, t => ({textStyle: {fontSize: 13, fontWeight: 600, color: ink.ink}, padding: 0, ...t})),
       grid: rest.grid ? same(rest.grid, g => ({...g})) : grid,
       xAxis: same(rest.xAxis, a => styledAxis(a, 'x', ink, narrow)),
-      yAxis: same(rest.yAxis, a => styledAxis(a, 'y', ink, narrow)),
+      yAxis: same(rest.yAxis, a => styledAxis(upright && a.name ? {nameGap: 24, ...a} : a, 'y', ink, narrow)),
       legend: {show: legend > 0, top: 0, left: 0, icon: 'roundRect', itemWidth: 12, itemHeight: 8,
         textStyle: {color: ink.ink}, data: named(rest.series).map(s => s.name)},
       aria: {enabled: true, label: {description: `${data.title}. ${data.says}`}},
@@ -149,13 +152,13 @@
         padding: [6, 9], textStyle: {color: ink.ink, fontSize: 12}, transitionDuration: 0,
         axisPointer: {type: 'line', animation: false, lineStyle: {color: ink.soft}},
       },
-      series: rest.series.map(s => styledSeries(s, ink)),
+      series: rest.series.map(s => styledSeries(s, ink, down)),
     };
     full.tooltip.formatter = pointed(full);
     return full;
   }
 
-  function styledSeries(series, ink) {
+  function styledSeries(series, ink, down) {
     const s = {...series};
     if (s.type === 'line') {
       s.symbol = s.symbol || 'circle';
@@ -174,7 +177,7 @@
         label: {fontSize: 11, position: 'insideEndTop', textBorderColor: ink.page, textBorderWidth: 3,
           ...s.markLine.label},
         data: s.markLine.data.map(d => (d.xAxis === undefined ? d
-          : {...d, label: {position: 'end', distance: 2, ...d.label}})),
+          : {...d, label: {position: down ? 'start' : 'end', distance: 2, ...d.label}})),
       };
     }
     return s;

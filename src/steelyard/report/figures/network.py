@@ -112,7 +112,7 @@ def space_figures(found: SpaceEstimate) -> list[Figure]:
         ],
     }
     rows = tuple(
-        (names[i], float(found.latency_s[i]), float(found.macs[i]), float(found.parameters[i])) for i in order.tolist()
+        (names[i], float(found.latency_s[i]), float(found.macs[i]), float(found.parameters[i])) for i in kept.tolist()
     )
     heads = ("architecture", "latency, s", "MACs", "parameters")
     return [Figure("space", "Architectures by work and latency", says, option, heads, rows)]

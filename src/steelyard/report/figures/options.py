@@ -30,7 +30,9 @@ def axis(name: str = "", unit: str = "", *, log: bool = False, zero: bool = True
         zero: begins at 0, where it is linear.
         more: of an axis of ECharts: ``min``, ``max``, ...
     """
-    kind = {"type": "log"} if log else {"type": "value", "scale": not zero}
+    kind: dict[str, Any] = {"type": "log"} if log else {"type": "value", "scale": not zero}
+    if unit == "%" and more.get("max") == 100 and not log and zero:
+        kind["interval"] = 25
     return {**kind, "name": name, "axisLabel": {"formatter": {"unit": unit}}, **more}
 
 
@@ -41,8 +43,8 @@ def categories(names: Sequence[str], name: str = "", *, down: bool = False, **mo
 
 def named_rows(names: Sequence[str], **more: Any) -> dict[str, Any]:
     """A vertical axis of rows ``0, 1, 2, ...`` with their names, the first on top, on which things may lie between."""
-    label = {"formatter": {"names": list(names)}}
-    ends = {"min": -0.5, "max": len(names) - 0.5, "interval": 1, "inverse": True}
+    label = {"formatter": {"names": list(names)}, "customValues": list(range(len(names)))}
+    ends = {"min": -0.5, "max": len(names) - 0.5, "inverse": True}
     return {"type": "value", **ends, "splitLine": {"show": False}, "axisLabel": label, **more}
 
 

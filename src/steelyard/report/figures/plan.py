@@ -134,9 +134,9 @@ def _front(
             for (c, on), won, a, b in zip(mine, best, x, y, strict=True)
         ]
     names = [a["name"] for a in axes]
-    says = f"{len(front)} candidates that no other beats on both axes, of {len(placed)} shown"
+    says = f"{sum(on for _, on in placed.values())} candidates that no other beats on both axes, of {len(placed)} shown"
     if winner is not None and repr(winner.deployment) in placed:
-        x_, y_ = place(winner)
+        x_, y_ = place(placed[repr(winner.deployment)][0])
         says += f"; the winner, {report.machines_text(winner)}, {winner.shape}, "
         says += f"is at {_at(axes[0], x_)} and {_at(axes[1], y_)}"
     option = {"height": 340, "trigger": "item", "xAxis": axes[0], "yAxis": axes[1], "series": series}

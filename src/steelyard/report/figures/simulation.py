@@ -12,6 +12,7 @@ from steelyard.report.figures.figure import Figure
 from steelyard.report.figures.options import axis, bars, categories, dots, level, limit, line
 from steelyard.report.simulation import SHORT_OF
 from steelyard.simulation.limits import limits
+from steelyard.units import figure
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def simulation_figures(simulation: Simulation, targets: Sequence[Target] | None 
         simulation: the run.
         targets: its SLOs, drawn as lines; None: those it was asked with.
     """
-    slo = simulation.scenario.slo if targets is None else targets
+    slo = _limits(targets) if targets is not None else [(m, "limit", x) for m, x in simulation.slo.items()]
     runs = {"": simulation}
     return [*_distributions(runs, slo), _short_of(simulation), *_over_time(runs), *_by_arrival(simulation, slo)]
 
@@ -80,7 +81,15 @@ def overlaid(runs: Mapping[str, Simulation], targets: Sequence[Target] = ()) -> 
         runs: by name.
         targets: SLOs, drawn as lines.
     """
-    return [*_distributions(runs, targets), *_over_time(runs)]
+    return [*_distributions(runs, _limits(targets)), *_over_time(runs)]
+
+
+#: Metric, words and s of a limit.
+_Limit = tuple[str, str, float]
+
+
+def _limits(targets: Sequence[Target]) -> list[_Limit]:
+    return [(t.metric, t.label, t.limit_s) for t in targets]
 
 
 def rate_figure(rates: Sequence[float], goodput: Sequence[float], limit_per_s: float | None = None) -> Figure:
@@ -116,7 +125,7 @@ def rate_figure(rates: Sequence[float], goodput: Sequence[float], limit_per_s: f
     return Figure("goodput", "Goodput against rate", says, option, ("sent, 1/s", "meets every SLO, 1/s"), rows)
 
 
-def _distributions(runs: Mapping[str, Simulation], targets: Sequence[Target]) -> list[Figure]:
+def _distributions(runs: Mapping[str, Simulation], targets: Sequence[_Limit]) -> list[Figure]:
     """Share of requests that took at most so long, one figure a time."""
     found = []
     for name, label in TIMES:
@@ -136,9 +145,9 @@ def _distributions(runs: Mapping[str, Simulation], targets: Sequence[Target]) ->
             said.append(f"{word + ': ' if word else ''}p50 {q(at[0], 's')}, p90 {q(at[1], 's')}, p99 {q(at[3], 's')}")
         if not series:
             continue
-        mine = [t for t in targets if t.metric == name]
+        mine = [(label, x) for metric, label, x in targets if metric == name]
         if mine:
-            series[0] |= level([limit(x=t.limit_s, words=f"{t.label} {q(t.limit_s, 's')}") for t in mine])
+            series[0] |= level([limit(x=x, words=f"{word} {q(x, 's')}") for word, x in mine])
         ends = [v for s in series for v, _ in s["data"] if v and v > 0]
         log = bool(ends) and max(ends) / min(ends) > 50
         if log:
@@ -167,7 +176,7 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
     scale, unit = _unit_of_time(span)
     series = {word: run.series(BINS) for word, run in runs.items()}
 
-    def figure(
+    def drawn_over(
         name: str, title: str, lines: Mapping[str, str], y_unit: str = "", factor: float = 1.0, **y: Any
     ) -> Figure:
         drawn, columns, heads = [], [], []
@@ -192,12 +201,12 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
         rows = tuple(tuple(float(v) for v in row) for row in zip(at, *columns, strict=False))
         return Figure(name, title, tops[:1].upper() + tops[1:] + ".", option, (f"time, {unit}", *heads), rows)
 
-    made = [figure("requests", "Requests in the engine", {"running": "running", "waiting": "waiting"})]
+    made = [drawn_over("requests", "Requests in the engine", {"running": "running", "waiting": "waiting"})]
     made.append(_flow(runs, scale, unit))
     made += [
-        figure("kv", "KV cache in use", {"kv_frac": "KV cache"}, "%", 100.0, max=100),
-        figure("batch", "Requests worked on in a step", {"batch": "requests"}),
-        figure(
+        drawn_over("kv", "KV cache in use", {"kv_frac": "KV cache"}, "%", 100.0, max=100),
+        drawn_over("batch", "Requests worked on in a step", {"batch": "requests"}),
+        drawn_over(
             "tokens",
             "Tokens per second",
             {"prefill_tokens_per_s": "prompt tokens/s", "decode_tokens_per_s": "generated tokens/s"},
@@ -208,7 +217,7 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
 
 def _most(values: Floats) -> str:
     known = values[np.isfinite(values)]
-    return f"{known.max():,.3g}" if known.size else "-"
+    return figure(float(known.max())) if known.size else "-"
 
 
 def _flow(runs: Mapping[str, Simulation], scale: float, unit: str) -> Figure:
@@ -226,13 +235,13 @@ def _flow(runs: Mapping[str, Simulation], scale: float, unit: str) -> Figure:
             called = f"{word}, {name}" if word else name
             drawn.append(line(called, middle, counts))
             rows += [(called, float(t), float(c)) for t, c in zip(middle, counts, strict=True)]
-            said.append(f"{called} {np.isfinite(at).sum() / span:,.3g}/s on average")
+            said.append(f"{called} at most {figure(float(counts.max()))}/s")
     option = {"height": 200, "xAxis": axis(f"time, {unit}", "", ends=False), "yAxis": axis("", ""), "series": drawn}
     heads = ("requests", f"time, {unit}", "1/s")
-    return Figure("flow", "Requests per second", "; ".join(said).capitalize() + ".", option, heads, tuple(rows))
+    return Figure("flow", "Requests per second", ", ".join(said).capitalize() + ".", option, heads, tuple(rows))
 
 
-def _by_arrival(simulation: Simulation, targets: Sequence[Target]) -> list[Figure]:
+def _by_arrival(simulation: Simulation, targets: Sequence[_Limit]) -> list[Figure]:
     """Every time by when its request arrived: dots, and percentiles over windows."""
     records, found = simulation.records, []
     scale, unit = _unit_of_time(max(simulation.makespan_s, 1e-9))
@@ -252,9 +261,9 @@ def _by_arrival(simulation: Simulation, targets: Sequence[Target]) -> list[Figur
             line(word, middle / scale, values_, itemStyle={"color": f"--c{i}"}, lineStyle={"color": f"--c{i}"})
             for i, (word, values_) in enumerate(zip(("p50", "p90", "p99"), lines, strict=True))
         ]
-        mine = [t for t in targets if t.metric == name]
+        mine = [(label, x) for metric, label, x in targets if metric == name]
         if mine:
-            series[0] |= level([limit(y=t.limit_s, words=f"{t.label} limit {q(t.limit_s, 's')}") for t in mine])
+            series[0] |= level([limit(y=x, words=f"{word} {q(x, 's')}") for word, x in mine])
         option = {
             "height": 220,
             "trigger": "axis",

@@ -328,12 +328,12 @@ def _checkpoints(found: TrainEstimate) -> Figure | None:
     rules = (replace(rule, interval_s=float(t)) for t in tried)
     taken = [effective(run.failures, each, run.recovery, **size) for each in rules]
     days = run.ideal_days / np.maximum([float(e.ettr_frac) for e in taken], 1e-12)
-    drawn = line("days", tried, days, lineStyle={"color": "--c0"})
-    drawn |= level([limit(x=best, words="taken", tone="--ink")])
+    drawn = line("days", tried / 60, days, lineStyle={"color": "--c0"})
+    drawn |= level([limit(x=best / 60, words="taken", tone="--ink")])
     here = float(np.interp(best, tried, days))
     option = {
         "height": 220,
-        "xAxis": axis("work between checkpoints", "s", log=True),
+        "xAxis": axis("work between checkpoints, min", "", log=True),
         "yAxis": axis("days", "", zero=False),
         "series": [drawn],
     }

@@ -1,0 +1,187 @@
+"""A result as one self-contained page: what it is about, the verdict, facts, tables, pictures, where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.report.figures import figures_of
+from steelyard.report.html import Table, rendered, write_html
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.estimation.estimate import Estimate
+    from steelyard.estimation.llama_bench import LlamaBench
+    from steelyard.estimation.network import NetEstimate
+    from steelyard.estimation.space import SpaceEstimate
+    from steelyard.report.compare import Comparison
+    from steelyard.search.training import TrainAnswer
+    from steelyard.simulation.replay import Replay
+    from steelyard.training.estimate import TrainEstimate
+
+__all__ = ["page", "write_page"]
+
+
+def write_page(result: Any, path: str | Path) -> None:
+    """Write the page of a result. Raises :class:`InputError` when the file cannot be written."""
+    write_html(page(result), path)
+
+
+def page(result: Any) -> str:
+    """The page as text. Raises :class:`TypeError` for what has no page."""
+    from steelyard._version import __version__
+
+    made = next((_PAGES[kind.__name__] for kind in type(result).__mro__ if kind.__name__ in _PAGES), None)
+    if made is None:
+        raise TypeError(f"no page of {type(result).__name__}")
+    empty: dict[str, Any] = {"verdict": "", "good": True, "because": "", "facts": [], "tables": [], "more": []}
+    values = {**empty, "about": [], "ledger": None, "stamp": "", "first": figures_of(result), **made(result)}
+    return rendered("result.html", version=__version__, **values)
+
+
+def _words(parts: Sequence[Any]) -> list[str]:
+    """Plain text of what a terminal shows in styles."""
+    return [x if isinstance(x, str) else x.plain for x in parts]
+
+
+def _ledger(found: Any) -> dict[str, Any]:
+    return {"assumptions": found.assumptions, "sources": found.sources, "guesses": found.guesses}
+
+
+def _fits(fits: bool, headroom: float, change: Callable[[], str]) -> dict[str, Any]:
+    spare = f"{q(abs(headroom), 'B')} {'to spare' if headroom >= 0 else 'short'}"
+    because = spare if fits else f"{spare}; nearest change that fits: {change()}"
+    return {"verdict": "fits" if fits else "does not fit", "good": fits, "because": because}
+
+
+def _estimate(e: Estimate) -> dict[str, Any]:
+    from steelyard.estimation.estimate import provenance
+    from steelyard.estimation.infeasibility import remedy
+    from steelyard.report import text
+
+    title, *about = _words(text.title(e))
+    most = f"largest batch {e.largest_batch:,}; largest context {e.largest_context:,} at this batch"
+    return {
+        "title": title,
+        "about": [*about, most],
+        **_fits(e.fits, float(e.memory.headroom), lambda: remedy(e.scenario)),
+        "facts": text.rate_lines(e),
+        "tables": [("What it takes", Table(text.TIMES, [_last_left(r) for r in text.time_rows(e)]), "")],
+        "ledger": _ledger(e.ledger),
+        "stamp": _stamp(provenance(e.scenario)),
+    }
+
+
+def _last_left(row: Sequence[str]) -> list[str]:
+    return [cell.strip() for cell in row]
+
+
+def _stamp(provenance: Any) -> str:
+    return str(provenance.get("scenario_hash", ""))[:16]
+
+
+def _network(found: NetEstimate) -> dict[str, Any]:
+    from steelyard.report import network, text
+
+    title, *about = _words(network.title(found))
+    spare = found.capacity_bytes - found.peak_memory_bytes
+    unknown = [
+        f"{u.op}: {u.count} of them, {u.bytes_frac:.1%} of the bytes, priced as traffic" for u in found.unknown_ops
+    ]
+    return {
+        "title": title,
+        "about": [*about, *unknown],
+        **_fits(found.fits, spare, lambda: network.remedy(found)),
+        "facts": network.rate_lines(found),
+        "tables": [("What it takes", Table(text.TIMES, [_last_left(r) for r in network.time_rows(found)]), "")],
+        "ledger": _ledger(found.ledger),
+    }
+
+
+def _space(found: SpaceEstimate) -> dict[str, Any]:
+    where = found.scenario.network
+    about = f"batch {found.scenario.batch:,}" + (f" on {where.cluster.title}" if where else "")
+    return {"title": f"{len(found):,} architectures", "about": [about], "ledger": _ledger(found.ledger)}
+
+
+def _train(found: TrainEstimate) -> dict[str, Any]:
+    from steelyard.report import train, train_run
+
+    title, *about = _words(train.title(found))
+    spare = found.capacity_bytes - found.stages[found.peak_stage].reserved_bytes
+    run = found.run
+    tables = [] if run is None else [("The run", Table(train_run.HEADS, train_run.rows(run)), "")]
+    facts = train.rate_lines(found) if run is None else [*train.rate_lines(found), *train_run.lines(found, run)]
+    return {
+        "title": title,
+        "about": about,
+        **_fits(found.fits, spare, lambda: train.remedy(found)),
+        "facts": facts,
+        "tables": tables,
+        "ledger": _ledger(found.ledger),
+    }
+
+
+def _train_plan(answer: TrainAnswer) -> dict[str, Any]:
+    from steelyard.report import train_plan
+
+    w, heads = answer.winner, train_plan.HEADS
+    table = Table(heads, train_plan.cells(answer), 2)
+    title = train_plan.wish(answer)
+    verdict = "no plan" if w is None else f"{w.scenario.cluster.title}"
+    because = f"{answer.reason}; {train_plan.nearest(answer)}" if w is None else w.scenario.plan.shape
+    mine = {} if w is None else _train(w)
+    return {
+        **mine,
+        "title": f"{answer.question.scenarios[0].model.name}: {title}",
+        "verdict": verdict,
+        "good": w is not None,
+        "because": because,
+        "tables": [
+            *mine.get("tables", []),
+            ("The best layout of every number of devices", table, train_plan.effort(answer)),
+        ],
+    }
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    from steelyard.report import compare
+
+    heads, cells = compare.cells(found)
+    a, b = heads[1:3]
+    return {
+        "title": f"{a} and {b}",
+        "about": [f"two of a kind: {found.kind}"],
+        "tables": [("Side by side", Table(heads, cells), "")],
+    }
+
+
+def _replay(found: Replay) -> dict[str, Any]:
+    from steelyard.report import replay
+
+    heads, cells = replay.cells(found)
+    where = f"{found.simulation.scenario.transformer.name} on {found.simulation.scenario.cluster.title}"
+    notes = [*found.log.recorded.notes, *found.log.recorded.rejected, found.words]
+    return {
+        "title": f"{found.log.recorded.name} beside {where}",
+        "about": [f"{len(found.log.recorded):,} requests; {found.log.load}", *notes],
+        "tables": [("Measured and simulated", Table(heads, cells), "")],
+    }
+
+
+def _llama_bench(found: LlamaBench) -> dict[str, Any]:
+    s = found.rows[0].estimate.scenario
+    return {"title": f"{found.name} beside {s.transformer.name} on {s.cluster.title}"}
+
+
+_PAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "Estimate": _estimate,
+    "NetEstimate": _network,
+    "SpaceEstimate": _space,
+    "TrainEstimate": _train,
+    "TrainAnswer": _train_plan,
+    "Comparison": _comparison,
+    "Replay": _replay,
+    "LlamaBench": _llama_bench,
+}
