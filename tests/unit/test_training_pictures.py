@@ -11,7 +11,9 @@ import pytest
 
 import steelyard as sy
 from steelyard.cli.main import main
-from steelyard.report.train_picture import pictures, pipeline_svg, played_step, write_trace
+from steelyard.report.figures import figures_of
+from steelyard.report.figures.train import pipeline_figure
+from steelyard.report.train_picture import pictures, played_step, write_trace
 from steelyard.training.estimate import TrainEstimate
 from steelyard.training.schedule import play, schedule_table
 
@@ -26,12 +28,26 @@ def found() -> TrainEstimate:
 def test_every_pass_is_drawn_once(found: TrainEstimate) -> None:
     _, count = played_step(found)
     assert count == found.scenario.plan.micro_batches
-    page = parseString(pictures(found))
-    titles = [t.firstChild.data for t in page.getElementsByTagName("title")]  # type: ignore[union-attr]
-    for letter, words in (("F", "forward"), ("B", "backward")):
-        drawn = [t for t in titles if t.endswith(f", {words}, chunk 0")]
-        assert sorted(drawn) == sorted(f"{letter}{i}, {words}, chunk 0" for i in range(count) for _ in range(4))
-    assert "60" in pictures(found)
+    (pipeline,) = (f for f in figures_of(found) if f.name == "pipeline")
+    strokes = sum(len(s["data"]) // 3 for s in pipeline.option["series"] if s["type"] == "line")
+    assert strokes == len(pipeline.rows) == 2 * 4 * count
+    for letter in "FB":
+        drawn = sorted((row[0], row[2]) for row in pipeline.rows if row[1] == letter)
+        assert drawn == sorted((f"stage {s}", i) for s in range(4) for i in range(count))
+    page = pictures(found)
+    assert parseString(page).documentElement.tagName == "svg" and "60 d" in page
+
+
+def test_what_is_lost_ends_at_the_mfu(found: TrainEstimate) -> None:
+    figures = {f.name: f for f in figures_of(found)}
+    names, shares = zip(*figures["mfu"].rows, strict=True)
+    assert names[0] == "peak" and names[-1] == "MFU"
+    assert shares[-1] == pytest.approx(found.mfu_frac * 100)
+    under = figures["mfu"].option["series"][0]["data"]
+    assert under[-2] == pytest.approx(shares[-1], abs=1e-6), "the last fall ends where the MFU is"
+    fullest = figures["memory"].rows[found.peak_stage]
+    assert fullest[-1] == pytest.approx(found.stages[found.peak_stage].reserved_bytes)
+    assert figures["live"].rows[0][1] < fullest[-2]
 
 
 def test_a_trace_has_a_track_a_stage_with_its_passes_in_order(found: TrainEstimate, tmp_path: Path) -> None:
@@ -52,9 +68,9 @@ def test_a_trace_has_a_track_a_stage_with_its_passes_in_order(found: TrainEstima
 
 def test_passes_side_by_side_share_a_row() -> None:
     table = schedule_table("dualpipe", 4, 8)
-    page = parseString(pipeline_svg(play(table, 1.0, 1.0, 1.0), "two ways"))
-    low = [r for r in page.getElementsByTagName("rect") if r.getAttribute("height") == "10"]
-    assert len(low) == 2 * int(table.joined.sum())
+    drawn = pipeline_figure(play(table, 1.0, 1.0, 1.0), 8, 8)
+    rows = [p[1] for s in drawn.option["series"] if s["type"] == "line" for p in s["data"][::3]]
+    assert sum(r != round(r) for r in rows) == 2 * int(table.joined.sum())
 
 
 def test_a_long_step_shows_its_pattern_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

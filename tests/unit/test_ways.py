@@ -66,7 +66,7 @@ def test_the_bill_the_rent_and_the_break_even() -> None:
     assert rented == winner.rent_usd_per_hour and some == pytest.approx(rented * ways.on_demand.up_frac)
     assert ways.on_demand.up_frac == pytest.approx(2 * 90 / 2400, rel=0.2)
     text, document, html = report.text(found), report.to_dict(found), page(found)
-    assert "own or API" in text and "paid" in text and "Cost by the mean rate" in html
+    assert "own or API" in text and "paid" in text and "cost by the mean rate" in html
     assert document["ways"]["on_demand"]["starts"] == 2
     assert "ways" not in report.to_dict(answer()) and question.inputs["against"] == "1/4"
     again = sy.plan(**{**question.inputs, "trace": Trace(ARRIVED, np.full(12, 1000), np.full(12, 100))})

@@ -1,7 +1,7 @@
-// Draws the figures of a page: every <figure data-figure="NAME"> whose data lies in
-// <script type="application/json" id="figure-NAME">. With ECharts where the page has it; without, the sentence and the
-// table of numbers remain, unfolded. `steelyardFigures.draw(root)` draws what lies under an element,
-// `steelyardFigures.show(figure, data)` replaces what one figure shows.
+// Draws the figures of a page: every element with data-figure NAME whose data lies in the JSON block figure-NAME.
+// With ECharts where the page has it; without, the sentence and the table of numbers remain, unfolded.
+// `steelyardFigures.draw(root)` draws what lies under an element, `steelyardFigures.show(figure, data)` replaces what
+// one figure shows.
 (() => {
   'use strict';
   const charts = new Map(); // plot element -> {chart, data, figure, hidden}
@@ -169,7 +169,8 @@
     }
     if (s.type === 'scatter') s.symbolSize = s.symbolSize || 7;
     s.emphasis = {disabled: s.type === 'line', ...s.emphasis};
-    if (s.label) s.label = {color: ink.ink, fontSize: 12, ...s.label};
+    s.data = s.data.map(d => (d && d.label ? {...d, label: {color: ink.ink, textBorderColor: ink.page, textBorderWidth: 2, fontSize: 12, ...d.label}} : d));
+    if (s.label) s.label = {color: ink.ink, fontSize: 12, textBorderWidth: 0, ...s.label};
     if (s.markLine) {
       s.markLine = {
         animation: false, precision: 12, ...s.markLine,

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.units import format_quantity
+
 __all__ = ["Scale", "nice_ticks", "tick_label"]
 
 Floats = NDArray[np.float64]
@@ -36,6 +38,8 @@ def tick_label(value: float, unit: str = "") -> str:
     if unit == "s" and abs(value) < 1:
         factor, prefix = (1e3, "m") if abs(value) >= 0.9995e-3 else (1e6, "µ")
         return f"{float(f'{value * factor:.3g}'):g} {prefix}s"
+    if unit in ("J", "W", "FLOP/s", "FLOP", "B/s", "OP/s"):
+        return format_quantity(float(f"{value:.4g}"), unit, 4 if abs(value) < 1 else 3).replace(".00 ", " ")
     if abs(value) >= 10_000:
         factor, prefix = (1e-6, "M") if abs(value) >= 1e6 else (1e-3, "k")
         return f"{float(f'{value * factor:.3g}'):g}{prefix} {unit}".rstrip()

@@ -65,7 +65,8 @@ def fit_bar(parts: Sequence[tuple[str, float, str]], capacity: float, says: str,
         words = f"{name}\n{q(size, 'B')}, {size / capacity:.1%} of what is usable"
         series.append(bars(name, [size / GIB], words=[words], stack="device", barWidth=34, itemStyle=style))
     whole = max(sum(size for _, size, _ in parts), capacity + beyond)
-    series[0] |= level([limit(x=capacity / GIB, words=f"usable {q(capacity, 'B')}")])
+    late: dict[str, Any] = {"align": "right"} if capacity > 0.75 * whole else {}
+    series[0] |= level([limit(x=capacity / GIB, words=f"usable {q(capacity, 'B')}") | late])
     return Figure(
         "memory",
         "Memory of the fullest device",

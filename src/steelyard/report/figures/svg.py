@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Sequence
 from html import escape
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,10 @@ def _drawn(figure: Figure, width: int) -> tuple[str, int]:
     option = figure.option
     parts = [f'<text class="title" x="8" y="16">{escape(figure.title)}</text>']
     y = TITLE
+    for row in wrap(figure.says, int((width - 16) / 5.9)):
+        parts.append(_text(8, y + 8, row))
+        y += 16
+    y += 4
     keys = _keys(option["series"])
     if len(keys) > 1:
         x = 8.0
@@ -151,9 +156,12 @@ def _plot(option: dict[str, Any], which: int, grid: dict[str, Any], width: int, 
         left = int(min(max((len(n) for n in names), default=0), _NAME) * _LETTER) + 18
     top = y + (grid["top"] if "top" in grid else TOP + (14 if upright else 0) + (6 if up.get("name") else 0))
     base = top + grid["height"] if "height" in grid else y + height - BOTTOM - (16 if across.get("name") else 0)
-    x_scale = _scale(across, [p for _, s in series for p in _values(s, 0, names)], marks, "xAxis", left, width - RIGHT)
+    x_values = [p for _, s in series for p in _values(s, 0, names)]
+    sums = _sums([s for _, s in series])
+    x_scale = _scale(across, [*sums, *x_values] if names else x_values, marks, "xAxis", left, width - RIGHT)
     ends = (top, base) if up.get("inverse") else (base, top)
-    y_scale = _scale(up, [p for _, s in series for p in _values(s, 1, names)], marks, "yAxis", *ends)
+    y_values = [p for _, s in series for p in _values(s, 1, names)]
+    y_scale = _scale(up, y_values if names else [*sums, *y_values], marks, "yAxis", *ends)
     parts = _axes(across, up, x_scale, y_scale, names, (left, width - RIGHT, top, base))
     stacks: dict[Any, Any] = {}
     for i, s in sorted(series, key=lambda pair: pair[1]["type"] == "scatter"):
@@ -161,6 +169,17 @@ def _plot(option: dict[str, Any], which: int, grid: dict[str, Any], width: int, 
     for mark in marks:
         parts.append(_mark(mark, x_scale, y_scale, (left, width - RIGHT, top, base)))
     return parts
+
+
+def _sums(series: Sequence[dict[str, Any]]) -> list[float]:
+    """What stacked bars add up to."""
+    found: dict[Any, float] = {}
+    for s in series:
+        if s["type"] == "bar" and s.get("stack"):
+            for i, item in enumerate(s["data"]):
+                value = _number(item["value"] if isinstance(item, dict) else item)
+                found[s["stack"], i] = found.get((s["stack"], i), 0.0) + (value if math.isfinite(value) else 0.0)
+    return list(found.values())
 
 
 def _number(value: Any) -> float:

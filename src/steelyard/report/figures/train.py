@@ -84,7 +84,8 @@ def _memory(found: TrainEstimate) -> Figure:
             "allocator and driver", [v / GIB for v in beyond], words=words, stack="held", barWidth=_BAR, itemStyle=style
         )
     )
-    series[0] |= level([limit(x=found.capacity_bytes / GIB, words=f"usable {q(found.capacity_bytes, 'B')}")])
+    usable = limit(x=found.capacity_bytes / GIB, words=f"usable {q(found.capacity_bytes, 'B')}")
+    series[0] |= level([usable | {"align": "right"}])
     most = max(found.capacity_bytes, *(s.reserved_bytes for s in stages)) / GIB
     fullest = stages[found.peak_stage]
     spare = found.capacity_bytes - fullest.reserved_bytes
@@ -152,7 +153,7 @@ def _waterfall(found: TrainEstimate) -> Figure:
     option = {
         "height": 22 * len(names) + 48,
         "trigger": "item",
-        "xAxis": axis("", "%", max=108, interval=20, ends=False),
+        "xAxis": axis("", "%", max=132, interval=20, ends=False),
         "yAxis": categories(names, down=True),
         "series": [under, drawn],
     }
