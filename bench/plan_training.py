@@ -46,7 +46,8 @@ def run() -> dict[str, dict[str, object]]:
         found = [sy.plan_training(**words) for _ in range(3)]
         seconds = statistics.median(a.seconds for a in found)
         rates.append(found[0].screened / seconds)
-        figures[f"plan --train {name}"] = {"value": seconds, "unit": "CPU s", "target": "<= 1"}
+        aim = {"target": "<= 1"} if "405b" in name else {}
+        figures[f"plan --train {name}"] = {"value": seconds, "unit": "CPU s", **aim}
     figures["layouts of trainings weighed, slowest of the three"] = {
         "value": min(rates),
         "unit": "layouts/s",

@@ -162,3 +162,23 @@ def test_what_no_layout_can_do_is_refused(words: dict[str, object], field: str, 
 def test_sequences_are_as_long_as_the_model_takes() -> None:
     assert sy.train("bert-large-uncased", "a100_sxm:8", gbs=256).scenario.plan.seq == 512
     assert sy.train("llama-3.1-8b", "a100_sxm:8", gbs=64).scenario.plan.seq == 4096
+
+
+def test_a_stage_that_is_fullest_in_the_middle_is_weighed() -> None:
+    """Layers with experts begin behind the first stages: the fullest stage is none of the ends."""
+    words = {"model": "deepseek-v3", "on": "h100_sxm:1024", "gbs": 8192, "framework": "bridge", "precision": "fp8"}
+    found = sy.train(**words)  # type: ignore[arg-type]
+    assert found.fits
+    scenario = read_train_scenario(words)
+    table = layouts_of(scenario)
+    for i in np.argsort(table.step_s)[:8].tolist():
+        one = answer_train(replace(scenario, plan=table.plan_of(i), open=()))
+        most = max(s.reserved_bytes for s in one.stages)
+        assert most == pytest.approx(float(table.reserved_bytes[i]), rel=1e-9)
+
+
+def test_layers_that_divide_into_nothing_are_shared_out() -> None:
+    """61 layers on eight stages, as DeepSeek-V3 is trained: the ends leave room for embedding and head."""
+    found = sy.train("deepseek-v3", "h100_sxm:256", gbs=2048, pp=8, framework="bridge")
+    assert found.scenario.plan.pp == 8
+    assert sum(s.layers for s in found.stages) == pytest.approx(61)

@@ -121,7 +121,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         if all(h % d == 0 for h in heads) and all(k % d == 0 or d % k == 0 for k in keys)
     ]
     depth = workload.depth
-    stages = [d for d in range(1, min(depth, cluster.count) + 1) if depth % d == 0 or (depth + 2) % d == 0]
+    stages = range(1, min(depth, cluster.count) + 1)
     contexts = [
         d
         for d in _powers(min(_MOST_CP, cluster.count))
@@ -232,14 +232,9 @@ def _worth(works: Sequence[Work], ways: Sequence[tuple[str, ...]]) -> tuple[tupl
 def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tuple[list[TrainPlan], dict[str, Any]]:
     """Splits of the layers, and the rows of stages, chunks, replicas, ZeRO and micro-batches that go with each."""
     depth = model.transformer.depth
-    pairs = [
-        (pp, vp)
-        for pp, vp in product(space.pp, space.vp)
-        if (vp == 1 and pp <= depth)
-        or (pp > 1 and pp * vp <= depth + 2 and (depth % (pp * vp) == 0 or (depth + 2) % (pp * vp) == 0))
-    ]
-    pairs = [(pp, vp) for pp, vp in pairs if stages_run(plan.schedule, pp)]
     counts = space.counts or (cluster.count,)
+    some = [pp for pp in space.pp if stages_run(plan.schedule, pp) and any(count % pp == 0 for count in counts)]
+    pairs = [(pp, vp) for pp, vp in product(some, space.vp) if _shared_out(depth, pp, vp)]
     axes = np.meshgrid(counts, np.arange(len(pairs)), space.zero, np.arange(len(space.mbs)), indexing="ij")
     count, pair, zero, size = (a.ravel() for a in axes)
     pp, vp = np.array(pairs or [(0, 0)]).T[:, pair] if len(pairs) else (pair, pair)
@@ -271,6 +266,16 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
     return plans, {name: np.concatenate([one[name] for one in found]) for name in found[0]}
 
 
+def _shared_out(depth: int, pp: int, vp: int) -> bool:
+    """Whether layers fill chunks, but for what the first and the last of them leave to embedding and head."""
+    chunks = pp * vp
+    if vp > 1 and pp == 1:
+        return False
+    each = -(-depth // chunks)
+    missing = each * chunks - depth
+    return missing == 0 or (chunks <= depth + 2 and missing - missing // 2 <= each)
+
+
 def nearest_batch(cluster: Cluster, plan: TrainPlan, space: Space) -> int:
     """The nearest number of sequences of a step that some layout divides; 0: no layout is of so many devices."""
     near: list[int] = []
@@ -292,9 +297,13 @@ def _named(plan: TrainPlan) -> TrainPlan:
 
 
 def _reserved(parts: StepParts, plan: TrainPlan, rows: Mapping[str, Any]) -> Any:
-    """``[stages, layouts]``: of the first, second and last stage."""
+    """``[stages, layouts]``: of the first and the last stage, and of the first that has all of its layers of a kind."""
     last, layout = rows["pp"] - 1, _layout(rows)
-    held = [memory_of(parts, _named(plan), i, layout).reserved_bytes for i in (0 * last, np.minimum(1, last), last)]
+    each = sum(k.count for k in parts.layers) / rows["pp"]
+    starts = np.cumsum([kind.count for kind in parts.layers])[:-1]  # of every other kind of layers
+    runs = [np.ceil(start / each) + more for start in starts for more in (0, 1)]
+    places = [0 * last, *(np.minimum(np.maximum(1, at), last) for at in (1, *runs)), last]
+    held = [memory_of(parts, _named(plan), at, layout).reserved_bytes for at in places]
     return np.stack(np.broadcast_arrays(*held, np.zeros(len(last)))[:-1])
 
 

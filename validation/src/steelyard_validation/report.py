@@ -16,6 +16,7 @@ import numpy as np
 
 from steelyard.errors import InputError, SteelyardError
 from steelyard.measurements.reader import Comparison
+from steelyard_validation import planned
 from steelyard_validation.peers import PeerAccuracy, peers
 from steelyard_validation.readers.inferencex import LINES_TABLE
 from steelyard_validation.targets import SHORT, Reached, reached
@@ -289,6 +290,8 @@ def _page(
             parts.append("Not covered: " + "; ".join(f"{why} ({n:,} rows)" for why, n in missing.most_common(8)) + ".")
         drawn = [p for p in pictures if p.stem.startswith(f"{source}-{table}-")]
         parts += [f"![measured and predicted, {p.stem}](img/{p.name})" for p in drawn]
+    if source == planned.SOURCE and (chosen := planned.section(data)):
+        parts.append(chosen)
     note = coverage_note(validation.rows, source)
     if note:
         parts += ["## Intervals", note]
