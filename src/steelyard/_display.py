@@ -31,19 +31,19 @@ class Result:
         """
         return import_module("steelyard.report.results").frame_of(self)
 
-    def plot(self, axes: Any = None) -> Any:
-        """The result as a picture of matplotlib.
+    def plot(self, *names: str) -> Any:
+        """The figures of the result, as the page and the reports show them.
 
         Args:
-            axes: where to draw; None = in a new figure.
+            names: of the figures that are wanted; without one all.
 
         Returns:
-            the axes that were drawn in.
+            :class:`steelyard.report.figures.pictures.Pictures`, which a notebook draws; ``save`` writes them.
 
         Raises:
-            InputError: matplotlib is not installed.
+            InputError: there is nothing to draw, or no figure of a name.
         """
-        return import_module("steelyard.report.plots").plot(self, axes)
+        return import_module("steelyard.report.figures.pictures").pictures_of(self, names)
 
     def _repr_html_(self) -> str:
         """The report for a notebook."""

@@ -10,13 +10,16 @@ from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+from xml.dom.minidom import parseString
 
 import pytest
 
 import steelyard as sy
+from steelyard.errors import InputError
 from steelyard.estimation.estimate import estimate
 from steelyard.estimation.explanation import Explanation
 from steelyard.report.compare import compare
+from steelyard.report.figures import figures_of
 from tests.planning import answer, infeasible
 
 
@@ -92,12 +95,17 @@ def test_one_call_gives_a_frame(results: dict[str, Any], kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [k for k in KINDS if k != "infeasible"])
-def test_pictures_have_axes(results: dict[str, Any], kind: str) -> None:
-    pytest.importorskip("matplotlib")
-    axes = results[kind].plot()
-    assert axes.get_xlabel()
-    assert axes.lines or axes.patches or axes.collections
-    assert results[kind].plot(axes) is axes
+def test_pictures_are_those_of_the_reports(results: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    drawn = results[kind].plot()
+    assert drawn.names == [f.name for f in figures_of(results[kind])] and drawn.names
+    html = drawn._repr_html_()
+    assert html.count("<svg") == html.count("</svg>") == len(drawn) and "<script" not in html
+    assert results[kind].plot(drawn.names[-1])[0].says == drawn[-1].says
+    drawn.save(tmp_path / "all.svg")
+    root = parseString((tmp_path / "all.svg").read_text(encoding="utf-8")).documentElement
+    assert root.tagName == "svg" and not re.search(r"\bnan\b", root.toxml())
+    with pytest.raises(InputError, match="figure"):
+        results[kind].plot("nothing-of-this-name")
 
 
 def test_records_are_a_frame(results: dict[str, Any]) -> None:
@@ -112,12 +120,10 @@ def test_without_pandas_the_message_says_what_to_install(
 ) -> None:
     import sys
 
-    from steelyard.errors import InputError
-
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(InputError, match=r"steelyard\[data\]"):
         results["estimate"].to_pandas()
-    with pytest.raises(InputError, match="no front to draw"):
+    with pytest.raises(InputError, match="nothing was found that could be drawn"):
         results["infeasible"].plot()
 
 

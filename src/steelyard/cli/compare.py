@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, group, option
 from steelyard.cli.options import DEPLOYED, Lengths, Wrong, options_of, words_of_options
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged, write
 from steelyard.cli.progress import status
 from steelyard.errors import InputError, Problem
 from steelyard.report.entry import Kind
@@ -70,6 +70,7 @@ def compare(
     question: Question = Question(),  # noqa: B008 - frozen
     load: Load = Load(),
     output: Output = Output(),  # noqa: B008
+    paged: Paged = Paged(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Put two machines, two models or two saved estimates side by side, or a measured benchmark and its prediction.
@@ -78,21 +79,22 @@ def compare(
     llama-bench (JSON, CSV or its table) stand beside estimates, with the model, machine and formats they name.
     """
     problems.read(output.check)
+    problems.read(paged.check)
     from steelyard.traffic.llama_bench import is_llama_bench
     from steelyard.traffic.trace import LENGTHS
 
     if not b and is_llama_bench(a):
-        _llama_bench(a, model, question, load, output, problems)
+        _llama_bench(a, model, question, load, output, paged, problems)
     elif b and not model and not question.on:
         words = "only for a benchmark's log: two things are compared as they are"
         problems.add([Problem(name, words) for name in ("rate", "concurrency", *LENGTHS) if getattr(load, name)])
         problems.done()
-        _pair(a, b, kind, output)
+        _pair(a, b, kind, output, paged)
     else:
-        _replay(a, b, model, question, load, output, problems)
+        _replay(a, b, model, question, load, output, paged, problems)
 
 
-def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
+def _pair(a: str, b: str, kind: Kind | None, output: Output, paged: Paged) -> None:
     from steelyard.report import compare as report
 
     if kind is None:
@@ -105,10 +107,13 @@ def _pair(a: str, b: str, kind: Kind | None, output: Output) -> None:
                 f"{logs[0]!r} is a benchmark's log: compare it alone, with --model MODEL --on MACHINE", field="compare"
             )
     found = report.compare(a, b, kind)
+    paged.write(found)
     write(output, data=lambda: report.to_dict(found), text=lambda columns: report.text(found, columns), rows=found.rows)
 
 
-def _llama_bench(run: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:
+def _llama_bench(
+    run: str, model: str, question: Any, load: Load, output: Output, paged: Paged, problems: Problems
+) -> None:
     """Results of llama-bench, each beside its estimate."""
     from steelyard.estimation.llama_bench import beside
     from steelyard.report import llama_bench as report
@@ -119,6 +124,7 @@ def _llama_bench(run: str, model: str, question: Any, load: Load, output: Output
     found = problems.read(beside, run, {name: value for name, value in given.items() if value})
     problems.done()
     assert found is not None
+    paged.write(found)
     write(
         output,
         data=lambda: report.to_dict(found),
@@ -127,7 +133,9 @@ def _llama_bench(run: str, model: str, question: Any, load: Load, output: Output
     )
 
 
-def _replay(run: str, second: str, model: str, question: Any, load: Load, output: Output, problems: Problems) -> None:
+def _replay(
+    run: str, second: str, model: str, question: Any, load: Load, output: Output, paged: Paged, problems: Problems
+) -> None:
     if second:
         raise InputError(f"with --model and --on one log is compared; {second!r} is too much", field="compare")
     from steelyard.report import replay as report
@@ -158,6 +166,7 @@ def _replay(run: str, second: str, model: str, question: Any, load: Load, output
         assert log is not None
         say(f"simulating {len(log.trace):,} requests")
         found = replay(log, send)
+    paged.write(found)
     write(
         output,
         data=lambda: report.to_dict(found),

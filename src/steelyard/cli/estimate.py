@@ -8,7 +8,7 @@ import numpy as np
 
 from steelyard.cli.network import estimate_net, of_network
 from steelyard.cli.options import Model, Wrong, answers, only, options_of
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged, write
 from steelyard.cli.ranges import Block, csv_columns
 from steelyard.errors import DoesNotFit, raise_all
 
@@ -24,6 +24,7 @@ def estimate(
     *,
     question: Question,
     output: Output = Output(),  # noqa: B008 - frozen
+    paged: Paged = Paged(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Weigh a model on one or several machines.
@@ -31,17 +32,20 @@ def estimate(
     Lists and ranges (1,2,4 or 1-256*2 or 1-10+3) give a table.
     """
     problems.read(output.check)
+    problems.read(paged.check)
     if of_network(model):
-        estimate_net(model, question, output, problems)
+        estimate_net(model, question, output, paged, problems)
         return
     blocks = answers(model, question, problems)
-    if sum(len(block) for block in blocks) == 1:
-        _one(only(blocks), output)
+    count = sum(len(block) for block in blocks)
+    paged.refuse_many(count)
+    if count == 1:
+        _one(only(blocks), output, paged)
     else:
         _table(blocks, output)
 
 
-def _one(found: Estimate, output: Output) -> None:
+def _one(found: Estimate, output: Output, paged: Paged) -> None:
     from steelyard.report.estimate import flat, to_dict
 
     def text(columns: int | None) -> str:
@@ -49,6 +53,7 @@ def _one(found: Estimate, output: Output) -> None:
 
         return report(found, columns)
 
+    paged.write(found)
     write(output, data=lambda: to_dict(found), text=text, rows=lambda: [flat(found)])
     if not found.fits:
         from steelyard.estimation.infeasibility import remedy, shortfall

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged, write
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, read_net_scenario, sets_of
@@ -48,16 +48,18 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
     return found
 
 
-def estimate_net(model: str, question: Any, output: Output, problems: Problems) -> None:
+def estimate_net(model: str, question: Any, output: Output, paged: Paged, problems: Problems) -> None:
     """Weigh a network on one or several machines, or many architectures of a space on one."""
-    if _space(model, question, output, problems):
+    if _space(model, question, output, paged, problems):
         return
     from steelyard.report import network as report
 
     found = _answers(model, question, problems)
     rows = [report.flat(f) for f in found]
+    paged.refuse_many(len(found))
     if len(found) == 1:
         one = found[0]
+        paged.write(one)
         write(output, data=lambda: report.to_dict(one), text=lambda c: report.report(one, c), rows=lambda: rows)
         if not one.fits:
             raise DoesNotFit(f"does not fit: {report.shortfall(one)}", change=report.remedy(one))
@@ -72,7 +74,7 @@ def estimate_net(model: str, question: Any, output: Output, problems: Problems) 
         raise DoesNotFit("no scenario fits", change=report.remedy(found[0]))
 
 
-def _space(model: str, question: Any, output: Output, problems: Problems) -> bool:
+def _space(model: str, question: Any, output: Output, paged: Paged, problems: Problems) -> bool:
     """Answer architectures of a searched space, where they are asked about."""
     words = _words(question)
     if not asks_space({**words, "model": model}):
@@ -81,6 +83,7 @@ def _space(model: str, question: Any, output: Output, problems: Problems) -> boo
     from steelyard.report import space as report
 
     found = answer_space(read_space_scenario({**words, "model": model}, problems))
+    paged.write(found)
     write(
         output,
         data=lambda: report.to_dict(found),

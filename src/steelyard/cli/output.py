@@ -17,7 +17,7 @@ from steelyard.errors import InputError, Problem, escaped, raise_all
 from steelyard.report.cells import Rows, csv_text
 from steelyard.writing import check_target, write_text
 
-__all__ = ["Output", "Written", "say", "write"]
+__all__ = ["Output", "Paged", "Written", "say", "write"]
 
 
 @Parameter(name="*")
@@ -80,6 +80,33 @@ class Written:
         yield from problems_of(self.output.check)
         if self.folder:
             yield from problems_of(check_folder, self.folder, force=self.force)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Paged:
+    """An answer that is written as a page besides."""
+
+    html: Annotated[str, option("page with the answer and its pictures")] = ""
+
+    def check(self) -> None:
+        """Refuse a file that cannot be, before any work is done. Raises :class:`InputError`."""
+        from steelyard.report.records import check_path
+
+        if self.html:
+            check_path(self.html, (".html", ".htm"), "html")
+
+    def write(self, result: Any) -> None:
+        """Write the page, where one was asked for."""
+        if self.html:
+            from steelyard.report.result_page import write_page
+
+            write_page(result, self.html)
+
+    def refuse_many(self, count: int) -> None:
+        """A page is of one answer. Raises :class:`InputError` where there are more."""
+        if self.html and count != 1:
+            raise InputError(f"a page shows one answer, these are {count:,}; give one machine and batch", field="html")
 
 
 def problems_of(check: Callable[..., Any], *arguments: Any, **named: Any) -> list[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
-from steelyard.cli.output import Written, write
+from steelyard.cli.output import Paged, Written, write
 from steelyard.cli.progress import status
 from steelyard.errors import DoesNotFit
 
@@ -20,6 +20,7 @@ def plan_training(
     *,
     question: Question,
     written: Written = Written(),  # noqa: B008 - frozen
+    paged: Paged = Paged(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Find the machines, their number and the layout of a training run that ends in time and in budget.
@@ -31,6 +32,7 @@ def plan_training(
     from steelyard.search.training import plan_of_training, read_train_question
 
     problems.read(written.check)
+    problems.read(paged.check)
     words = {"model": model, **words_of_options("plan_training", question, problems)}
     with status(written.quiet, "planning") as tell:
         asked = read_train_question(words_of("plan_training", (), {**words, "tell": tell}), problems)
@@ -39,6 +41,7 @@ def plan_training(
         from steelyard.launch import write_folder
 
         write_folder(written.folder, report.files(answer), force=written.force)
+    paged.write(answer)
     write(
         written.output,
         data=lambda: report.to_dict(answer),

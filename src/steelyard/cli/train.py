@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.help import option
 from steelyard.cli.options import Model, Wrong, options_of, words_of_options
-from steelyard.cli.output import Written, problems_of, write
+from steelyard.cli.output import Paged, Written, problems_of, write
 from steelyard.errors import DoesNotFit, raise_all
 
 Question: Any = options_of("train")
@@ -21,7 +21,7 @@ Question: Any = options_of("train")
 class Files:
     """What else is written."""
 
-    svg: Annotated[str, option("picture of the pipeline, of when runs end and of what checkpoints cost (.svg)")] = ""
+    svg: Annotated[str, option("the pictures in one file (.svg)")] = ""
     perfetto: Annotated[str, option("Chrome trace of a step, a track a stage (.json), for ui.perfetto.dev")] = ""
 
     def check(self) -> None:
@@ -39,6 +39,7 @@ def train(
     question: Question,
     files: Files = Files(),
     written: Written = Written(),  # noqa: B008 - frozen
+    paged: Paged = Paged(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Weigh training: the time of a step, memory of every stage, energy and money, and the run with its failures.
@@ -51,12 +52,14 @@ def train(
 
     problems.read(written.check)
     problems.read(files.check)
+    problems.read(paged.check)
     words = {"model": model, **words_of_options("train", question, problems)}
     found = answer_train(read_train_scenario(words, problems))
     if written.folder:
         from steelyard.launch import write_folder
 
         write_folder(written.folder, report.files(found), force=written.force)
+    paged.write(found)
     write(
         written.output,
         data=lambda: report.to_dict(found),

@@ -155,7 +155,8 @@ def frame_of(result: Any) -> Any:
 
 
 def html_of(result: Any) -> str:
-    """The report of a result as HTML that stands alone."""
+    """The report of a result as HTML that stands alone, with its first figures below."""
+    from steelyard.report.figures.pictures import shown
     from steelyard.report.paper import html
 
-    return html(forms_of(result).parts(result))
+    return html(forms_of(result).parts(result)) + shown(result)

@@ -24,6 +24,7 @@ __all__ = ["picture", "svg_of"]
 LEFT, RIGHT, TOP, BOTTOM, KEY, TITLE = 62, 18, 18, 26, 20, 26
 #: Widths of a letter, pixels: of ticks and of keys.
 _LETTER = 6.3
+_ROOT = '<svg xmlns="http://www.w3.org/2000/svg" class="steelyard"'
 #: Letters of a name of a row at most.
 _NAME = 34
 
@@ -44,7 +45,7 @@ def picture(figures: Sequence[Figure], *, across: int = 1, width: int = 760) -> 
         y += max(height for _, height in row) + gap
     whole = min(across, max(len(drawn), 1)) * (width + gap) - gap
     tall = max(y - gap, 1)
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {whole} {tall}" width="{whole}" height="{tall}">'
+    head = f'{_ROOT} viewBox="0 0 {whole} {tall}" width="{whole}" height="{tall}">'
     back = f'<rect width="{whole}" height="{tall}" fill="var(--page)"/>'
     return "".join([head, f"<style>{_style()}</style>", back, *parts, "</svg>\n"])
 
@@ -53,18 +54,20 @@ def svg_of(figure: Figure, width: int = 760) -> str:
     """One figure as an ``svg`` element of its own, with the colours inside it."""
     body, height = _drawn(figure, width)
     words = escape(f"{figure.title}. {figure.says}")
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{words}"'
+    head = f'{_ROOT} viewBox="0 0 {width} {height}" role="img" aria-label="{words}"'
     return f'{head} style="max-width:{width}px;width:100%;height:auto"><style>{_style()}</style>{body}</svg>'
 
 
 def _style() -> str:
     """The colours of the stylesheet, and how text is set."""
     colours = re.findall(r":root\{[^}]*\}", asset("figures.css").read_text(encoding="utf-8"))[:2]
-    light, dark = (c.replace(":root", "svg") for c in colours)
+    light, dark = (c.replace(":root", ".steelyard") for c in colours)
     return (
         f"{light}@media(prefers-color-scheme:dark){{{dark}}}"
-        "text{font:12px system-ui,sans-serif;fill:var(--soft)}.title{font-weight:600;font-size:14px;fill:var(--ink)}"
-        ".name{fill:var(--ink)}.halo{paint-order:stroke;stroke:var(--page);stroke-width:3px}"
+        ".steelyard text{font:12px system-ui,sans-serif;fill:var(--soft)}"
+        ".steelyard .title{font-weight:600;font-size:14px;fill:var(--ink)}"
+        ".steelyard .name{fill:var(--ink)}"
+        ".steelyard .halo{paint-order:stroke;stroke:var(--page);stroke-width:3px}"
     )
 
 
