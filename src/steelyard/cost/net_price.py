@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.array_price import ArrayPrice, on_array
 from steelyard.cost.energy import (
     DEFAULT_ENERGY_J_PER_OP,
     TRANSPORT_J_PER_BYTE,
@@ -36,6 +35,9 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import TensorGraph
+
+if TYPE_CHECKING:  # its compiled kernels are for arrays alone
+    from steelyard.cost.array_price import ArrayPrice
 
 __all__ = [
     "UNMEASURED",
@@ -132,6 +134,8 @@ def price_net(
     if runtime.terms == "loops":
         if train:
             raise InputError("loops of forward passes are mapped, not of training steps", field="train")
+        from steelyard.cost.array_price import on_array
+
         array = on_array(graph, kernels, sizes, site, precision)
     if train:
         kernels = with_backward(kernels, graph.parameters)

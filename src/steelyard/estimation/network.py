@@ -15,13 +15,11 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
-from steelyard.cost.collective import collective_time_s
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_memory import alive_bytes, past_index
 from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
-from steelyard.cost.op_models import fabrics, link_parameters
 from steelyard.errors import InputError
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
@@ -235,6 +233,9 @@ def _exchange_s(scenario: NetScenario, phase: Phase) -> float:
     """Time in which the devices of a phase gather what a run needs of each other."""
     if not phase.exchange_bytes or phase.among < 2:
         return 0.0
+    from steelyard.cost.collective import collective_time_s
+    from steelyard.cost.op_models import fabrics, link_parameters
+
     inside, outside = fabrics(scenario.cluster)
     each = collective_time_s(
         phase.collective,

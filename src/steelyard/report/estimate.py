@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.report.paper import figure
-from steelyard.report.plain import plain
+from steelyard.report.plain import ESTIMATE, plain
 from steelyard.scenario.fields import PRICE, STATIC_FLAGS, UNSAID, fields_of
 from steelyard.scenario.scenario import FORMATS, Scenario
 from steelyard.units import format_quantity
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SCHEMA", "columns", "flat", "flops_of", "shares_of", "summary", "to_dict"]
 
-SCHEMA = "steelyard.estimate/2"
+SCHEMA = ESTIMATE
 
 
 def to_dict(estimate: Estimate, shared: dict[Any, Any] | None = None) -> dict[str, Any]:

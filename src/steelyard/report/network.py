@@ -6,17 +6,26 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from steelyard.machine.process import chip_area_m2
-from steelyard.report.estimate import SCHEMA
-from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
-from steelyard.report.plain import plain
-from steelyard.report.text import TIMES
+from steelyard.report.paper import (
+    TIMES,
+    Line,
+    bullets,
+    columns,
+    figure,
+    fitting,
+    grid,
+    lines_table,
+    render,
+    span,
+    styled,
+)
+from steelyard.report.plain import ESTIMATE, plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
 
 __all__ = [
-    "SCHEMA",
     "flat",
     "kernels_of",
     "parts",
@@ -41,7 +50,7 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
     machine = s.cluster.machine
     return plain(  # type: ignore[no-any-return]
         {
-            "schema": SCHEMA,
+            "schema": ESTIMATE,
             "model": s.name,
             "machine": {"name": machine.name, "title": machine.title, "count": s.cluster.count},
             "runtime": s.runtime.name,
@@ -154,10 +163,7 @@ def _chip(found: NetEstimate) -> list[Line]:
 
 def parts(found: NetEstimate) -> list[Any]:
     """The report as renderables."""
-    spare = found.capacity_bytes - found.peak_memory_bytes
-    total, capacity = q(found.peak_memory_bytes, "B"), q(found.capacity_bytes, "B")
-    words = f"  {total} of {capacity}, {q(abs(spare), 'B')} {'to spare' if spare >= 0 else 'short'}"
-    verdict = styled(("fits", "bold green") if found.fits else ("does not fit", "bold red"), words)
+    verdict = fitting(found.fits, found.peak_memory_bytes, found.capacity_bytes)
     table = grid("left", "right", "right", "right", "left")
     table.add_row(*(styled((x, "bold")) for x in TIMES))
     for i, (label, value, *rest) in enumerate(time_rows(found)):

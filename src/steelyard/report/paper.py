@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PREFIXED",
+    "TIMES",
     "WIDTH",
     "Line",
     "bullet",
     "bullets",
     "columns",
     "figure",
+    "fitting",
     "grid",
     "html",
     "indented",
@@ -39,6 +41,8 @@ __all__ = [
 
 #: Units that are written with prefixes.
 PREFIXED = ("s", "B", "J", "W", "USD", "USD/h")
+#: Heads of the rows of an answer's times.
+TIMES = ("", "predicted", "80% interval", "limit", "bound by")
 #: Width of a report that is not written to a terminal, in columns.
 WIDTH = 80
 #: Columns that a column of words keeps, wrapped, before others are left out.
@@ -122,6 +126,14 @@ def styled(*pieces: tuple[str, str] | str) -> Text:
     from rich.text import Text
 
     return Text.assemble(*(_whole(p) if isinstance(p, str) else (_whole(p[0]), p[1]) for p in pieces))
+
+
+def fitting(fits: bool, used_bytes: float, capacity_bytes: float, where: str = "") -> Text:
+    """Whether something fits a device's memory, what it takes of it, and what is to spare or short."""
+    spare = capacity_bytes - used_bytes
+    used, capacity, left = (format_quantity(x, "B") for x in (used_bytes, capacity_bytes, abs(spare)))
+    words = f"  {used} of {capacity}{where}, {left} {'to spare' if spare >= 0 else 'short'}"
+    return styled(("fits", "bold green") if fits else ("does not fit", "bold red"), words)
 
 
 def indented(text: RenderableType, by: int = 6) -> RenderableType:

@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["plain"]
+__all__ = ["ESTIMATE", "plain"]
+
+#: Schema of the document of an estimate, of a served model and of a network.
+ESTIMATE = "steelyard.estimate/2"
 
 _AS_IT_IS = frozenset((str, int, bool))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import Line, bullets, figure, grid, indented, lines_table, render, span
+from steelyard.report.paper import TIMES, Line, bullets, figure, grid, indented, lines_table, render, span
 from steelyard.report.paper import styled as _text
 from steelyard.units import format_quantity as q
 
@@ -126,10 +126,6 @@ def _largest(shares: Mapping[str, float]) -> str:
     """The two largest shares of a time, in words."""
     largest = sorted(shares.items(), key=lambda item: -item[1])
     return ", ".join([f"{name} {share:.0%}" for name, share in largest if share >= 0.045][:2])
-
-
-#: Heads of :func:`time_rows`.
-TIMES = ("", "predicted", "80% interval", "limit", "bound by")
 
 
 def _times(e: Estimate) -> Any:

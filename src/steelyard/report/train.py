@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report import train_rewarded, train_run
-from steelyard.report.paper import Line, bullets, columns, figure, grid, lines_table, render, span, styled
+from steelyard.report.paper import Line, bullets, columns, figure, fitting, grid, lines_table, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -154,13 +154,8 @@ def parts(found: TrainEstimate) -> list[Any]:
 
     plan = found.scenario.plan
     fullest = found.stages[found.peak_stage]
-    spare = found.capacity_bytes - fullest.reserved_bytes
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
-    words = f"  {q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, {q(abs(spare), 'B')} "
-    verdict = styled(
-        ("fits", "bold green") if found.fits else ("does not fit", "bold red"),
-        words + ("to spare" if spare >= 0 else "short"),
-    )
+    verdict = fitting(found.fits, fullest.reserved_bytes, found.capacity_bytes, where)
     low, high = found.interval["step_s"]
     table = grid("left", "right", "right", "right")
     table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit")))

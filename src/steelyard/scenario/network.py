@@ -25,8 +25,8 @@ from steelyard.deployment.runtime import (
 )
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, held_to
+from steelyard.scenario.devices import read_cluster
 from steelyard.scenario.fields import NETWORK, fields_of
-from steelyard.scenario.scenario import read_cluster
 from steelyard.scenario.words import Problems, read_value
 from steelyard.techniques._base import Technique
 from steelyard.techniques._registry import with_techniques

@@ -20,10 +20,11 @@ from steelyard.deployment.formats import find_format
 from steelyard.deployment.offload import parse_offload
 from steelyard.deployment.plan import DEGREES, Plan
 from steelyard.deployment.sharding import check_sharding, fill_degrees
-from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all, show
-from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster, with_network
+from steelyard.errors import InputError, Problem, UnknownName, complete, raise_all
+from steelyard.machine.cluster import Cluster, parse_cluster, with_network
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
+from steelyard.scenario.devices import read_cluster
 from steelyard.scenario.fields import ALONE, GROUPS, STATIC_FLAGS
 from steelyard.scenario.load import read_trace, with_load
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
@@ -32,7 +33,7 @@ from steelyard.scenario.shown import read_shown, with_shown
 from steelyard.scenario.slo import Target, parse_targets
 from steelyard.scenario.words import Problems, read_words, respelled
 from steelyard.techniques._base import Technique, effects_of, engine_of, machine_of, relabelled
-from steelyard.workload.catalogue import Model, find_model, load_model
+from steelyard.workload.catalogue import Model, load_model
 from steelyard.workload.protocol import Workload, encoder_type, ends_hard, not_served, within_positions
 from steelyard.workload.reading import Seen, loaded_for
 
@@ -375,23 +376,6 @@ def _flags(flags: Mapping[str, Any], engine_name: str, scheduler: str, cluster: 
     """Refuse flags that the engine does not have, or values it does not take. Raises :class:`InputError`."""
     engine = find_engine(engine_name) if engine_name else default_engine(cluster.machine)
     engine_config(engine, cluster.machine, {**({"scheduler": scheduler} if scheduler else {}), **flags})
-
-
-def read_cluster(on: str | Cluster | Machine) -> Cluster:
-    """The devices meant. Raises :class:`InputError`."""
-    if isinstance(on, Cluster | Machine):
-        return on if isinstance(on, Cluster) else cluster_of(on)
-    try:
-        return parse_cluster(on)
-    except UnknownName as error:
-        message = error.message
-        if _takes(find_model, on):
-            message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT"
-        elif "," in on:
-            message = f"expected one machine: NAME or NAME:COUNT, got {show(on)}"
-        raise InputError(message, field="on") from None
-    except InputError as error:
-        raise relabelled(relabelled(error, "machine", "on"), "file", "on") from None
 
 
 def read_model(model: str | Model, generic: bool) -> Model:

@@ -6,7 +6,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +16,11 @@ from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, complete, show
 from steelyard.scenario.fields import NETWORK, PRICE, fields_of
 from steelyard.scenario.network import NetScenario, asks_net, read_net_scenario
-from steelyard.scenario.scenario import Scenario, read_scenario
 from steelyard.scenario.words import Problems
 from steelyard.workload.networks.search_space import LARGEST, Space, space_of
+
+if TYPE_CHECKING:
+    from steelyard.scenario.scenario import Scenario
 
 __all__ = ["SpaceScenario", "asks_space", "columns_of", "read_question", "read_space_scenario"]
 
@@ -136,4 +138,6 @@ def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario | SpaceSce
         return read_space_scenario(words, Problems())
     if asks_net(words):
         return read_net_scenario(words, Problems())
+    from steelyard.scenario.scenario import read_scenario
+
     return read_scenario("estimate", words, Problems())

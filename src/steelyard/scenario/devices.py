@@ -1,0 +1,36 @@
+"""The devices of a question."""
+
+from __future__ import annotations
+
+from steelyard.errors import InputError, UnknownName, show
+from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
+from steelyard.machine.component import Machine
+from steelyard.techniques._base import relabelled
+from steelyard.workload.catalogue import find_model
+
+__all__ = ["read_cluster"]
+
+
+def read_cluster(on: str | Cluster | Machine) -> Cluster:
+    """The devices meant. Raises :class:`InputError`."""
+    if isinstance(on, Cluster | Machine):
+        return on if isinstance(on, Cluster) else cluster_of(on)
+    try:
+        return parse_cluster(on)
+    except UnknownName as error:
+        message = error.message
+        if _is_model(on):
+            message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT"
+        elif "," in on:
+            message = f"expected one machine: NAME or NAME:COUNT, got {show(on)}"
+        raise InputError(message, field="on") from None
+    except InputError as error:
+        raise relabelled(relabelled(error, "machine", "on"), "file", "on") from None
+
+
+def _is_model(name: str) -> bool:
+    try:
+        find_model(name)
+    except InputError:
+        return False
+    return True
