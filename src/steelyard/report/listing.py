@@ -90,9 +90,9 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
     ]
     cells = [[shown(n, r[n]) for n in names] for r in found]
     every = [*heads.values()]
-    shown = kept(every, cells, width, every[:0:-1], fold=_FOLDED)
-    table = columns([every[i] for i in shown], [[row[i] for i in shown] for row in cells], numeric, _FOLDED)
-    return render([table, *left_out(every, shown)], width, piped=max(120, needed(every, cells, _FOLDED)))
+    places = kept(every, cells, width, every[:0:-1], fold=_FOLDED)
+    table = columns([every[i] for i in places], [[row[i] for i in places] for row in cells], numeric, _FOLDED)
+    return render([table, *left_out(every, places)], width, piped=max(120, needed(every, cells, _FOLDED)))
 
 
 def kinds() -> tuple[str, ...]:

@@ -340,8 +340,8 @@ machine.title | string | - | - | full name of the device
 machine.count | integer | - | - | devices
 machine.per_node | integer | - | - | devices of one node
 machine.nodes | integer | - | - | nodes used
-plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, docs, task, micro_batches, sequence_parallel,
-    recompute, precision, optimizer, devices
+plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, docs, task, micro_batches,
+    sequence_parallel, recompute, precision, optimizer, devices
 fits | boolean | - | - | whether the fullest stage fits its devices
 step_s.value | number | s | - | time of a step, s
 step_s.low | number | s | - | 80 % interval
@@ -365,10 +365,10 @@ usd_per_trillion_tokens | number? | USD | - | rent; null without a price
 run | {}? | - | - | of a run whose length was given: tokens, steps, ideal_days, days, usd, kwh and kgco2 (p10, p50,
     p90), ettr_frac, interruptions, mtbf_s, shares, checkpoint_interval_s, checkpoint_bytes, checkpoints_kept_bytes,
     storage_bytes_per_s, failures
-rl | {}? | - | - | of a task that learns from scored answers, the whole step (step_s above is an update): task, step_s and
-    its ends, parts_s (rollout, switch, policy, reference, critic, reward, train, weights), updates, answers, tokens,
-    output_tokens, tokens_per_s, devices, stale, idle_frac (train, rollout), energy_j, usd, rollouts (machine, engine,
-    degrees, time_s, half_done_s, tokens, idle_frac, batch_mean, memory_frac, away_bytes)
+rl | {}? | - | - | of a task that learns from scored answers, the whole step (step_s above is an update): task, step_s
+    and its ends, parts_s (rollout, switch, policy, reference, critic, reward, train, weights), updates, answers,
+    tokens, output_tokens, tokens_per_s, devices, stale, idle_frac (train, rollout), energy_j, usd, rollouts (machine,
+    engine, degrees, time_s, half_done_s, tokens, idle_frac, batch_mean, memory_frac, away_bytes)
 framework.name | string | - | - | what trains it
 framework.version | string | - | - | its version
 framework.facts | {} | - | - | what it does by itself, as used
