@@ -138,23 +138,20 @@ class _Page:
 
     def _page(self, one: Screen, query: str) -> str:
         question = read_question(one, query)
-        active = question.view.get("_column", "1")
-        job, notices = None, self.jobs.store.notices
-        columns = self.answers.columns(question) if not one.long else [self._long(question)]
-        if one.long:
-            job = self.jobs.known(question)
-        return screen_page(
-            question, columns, active=int(active) if active in list("1234") else 1, job=job, notices=notices
-        )
+        active, notices = question.active, self.jobs.store.notices
+        job = self.jobs.known(question.alone(active)) if one.long else None
+        numbers = range(1, len(question.columns) + 1)
+        columns = [self._long(question, i) for i in numbers] if one.long else self.answers.columns(question)
+        return screen_page(question, columns, active=active, job=job, notices=notices)
 
-    def _long(self, question: Question) -> Column:
-        """The column of a long screen: its stored answer, or what is wrong with its words."""
-        made = column_of(question, 0)
+    def _long(self, question: Question, number: int) -> Column:
+        """A column of a long screen: its stored answer, or what is wrong with its words."""
+        made, alone = column_of(question, number - 1), question.alone(number)
         try:
-            question.words()
+            alone.words()
         except SteelyardError as error:
             return made.refused(wrong_of(error))
-        stored = self.jobs.store.get(question)
+        stored = self.jobs.store.get(alone)
         if isinstance(stored, Shown):
             return made.answered(stored)
         return made
@@ -239,6 +236,7 @@ class _Page:
         if one is None or not one.long:
             raise HTTPException(404, "there is no such run")
         question = read_question(one, request.url.query)
+        question = question.alone(question.active)
         question.words()
         job = await self.jobs.start(question, again=request.query_params.get("_again") == "1")
         return _json({"schema": "steelyard.job/1", "job": job.key, **job.state()}, 202)

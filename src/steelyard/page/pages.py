@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from steelyard._version import __version__
-from steelyard.page.answers import Column
+from steelyard.page.answers import Column, figure_html
 from steelyard.page.form import form_of
 from steelyard.page.question import Question
 from steelyard.page.screen import screens
@@ -79,6 +79,7 @@ def screen_page(
             screen=question.screen,
             question=question,
             columns=columns,
+            together=_together(question, columns),
             active=at,
             form=[] if exported else form_of(question, at - 1),
             problems={p.field: p for p in columns[at - 1].problems},
@@ -88,6 +89,14 @@ def screen_page(
             root="" if exported else "/",
         )
     )
+
+
+def _together(question: Question, columns: Sequence[Column]) -> dict[str, str]:
+    """Figures of all answers at once, as HTML by name; none where fewer than two are there."""
+    shown = [c.shown for c in columns if c.shown is not None]
+    if question.screen.together is None or len(shown) < 2:
+        return {}
+    return {one["name"]: figure_html(one) for one in question.screen.together(shown)}
 
 
 def error_page(status: int, message: str, *, plain: bool = False) -> str:

@@ -72,6 +72,16 @@ class Question:
                     parts.append(entry.switch.replace("--", "--no-", 1))
         return shlex.join(parts)
 
+    @property
+    def active(self) -> int:
+        """The column whose form is shown, from 1."""
+        said = self.view.get("_column", "1")
+        return min(int(said), len(self.columns)) if re.fullmatch("[1-9]", said) else 1
+
+    def alone(self, number: int) -> Question:
+        """The question of one column, from 1."""
+        return Question(self.screen, (self.columns[number - 1],))
+
     def python(self, column: int = 0) -> str:
         """The same as a call from Python."""
         try:

@@ -18,7 +18,7 @@ from steelyard.scenario.fields import Field
 __all__ = ["SCREENS", "Screen", "Shown", "screen", "screens"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
-SCREENS = ("estimate", "catalogue", "machine")
+SCREENS = ("estimate", "simulate", "catalogue", "machine")
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
 Tell = Callable[[str, float | None], None]
@@ -67,6 +67,8 @@ class Screen:
     """The question shown first, by field."""
     columns: int = 1
     """Questions side by side at most."""
+    together: Callable[[Sequence[Shown]], Sequence[Mapping[str, Any]]] | None = None
+    """Figures of several answers at once, of a screen with columns."""
     long: bool = False
     """Whether it runs in a process of its own, tells its progress and is kept."""
     template: str = ""

@@ -19,7 +19,7 @@ from steelyard.writing import whole_file
 if TYPE_CHECKING:
     from steelyard.simulation.result import Simulation
 
-__all__ = ["EVENTS", "MAX_REQUESTS", "MAX_STEPS", "write_perfetto"]
+__all__ = ["EVENTS", "MAX_REQUESTS", "MAX_STEPS", "perfetto_lines", "write_perfetto"]
 
 #: Most steps and requests in one file (about 100 MB): the viewer stays usable.
 MAX_STEPS, MAX_REQUESTS = 200_000, 20_000
@@ -54,6 +54,23 @@ def write_perfetto(simulation: Simulation, path: str | Path) -> str:
     Raises:
         InputError: the file cannot be written.
     """
+    with whole_file(path, "perfetto") as file, file.open("w", encoding="utf-8") as stream:
+        stream.writelines(perfetto_lines(simulation))
+    left = _left_out(simulation)
+    return "" if not left else "holds " + " and ".join(left)
+
+
+def perfetto_lines(simulation: Simulation) -> Iterator[str]:
+    """The trace as the parts of a text, an event a line."""
+    yield '{"displayTimeUnit":"ms","traceEvents":['
+    for i, event in enumerate(_events(simulation)):
+        yield (",\n" if i else "\n") + json.dumps(event, separators=(",", ":"))
+    other = {"tool": "steelyard simulate", "holds": _left_out(simulation) or ["every step and request"]}
+    yield f'\n],"otherData":{json.dumps(other)}}}\n'
+
+
+def _left_out(simulation: Simulation) -> list[str]:
+    """What the trace does not hold all of, in words."""
     left: list[str] = []
     steps, requests = len(simulation.iterations), len(simulation.records)
     if steps > MAX_STEPS:
@@ -62,13 +79,7 @@ def write_perfetto(simulation: Simulation, path: str | Path) -> str:
         left.append(f"the first {MAX_REQUESTS:,} of {requests:,} requests")
     if simulation.iterations.stride > 1:
         left.append(f"every {simulation.iterations.stride:,}th step")
-    with whole_file(path, "perfetto") as file, file.open("w", encoding="utf-8") as stream:
-        stream.write('{"displayTimeUnit":"ms","traceEvents":[')
-        for i, event in enumerate(_events(simulation)):
-            stream.write((",\n" if i else "\n") + json.dumps(event, separators=(",", ":")))
-        other = {"tool": "steelyard simulate", "holds": left or ["every step and request"]}
-        stream.write(f'\n],"otherData":{json.dumps(other)}}}\n')
-    return "" if not left else "holds " + " and ".join(left)
+    return left
 
 
 def _us(seconds: float) -> float:

@@ -3,6 +3,7 @@
 import {bind as bindDrop} from './drop.js';
 import {bind as bindNames} from './names.js';
 import {resume, start} from './run.js';
+import {bind as bindScrub} from './scrub.js';
 import {columns, query} from './state.js';
 
 const frame = document.getElementById('frame');
@@ -96,6 +97,7 @@ function show(page, swap) {
   if (place) answer().querySelector(place)?.focus({preventScroll: true});
   globalThis.steelyardFigures?.draw(answer());
   tell();
+  bindScrub();
   const theirs = page.getElementById('question');
   if (!theirs || !form()) return;
   const shape = f => f.querySelector('#fields').dataset.shape;
@@ -199,7 +201,7 @@ function sort(head) {
 
 const refresh = () => go(columns(location.search), {how: 'none'});
 function ask(options) {
-  if (long) return start(screen, query(state(), 1), refresh, say);
+  if (long) return start(screen, query(state(), active), refresh, say);
   const all = state();
   return query(all, active) === shown ? null : go(all, options);
 }
@@ -274,6 +276,7 @@ addEventListener('popstate', () => {
 
 bindNames(document);
 bindDrop(document, set, say);
+bindScrub();
 slide();
 if (long) resume(refresh);
 document.documentElement.dataset.ready = '1';
