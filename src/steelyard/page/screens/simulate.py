@@ -28,14 +28,13 @@ _SERIES = {
     "prefill_tokens_per_s": ("prompt tokens", "per s"),
     "decode_tokens_per_s": ("output tokens", "per s"),
 }
-#: What an engine was short of, in words.
-_SHORT = {
-    "serving": "nothing: work was done as it came",
-    "scheduling": "the host between steps",
-    "idle": "requests",
-    "kv": "KV cache",
-    "max_num_seqs": "seats (max_num_seqs)",
-    "compute": "compute",
+#: What kept requests waiting longest, in words.
+_WAITED = {
+    "arrivals": "Hardly a request waited.",
+    "scheduling": "Requests wait for the scheduler.",
+    "kv": "Requests wait for KV cache.",
+    "max_num_seqs": "Requests wait for a seat (max_num_seqs).",
+    "compute": "Requests wait for compute.",
 }
 
 
@@ -105,20 +104,18 @@ def _goodput(words: Mapping[str, Any], document: Mapping[str, Any], tell: Tell) 
 
 def _view(found: Any, d: Mapping[str, Any]) -> dict[str, Any]:
     pools = d["pools"]
-    place = " and ".join(f"{p['replicas']} x {p['devices']} {p['machine']}" for p in pools)
+    place = " and ".join(_place(p) for p in pools)
     completed = f"{d['completed']:,} of {d['requests']:,} requests in {q(d['makespan_s'], 's')}"
-    short = {k: v for k, v in d["limited_by"].items() if v >= 0.005}
     moments = found.series(_MOMENTS)
     series = {name: np.nan_to_num(moments[name]).round(6).tolist() for name in ("at_s", *_SERIES)}
     series["kv_frac"] = [100 * v for v in series["kv_frac"]]
     return {
-        "title": found.scenario.transformer.title if hasattr(found.scenario.transformer, "title") else d["pools"][0]["machine"],
+        "title": found.scenario.transformer.name,
         "place": place,
         "how": completed,
-        "why": f"Mostly short of {_SHORT.get(d['bottleneck'], d['bottleneck'])}.",
+        "why": _WAITED.get(d["bottleneck"], f"Requests wait for {d['bottleneck']}."),
         "facts": _facts(d),
         "verdicts": d["verdicts"],
-        "short": [{"name": _SHORT.get(k, k), "share": v} for k, v in sorted(short.items(), key=lambda i: -i[1])],
         "moments": series,
         "labels": {name: list(said) for name, said in _SERIES.items()},
         "percentiles": [
@@ -135,6 +132,14 @@ def _view(found: Any, d: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _place(pool: Mapping[str, Any]) -> str:
+    from steelyard.machine.catalogue import find_machine
+
+    machine, does = find_machine(pool["machine"]).title, "" if pool["role"] == "both" else f" for {pool['role']}"
+    many = f"{pool['devices']:,} x " if pool["devices"] > 1 else ""
+    return f"{many}{machine}{f', {pool["replicas"]:,} replicas' if pool['replicas'] > 1 else ''}{does}"
+
+
 def _facts(d: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The figures of the strip, with intervals where two more runs were made."""
     spans, through = d["intervals"] or {}, d["throughput"]
@@ -142,7 +147,14 @@ def _facts(d: Mapping[str, Any]) -> list[dict[str, Any]]:
     def time(label: str, name: str) -> dict[str, Any]:
         ends = spans.get(name, {}).get("p50")
         below = f"p90 {q(d[name]['p90'], 's')}, p99 {q(d[name]['p99'], 's')}" if d[name].get("p99") else ""
-        return {"name": name, "label": label, "value": d[name].get("p50"), "unit": "s", "below": below, "interval": ends}
+        return {
+            "name": name,
+            "label": label,
+            "value": d[name].get("p50"),
+            "unit": "s",
+            "below": below,
+            "interval": ends,
+        }
 
     def one(name: str, label: str, value: Any, unit: str, below: str = "", ends: Any = None) -> dict[str, Any]:
         return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
