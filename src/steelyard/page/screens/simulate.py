@@ -137,7 +137,8 @@ def _place(pool: Mapping[str, Any]) -> str:
 
     machine, does = find_machine(pool["machine"]).title, "" if pool["role"] == "both" else f" for {pool['role']}"
     many = f"{pool['devices']:,} x " if pool["devices"] > 1 else ""
-    return f"{many}{machine}{f', {pool["replicas"]:,} replicas' if pool['replicas'] > 1 else ''}{does}"
+    replicas = f", {pool['replicas']:,} replicas" if pool["replicas"] > 1 else ""
+    return f"{many}{machine}{replicas}{does}"
 
 
 def _facts(d: Mapping[str, Any]) -> list[dict[str, Any]]:
