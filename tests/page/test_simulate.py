@@ -36,7 +36,9 @@ def test_the_twin_is_what_the_library_says(server: Server) -> None:
 
 def test_goodput_is_shown_against_rates_that_are_played() -> None:
     told: list[str] = []
-    shown = SCREEN.ask({"model": "llama-3.1-8b", "on": "h100_sxm", **WORDS}, lambda words, share=None: told.append(words))
+    shown = SCREEN.ask(
+        {"model": "llama-3.1-8b", "on": "h100_sxm", **WORDS}, lambda words, share=None: told.append(words)
+    )
     rate = next(f for f in shown.figures if f["name"].startswith("goodput") or "rate" in f["name"])
     assert len(rate["rows"]) == 8
     sent = [row[0] for row in rate["rows"]]
