@@ -33,6 +33,7 @@ HOMES = {
     "plan_training": "steelyard.search.training",
     "search_network": "steelyard.exploration.networks",
     "search_predictor": "steelyard.exploration.predictors",
+    "search_chip": "steelyard.search.chip",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
     "train": "steelyard.training.estimate",

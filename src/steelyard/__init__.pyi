@@ -23,6 +23,7 @@ from steelyard.report.compare import compare as compare
 from steelyard.scenario.scenario import Scenario as Scenario
 from steelyard.search.advise import advise as advise
 from steelyard.search.answer import Answer as Answer
+from steelyard.search.chip import search_chip as search_chip
 from steelyard.search.training import plan_training as plan_training
 from steelyard.simulation.policies import Policy as Policy
 from steelyard.simulation.result import Simulation as Simulation

@@ -85,6 +85,8 @@ def _inputs(folder: Path) -> None:
     (folder / "ten.csv").write_text("\n".join(["architecture,seconds", *rows]))
     totals = {"completed": 8, "total_input_tokens": 4096, "total_output_tokens": 256, "request_throughput": 4.0}
     times = {"mean_ttft_ms": 40.0, "mean_tpot_ms": 7.0, "duration": 2.0, "max_concurrency": 4}
+    fields = 'base = "eyeriss"\nprecision = "int16"\n[choose]\nmemory.dram.bandwidth_bytes_per_s = ["1GB/s", "2GB/s"]\n'
+    (folder / "npu.toml").write_text(fields)
     (folder / "measured.json").write_text(json.dumps({**totals, **times}))
 
 

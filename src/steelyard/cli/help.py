@@ -50,6 +50,7 @@ EXAMPLES = {
     "claims": "steelyard claims S014 --explain",
     "plan": "steelyard plan llama-3.1-8b --on h100_sxm,l40s --rate 10/s --isl 1000 --osl 200 --ttft p99:1s --out plan",
     "plan_train": "steelyard plan llama-3.1-70b --train --on h100_sxm,b200_sxm --gbs 4Mtok --tokens 2T --by 30d",
+    "search_chip": "steelyard search chip --space npu.toml --workloads resnet50,bert-base --area 25mm2 --power 2W",
     "train": "steelyard train llama-3.1-70b --on h100_sxm:64 --gbs 512 --seq 8192 --tp 8 --pp 4",
     "search_network": "steelyard search network --space ofa --on snapdragon_8_gen_2 --latency 1ms",
     "search_predictor": "steelyard search predictor --measured ten.csv --space nb201",

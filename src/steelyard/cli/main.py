@@ -47,6 +47,7 @@ for _name, _help in (
     ("plan_train", "Find machines, their number and the layout of a training run: plan --train."),
     ("train", "Weigh training: step time, memory of every stage, energy, money, and the run with its failures."),
     ("search_network", "Find the networks of a space that score best within limits: search network."),
+    ("search_chip", "Find the chips of a space that run given workloads best within limits: search chip."),
     ("search_predictor", "Compare predictors of a device on a few measured networks: search predictor."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
@@ -112,7 +113,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 #: What can be searched for: ``search WHAT``.
-_SEARCHED = ("network", "predictor")
+_SEARCHED = ("network", "predictor", "chip")
 
 
 def _search(arguments: Sequence[str]) -> list[str]:

@@ -20,7 +20,7 @@ from steelyard.machine.component import Compute, Machine, Memory
 from steelyard.machine.process import multiply_j, sram_j_per_byte
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["GOALS", "Chip", "Mapped", "chip_of", "layers_of", "mapped"]
+__all__ = ["GOALS", "Chip", "Mapped", "chip_of", "fixed_cycles", "layer_levels", "layers_of", "mapped"]
 
 #: Exponents of time and energy by what a compiler maps for; where one is equal, the other decides.
 GOALS: Mapping[str, tuple[float, float]] = {"time": (1.0, 1e-3), "energy": (1e-3, 1.0), "both": (1.0, 1.0)}
@@ -43,19 +43,6 @@ class Chip:
     bits: NDArray[np.float64]
     keeps: int = -1
     """The level where activations stay that fit it; -1: none."""
-
-    def but_kept(self, layer: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The levels of a layer: its inputs and outputs do not leave the chip where both fit what keeps them."""
-        if self.keeps < 0:
-            return self.levels
-        high = (layer[3] - 1) * layer[8] + (layer[5] - 1) * layer[10] + 1
-        wide = (layer[4] - 1) * layer[9] + (layer[6] - 1) * layer[11] + 1
-        sides = layer[0] * layer[7] * (layer[2] * high * wide + layer[1] * layer[3] * layer[4])
-        if sides * self.bits[1] / 8.0 > self.levels[self.keeps, 0]:
-            return self.levels
-        kept = self.levels.copy()
-        kept[self.keeps + 1 :, 3:5] = 0.0
-        return kept
 
     @property
     def multipliers(self) -> float:
@@ -131,6 +118,22 @@ class Mapped:
         return replace(self, **amounts)
 
 
+def layer_levels(
+    layer: NDArray[np.float64], levels: NDArray[np.float64], bits: NDArray[np.float64], keeps: int
+) -> NDArray[np.float64]:
+    """The levels of a layer: its inputs and outputs do not leave the chip where both fit the level that keeps them."""
+    if keeps < 0:
+        return levels
+    high = (layer[3] - 1) * layer[8] + (layer[5] - 1) * layer[10] + 1
+    wide = (layer[4] - 1) * layer[9] + (layer[6] - 1) * layer[11] + 1
+    sides = layer[0] * layer[7] * (layer[2] * high * wide + layer[1] * layer[3] * layer[4])
+    if sides * bits[1] / 8.0 > levels[keeps, 0]:
+        return levels
+    kept = levels.copy()
+    kept[keeps + 1 :, 3:5] = 0.0
+    return kept
+
+
 _KNOWN: dict[tuple[Any, ...], Mapped] = {}
 
 
@@ -164,9 +167,10 @@ def _mapped(layer: NDArray[np.float64], chip: Chip, most: int) -> Mapped:
     ways = ways_of(layer, chip.engine)
     fixed = np.full(len(ways), fixed_cycles(layer, chip.engine))
     macs = prod(layer[:8])
+    levels = layer_levels(layer, chip.levels, chip.bits, chip.keeps)
     joules = np.vstack([chip.joules, [macs * chip.multiply_j, chip.cycle_j]])[None]
     goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
-    found, _ = best_nests(layer, ways, fixed, chip.but_kept(layer), chip.bits, chip.rates[None], joules, goals, most)
+    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most)
     row, count = found[0], len(chip.levels)
     return Mapped(
         float(row[MOVED]),

@@ -27,7 +27,21 @@ from numpy.typing import NDArray
 
 from steelyard.cost.jit import njit, njit_inner
 
-__all__ = ["DIMS", "LAYER", "LEVELS", "MOVED", "best_nests", "loop_orders", "tiles_of"]
+__all__ = [
+    "DIMS",
+    "LAYER",
+    "LEVELS",
+    "MOST",
+    "MOVED",
+    "Laid",
+    "best_nests",
+    "coarse_nests",
+    "laid_out",
+    "loop_orders",
+    "price_points",
+    "search_nests",
+    "tiles_of",
+]
 
 #: Loops of a layer: batch, outputs, inputs, rows, columns, filter rows and columns, groups.
 DIMS = ("b", "k", "c", "p", "q", "r", "s", "g")
@@ -339,12 +353,7 @@ def best_nests(
     Returns:
         ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal and number; nests weighed.
     """
-    coarse: list[tuple[int, float, float, float]] = []
-    for u, unroll in enumerate(unrolls):
-        left = np.ceil(layer[:8] / unroll)
-        fine = _fineness(left, most / len(unrolls) / 2)
-        sizes = [tiles_of(left[i], fine) for i in (2, 1, 3)]
-        coarse += [(u, c1, k1, p1) for c1, k1, p1 in product(*sizes)]
+    coarse = coarse_nests(layer, unrolls, most // 2)
     given = (layer, unrolls, fixed, levels, bits, rates, joules, goals)
     found, weighed, at = _weigh(coarse, *given)
     tried = set(coarse)
@@ -376,6 +385,32 @@ def _weigh(
     goals: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], int, list[tuple[int, float, float, float]]]:
     """The best of these nests, an unrolling and tiles each, in every order: what it moves, how many, which it is."""
+    which, laid = laid_out(nests, layer, unrolls)
+    found, count = search_nests(layer, laid, fixed[which], levels, bits, rates, joules, goals)
+    return found, count, [nests[int(i)] for i in found[:, MOVED + 3]]
+
+
+#: Unrollings with tiles of each nest, its first and last order, and the orders.
+Laid = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
+
+
+def coarse_nests(
+    layer: NDArray[np.float64], unrolls: NDArray[np.float64], most: int
+) -> list[tuple[int, float, float, float]]:
+    """Unrollings with sizes of tiles, as finely as about ``most`` nests allow."""
+    found: list[tuple[int, float, float, float]] = []
+    for u, unroll in enumerate(unrolls):
+        left = np.ceil(layer[:8] / unroll)
+        fine = _fineness(left, most / len(unrolls))
+        sizes = [tiles_of(left[i], fine) for i in (2, 1, 3)]
+        found += [(u, c1, k1, p1) for c1, k1, p1 in product(*sizes)]
+    return found
+
+
+def laid_out(
+    nests: list[tuple[int, float, float, float]], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], Laid]:
+    """Which unrolling each nest has, and nests as :func:`search_nests` takes them."""
     begin = dict[tuple[bool, ...], tuple[int, int]]()
     each: list[NDArray[np.int64]] = []
     spans, at = [], 0
@@ -389,10 +424,51 @@ def _weigh(
         spans.append(begin[active])
     which = np.array([n[0] for n in nests])
     rows = np.hstack([unrolls[which], np.array([n[1:] for n in nests])])
+    return which, (rows, np.array(spans, dtype=np.int64), np.concatenate(each))
+
+
+def search_nests(
+    layer: NDArray[np.float64],
+    laid: Laid,
+    fixed: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    bits: NDArray[np.float64],
+    rates: NDArray[np.float64],
+    joules: NDArray[np.float64],
+    goals: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], int]:
+    """The best of laid out nests in all their orders; arguments and result as of :func:`best_nests`."""
     found = np.zeros((len(goals), MOVED + 4))
     count = _search(
-        layer, rows, np.array(spans, dtype=np.int64), np.concatenate(each), fixed[which], levels, bits,
-        rates, joules, goals, np.zeros((3, MOVED)), np.zeros(16, dtype=np.int64), _HAS,
-        np.zeros((6, 16)), np.zeros((3 + LEVELS, 3), dtype=np.int64), np.zeros(len(goals)), found,
+        layer, *laid, fixed, levels, bits, rates, joules, goals, np.zeros((3, MOVED)), np.zeros(16, dtype=np.int64),
+        _HAS, np.zeros((6, 16)), np.zeros((3 + LEVELS, 3), dtype=np.int64), np.zeros(len(goals)), found,
     )  # fmt: skip
-    return found, int(count), [nests[int(i)] for i in found[:, MOVED + 3]]
+    return found, int(count)
+
+
+@njit
+def price_points(
+    found: Any, counts: Any, macs: Any, rates: Any, joules: Any, goal: Any, cycles: Any, energy: Any
+) -> None:
+    """Cycles and dynamic energy of every point and workload, each layer by the best of its nests.
+
+    ``found[layers, nests, MOVED + 4]``; ``counts[workloads, layers]``; ``rates[points, levels, 3]``; ``joules[points,
+    levels + 1, 2]``, whose last row has a multiply-accumulate and the idle power of a cycle; ``goal``: exponents of
+    time and energy; into ``cycles`` and ``energy`` ``[points, workloads]``.
+    """
+    count = rates.shape[1]
+    for point in range(rates.shape[0]):
+        for i in range(found.shape[0]):
+            best, time, joule = np.inf, 0.0, 0.0
+            for j in range(found.shape[1]):
+                out = found[i, j]
+                took = _latency(out, rates[point], count, 0.0)
+                used = macs[i] * joules[point, count, 0]
+                for v in range(count):
+                    used += out[3 + v] * joules[point, v, 0] + out[3 + LEVELS + v] * joules[point, v, 1]
+                value = took ** goal[0] * (used + took * joules[point, count, 1]) ** goal[1]
+                if value < best:
+                    best, time, joule = value, took, used
+            for w in range(counts.shape[0]):
+                cycles[point, w] += counts[w, i] * time
+                energy[point, w] += counts[w, i] * joule

@@ -15,9 +15,9 @@ from steelyard.cost.site import Site
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError
 from steelyard.workload.op import Array
-from steelyard.workload.tensor_graph import TensorGraph
+from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["ArrayPrice", "on_array"]
+__all__ = ["ArrayPrice", "is_mapped", "on_array"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,11 @@ class ArrayPrice:
     busy_s: Array
     """Time in which multipliers of the array work, be it one."""
     macs: Array
+
+
+def is_mapped(name: str, node: Node) -> bool:
+    """Whether a kernel of a class is a product of loops."""
+    return name in (*PRODUCTS, "wide", "depthwise", "depthwise_large") and node.kind.group in ("product", "recurrent")
 
 
 def on_array(
@@ -57,7 +62,7 @@ def on_array(
     kernel_s, busy_s = np.maximum(work, traffic), np.zeros(work.shape)
     kernel_j, macs = moved + kernels.flops / 2.0 * chip.multiply_j, np.zeros(work.shape)
     for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
-        if name not in (*PRODUCTS, "wide", "depthwise", "depthwise_large") or node.kind.group == "pointwise":
+        if not is_mapped(name, node):
             continue
         kernel_s[i], kernel_j[i], busy_s[i] = 0.0, 0.0, 0.0
         for columns, count in layers_of(graph, node, given):

@@ -26,7 +26,14 @@ from steelyard.documents import build_file
 from steelyard.machine.component import Compute, Machine, Memory
 from steelyard.units import Quantity
 
-__all__ = ["chip_area_m2", "memory_area_m2", "multipliers_area_m2", "multiply_j", "sram_j_per_byte"]
+__all__ = [
+    "chip_area_m2",
+    "memory_area_m2",
+    "multiplier_area_m2",
+    "multipliers_area_m2",
+    "multiply_j",
+    "sram_j_per_byte",
+]
 
 #: A multiplier with its registers, control and wires over the multiplier and adder alone.
 AROUND = 5.0
@@ -107,8 +114,12 @@ def multipliers_area_m2(fmt: str, nm: float, count: Any) -> Any:
 def _engine_m2(engine: Compute, nm: float) -> float:
     if engine.area_m2 or not nm or not engine.rows:
         return engine.area_m2
-    widest = max(engine.peak, key=lambda f: float(multipliers_area_m2(f, nm, 1.0)))
-    return float(multipliers_area_m2(widest, nm, engine.units * engine.rows * engine.columns * engine.depth))
+    return multiplier_area_m2(engine, nm) * engine.units * engine.rows * engine.columns * engine.depth
+
+
+def multiplier_area_m2(engine: Compute, nm: float) -> float:
+    """Area of one multiplier of an engine, of its widest format, m2; 0: no process is known."""
+    return max(float(multipliers_area_m2(f, nm, 1.0)) for f in engine.peak) if nm else 0.0
 
 
 def _memory_m2(memory: Memory, nm: float) -> float:

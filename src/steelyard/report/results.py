@@ -58,6 +58,12 @@ def _search_predictor() -> Forms:
     return Forms(search_predictor.to_dict, search_predictor.flat_rows, search_predictor.parts, search_predictor.summary)
 
 
+def _chip() -> Forms:
+    from steelyard.report import chip
+
+    return Forms(chip.to_dict, chip.rows, chip.parts, chip.summary)
+
+
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
@@ -124,6 +130,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "SpaceEstimate": _space,
     "NetworkSearch": _search_network,
     "Leaderboard": _search_predictor,
+    "ChipSearch": _chip,
     "Simulation": _simulation,
     "Answer": _plan,
     "TrainEstimate": _train,

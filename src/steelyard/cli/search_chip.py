@@ -1,0 +1,112 @@
+"""``steelyard search chip``: which of many chips runs given workloads best."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from steelyard.cli.help import FIRST, RUN, option
+from steelyard.cli.options import Wrong, processes
+from steelyard.cli.output import Output, write
+from steelyard.cli.progress import status
+from steelyard.errors import Problem
+from steelyard.units import parse_quantity
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Limits:
+    """What a chip must keep."""
+
+    area: Annotated[str, option("most silicon, such as 25mm2", topic=FIRST)] = ""
+    power: Annotated[str, option("most mean power of a workload, such as 2W", topic=FIRST)] = ""
+    latency: Annotated[str, option("most time of a pass of every workload, such as 10ms", topic=FIRST)] = ""
+
+    def read(self, problems: Wrong) -> tuple[float, float, float]:
+        """Area in m2, power in W, time in s; infinite where none is given."""
+        given = (("area", self.area, "m2"), ("power", self.power, "W"), ("latency", self.latency, "s"))
+        area, power, latency = (_limit(name, text, unit, problems) for name, text, unit in given)
+        return area, power, latency
+
+
+def search_chip(
+    *,
+    space: Annotated[
+        str, option("file of the space: a base machine, fields of it with the values to try", topic=FIRST)
+    ] = "",
+    workloads: Annotated[
+        str, option("networks and models, NAME[:prefill|decode], separated by commas", topic=FIRST)
+    ] = "",
+    limits: Limits = Limits(),
+    batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
+    context: Annotated[
+        int, option("tokens of a prompt, or in the cache of a decode (default: 512)", topic=FIRST)
+    ] = 512,
+    state: Annotated[
+        str, option("folder that keeps what is priced; a search that was stopped goes on", topic=RUN)
+    ] = "",
+    best: Annotated[
+        str, option("write the chip of least time x energy as a machine to this TOML file", topic=RUN)
+    ] = "",
+    jobs: Annotated[int, option("threads; 0: as many as there are cores", topic=RUN)] = 0,
+    output: Output = Output(),  # noqa: B008
+    problems: Wrong,
+) -> None:
+    """Search a space of chips: every point priced on workloads, limits, and the front of time, energy and area.
+
+    The space is a TOML file: a base machine whose array has a dataflow, and fields of it with the values to try (see
+    docs/guide/search-chip.md). Each workload runs alone; times and energies are of a pass.
+    """
+    from steelyard.report import chip as report
+    from steelyard.search.chip import search_chip as search
+    from steelyard.writing import check_target, write_text
+
+    problems.read(output.check)
+    if not space:
+        problems.add([Problem("space", "required option is missing (file of the space)")])
+    if not workloads.strip(" ,"):
+        problems.add([Problem("workloads", "required option is missing, such as resnet50,bert-base")])
+    area_m2, power_w, latency_s = limits.read(problems)
+    for name, number in (("batch", batch), ("context", context)):
+        if not 1 <= number <= 1_000_000:
+            problems.add([Problem(name, f"expected 1 to 1,000,000, got {number:,}")])
+    if best:
+        problems.read(check_target, best, "best")
+    threads = problems.read(processes, jobs)
+    problems.done()
+    assert threads is not None
+    with status(output.quiet, "pricing chips") as say:
+        found = search(
+            space,
+            workloads.split(","),
+            area_m2=area_m2,
+            power_w=power_w,
+            latency_s=latency_s,
+            batch=batch,
+            context=context,
+            jobs=threads,
+            state=state,
+            watch=lambda done, of: say(f"{done} of {of} arrays with their memories"),
+        )
+    if best:
+        from steelyard.machine.loader import machine_text
+
+        chip = found.space.machine(found.best["product"].codes)
+        write_text(best, machine_text(chip), "best")
+    write(
+        output,
+        data=lambda: report.to_dict(found),
+        text=lambda columns: report.report(found, columns),
+        rows=lambda: report.rows(found),
+    )
+
+
+def _limit(name: str, text: str, unit: str, problems: Wrong) -> float:
+    """A limit, which is above zero."""
+    value = problems.read(parse_quantity, text, unit, name) if text else None
+    if value is not None and not value > 0:
+        problems.add([Problem(name, f"expected a limit above 0, got {value:g}")])
+    return math.inf if value is None else value

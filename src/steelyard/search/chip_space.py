@@ -1,0 +1,249 @@
+"""A space of chips: a machine file, fields of it with the values to try, and fields that only some values have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steelyard.cost.array_unroll import MAPPED
+from steelyard.documents import build, parse_document, read_text
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
+from steelyard.machine.catalogue import find_machine
+from steelyard.machine.component import Compute, Machine, Memory
+from steelyard.units import Quantity, parse_quantity
+
+__all__ = ["LARGEST", "ChipSpace", "read_space"]
+
+#: Most points of a space.
+LARGEST = 20_000_000
+#: What can be chosen of a component, with its unit; ``copy_bytes``: the capacity of each copy of a level.
+_COMPUTE = {"rows": "1", "columns": "1", "depth": "1", "units": "1", "clock_hz": "Hz", "dataflow": "", "overlaps": ""}
+_MEMORY = {
+    "capacity_bytes": "B",
+    "copy_bytes": "B",
+    "bandwidth_bytes_per_s": "B/s",
+    "write_bandwidth_bytes_per_s": "B/s",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _When:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    field: Annotated[str, "a chosen field"]
+    values: Annotated[tuple[Any, ...], "its values that the fields below belong to"]
+    choose: Annotated[Mapping[str, tuple[Any, ...]], "fields with the values to try there; elsewhere as in the base"]
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    __pydantic_config__ = {"extra": "forbid"}
+
+    base: Annotated[str, "machine file, beside this one, or machine of the catalogue"]
+    choose: Annotated[Mapping[str, tuple[Any, ...]], "fields of the machine with the values to try"]
+    name: str = ""
+    precision: Annotated[str, "number format of networks"] = "int8"
+    most: Annotated[float, Quantity("1", "most points", ge=1, le=LARGEST)] = LARGEST
+    when: tuple[_When, ...] = field(default=())
+
+
+@dataclass(frozen=True, eq=False)
+class ChipSpace:
+    """Points are rows of places in ``values``; -1: the field does not belong to the point and is as in the base."""
+
+    name: str
+    base: Machine
+    engine: Compute
+    precision: str
+    fields: tuple[str, ...]
+    values: tuple[tuple[Any, ...], ...]
+    needs: tuple[tuple[int, tuple[int, ...]] | None, ...]
+    """Of each field the one that it depends on, with the places of its values; None: always chosen."""
+
+    @cached_property
+    def codes(self) -> NDArray[np.int16]:
+        """Every point, ``[points, fields]``."""
+        sizes = [len(v) for v in self.values]
+        found = np.zeros((1, 0), dtype=np.int16)
+        for i, size in enumerate(sizes):
+            need = self.needs[i]
+            some = np.ones(len(found), dtype=np.bool_) if need is None else np.isin(found[:, need[0]], need[1])
+            every = np.repeat(found[some], size, axis=0)
+            column = np.tile(np.arange(size, dtype=np.int16), int(some.sum()))[:, None]
+            none = found[~some]
+            if len(every) + len(none) > LARGEST:
+                raise InputError(f"expected at most {LARGEST:,} points", field="choose")
+            found = np.vstack([np.hstack([every, column]), np.hstack([none, np.full((len(none), 1), -1, np.int16)])])
+        return found
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+    def column(self, name: str, base: Any, codes: NDArray[np.int16]) -> NDArray[Any]:
+        """Values of a field over points; of the base where it is not chosen."""
+        if name not in self.fields:
+            return np.full(len(codes), base)
+        i = self.fields.index(name)
+        return np.array([*self.values[i], base])[codes[:, i]]
+
+    def chosen(self, codes: Sequence[int] | NDArray[np.int16]) -> dict[str, Any]:
+        """What one point chooses."""
+        pairs = zip(self.fields, self.values, codes, strict=True)
+        return {name: values[i] for name, values, i in pairs if i >= 0}
+
+    def machine(self, codes: Sequence[int] | NDArray[np.int16]) -> Machine:
+        """The machine of one point."""
+        said = self.chosen(codes)
+        own = {n.removeprefix(f"compute.{self.engine.name}."): v for n, v in said.items() if n.startswith("compute.")}
+        engine = replace(self.engine, **own)
+        much = multipliers(engine) / multipliers(self.engine)
+        rate = much * engine.clock_hz / self.engine.clock_hz
+        engine = replace(engine, peak={f: p * rate for f, p in engine.peak.items()}, area_m2=engine.area_m2 * much)
+        memory = []
+        for level in self.base.memory:
+            more = much if follows(level, self.engine) else 1.0
+            changed = {k: said[n] for k in _MEMORY if (n := f"memory.{level.name}.{k}") in said}
+            copies = level.copies * more
+            if "copy_bytes" in changed:
+                changed["capacity_bytes"] = changed.pop("copy_bytes") * copies
+            else:
+                changed.setdefault("capacity_bytes", level.capacity_bytes * more)
+            faster = rate if more != 1.0 or follows(level, self.engine) else 1.0
+            for name in ("bandwidth_bytes_per_s", "write_bandwidth_bytes_per_s"):
+                changed.setdefault(name, getattr(level, name) * faster)
+            area = level.area_m2 * changed["capacity_bytes"] / level.capacity_bytes
+            memory.append(replace(level, copies=copies, area_m2=area, **changed))
+        compute = tuple(engine if c.name == engine.name else c for c in self.base.compute)
+        return self.base.but(
+            name=self.name,
+            title=f"a chip of {self.name}",
+            aliases=(),
+            file="",
+            compute=compute,
+            memory=tuple(memory),
+            process_nm=said.get("process_nm", self.base.process_nm),
+        )
+
+
+def multipliers(engine: Compute) -> float:
+    """Multipliers of an engine."""
+    return engine.units * engine.rows * engine.columns * engine.depth
+
+
+def follows(level: Memory, engine: Compute) -> bool:
+    """Whether a level has a copy for each multiplier, and so grows with their number."""
+    return level.copies > 1 and level.copies == multipliers(engine)
+
+
+def read_space(path: str | Path) -> ChipSpace:
+    """Read the file of a space.
+
+    Raises:
+        InputError: the file cannot be read; fields that no chip has; values of another kind; too many points.
+    """
+    where = Path(path).name
+    file = build(_File, _flattened(parse_document(read_text(path, field="space"), where)), where)
+    beside = Path(path).parent / file.base
+    base = find_machine(str(beside) if file.base.lower().endswith((".toml", ".json", ".yaml")) else file.base)
+    engine = next((c for c in base.compute if c.dataflow and c.rows and c.columns and c.clock_hz), None)
+    if engine is None:
+        raise InputError(f"{base.name} has no array with rows, columns, dataflow and clock", field="base")
+    problems: list[Problem] = []
+    fields: list[str] = []
+    values: list[tuple[Any, ...]] = []
+    needs: list[tuple[int, tuple[int, ...]] | None] = []
+
+    def add(chosen: Mapping[str, tuple[Any, ...]], at: str, need: tuple[int, tuple[int, ...]] | None) -> None:
+        for name, raw in chosen.items():
+            if name in fields:
+                problems.append(Problem(f"{at}.{name}", "chosen twice"))
+                continue
+            found = list(_values(name, raw, base, engine, f"{at}.{name}", problems))
+            fields.append(name)
+            values.append(tuple(found))
+            needs.append(need)
+
+    add(file.choose, "choose", None)
+    for i, when in enumerate(file.when):
+        at = f"when[{i}]"
+        if when.field not in fields:
+            problems.append(Problem(f"{at}.field", UnknownName("chosen field", when.field, fields).message))
+            continue
+        parent = fields.index(when.field)
+        of = list(_values(when.field, when.values, base, engine, f"{at}.values", problems))
+        unknown = [v for v in of if v not in values[parent]]
+        problems += [Problem(f"{at}.values", f"{show(str(v))} is no value of {when.field}") for v in unknown]
+        add(when.choose, f"{at}.choose", (parent, tuple(values[parent].index(v) for v in of if v not in unknown)))
+    raise_all(problems)
+    if prod(len(v) for v, need in zip(values, needs, strict=True) if need is None) > LARGEST:
+        raise InputError(f"expected at most {LARGEST:,} points", field=f"{where}.choose")
+    found = ChipSpace(
+        file.name or Path(path).stem, base, engine, file.precision, tuple(fields), tuple(values), tuple(needs)
+    )
+    if len(found) > file.most:
+        raise InputError(f"expected at most {file.most:,.0f} points, got {len(found):,}", field=f"{where}.choose")
+    return found
+
+
+def _flattened(data: dict[str, Any]) -> dict[str, Any]:
+    """Tables of chosen fields with one level: ``compute.array.rows`` is a name, in quotation marks or not."""
+
+    def flat(value: Any, path: str = "") -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            return {path: value}
+        return {k: v for n, x in value.items() for k, v in flat(x, f"{path}.{n}" if path else str(n)).items()}
+
+    found = dict(data)
+    if isinstance(found.get("choose"), Mapping):
+        found["choose"] = flat(found["choose"])
+    if isinstance(found.get("when"), list):
+        tables = [w if isinstance(w, Mapping) else {} for w in found["when"]]
+        found["when"] = [
+            {**w, "choose": flat(w["choose"])} if isinstance(w.get("choose"), Mapping) else w for w in tables
+        ]
+    return found
+
+
+def _values(
+    name: str, raw: tuple[Any, ...], base: Machine, engine: Compute, at: str, problems: list[Problem]
+) -> Iterator[Any]:
+    """Values of a field, as the machine takes them."""
+    known = {f"compute.{engine.name}.{f}": unit for f, unit in _COMPUTE.items()}
+    known |= {f"memory.{m.name}.{f}": unit for m in base.memory for f, unit in _MEMORY.items()}
+    known["process_nm"] = "nm"
+    if name not in known:
+        problems.append(Problem(at, UnknownName("field of a chip", name, known).message))
+        return
+    if not raw:
+        problems.append(Problem(at, "expected a list of values, got none"))
+    seen: list[Any] = []
+    for value in raw:
+        if name.endswith(".dataflow"):
+            if value not in MAPPED:
+                problems.append(Problem(at, UnknownName("dataflow", str(value), MAPPED).message))
+                continue
+        elif name.endswith(".overlaps"):
+            if not isinstance(value, bool):
+                problems.append(Problem(at, f"expected true or false, got {show(str(value))}"))
+                continue
+        else:
+            try:
+                value = parse_quantity(value, known[name], at)
+            except InputError as error:
+                problems += error.problems
+                continue
+            if not 0 < value < 1e18 or (known[name] == "1" and value != int(value)):
+                problems.append(
+                    Problem(at, f"expected a positive {'whole ' if known[name] == '1' else ''}number, got {value:g}")
+                )
+                continue
+        if value not in seen:
+            seen.append(value)
+            yield value

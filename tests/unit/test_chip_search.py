@@ -1,0 +1,233 @@
+"""A search of chips: its points, its front, its prices beside those of one chip, its refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from steelyard.cli.main import main
+from steelyard.cost.net_price import price_net
+from steelyard.deployment.runtime import find_runtime, precision_named
+from steelyard.errors import DoesNotFit, InputError
+from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
+from steelyard.search.chip import ChipSearch, front_of, search_chip
+from steelyard.search.chip_space import read_space
+from steelyard.workload.nets import load_net
+
+BASE = """
+[machine]
+name = "npu"
+title = "an NPU of one array"
+kind = "npu"
+vendor = "own"
+family = "own"
+launch = "array"
+idle_w = 0.05
+process_nm = 28
+
+[[machine.compute]]
+name = "array"
+kind = "matrix"
+units = 1
+rows = 16
+columns = 16
+dataflow = "weight_stationary"
+overlaps = true
+clock_hz = "800MHz"
+peak = { int8 = "409.6GOP/s" }
+inside = "registers"
+
+[[machine.memory]]
+name = "dram"
+kind = "lpddr4"
+capacity_bytes = "1GiB"
+bandwidth_bytes_per_s = "8GB/s"
+energy_j_per_byte = 40e-12
+
+[[machine.memory]]
+name = "buffer"
+kind = "sram"
+inside = "dram"
+capacity_bytes = "256KiB"
+bandwidth_bytes_per_s = "64GB/s"
+
+[[machine.memory]]
+name = "registers"
+kind = "registers"
+inside = "buffer"
+copies = 256
+capacity_bytes = "16KiB"
+bandwidth_bytes_per_s = "10TB/s"
+"""
+SPACE = """
+base = "npu.toml"
+
+[choose]
+compute.array.rows = [16, 32]
+"compute.array.dataflow" = ["weight_stationary", "output_stationary"]
+memory.dram.bandwidth_bytes_per_s = ["4GB/s", "16GB/s"]
+process_nm = [28, 7]
+
+[[when]]
+field = "compute.array.dataflow"
+values = ["output_stationary"]
+choose = { "memory.buffer.capacity_bytes" = ["64KiB", "1MiB"] }
+"""
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Path:
+    (tmp_path / "npu.toml").write_text(BASE)
+    path = tmp_path / "space.toml"
+    path.write_text(SPACE)
+    return path
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> ChipSearch:
+    folder = tmp_path_factory.mktemp("space")
+    (folder / "npu.toml").write_text(BASE)
+    (folder / "space.toml").write_text(SPACE)
+    return search_chip(folder / "space.toml", ["resnet18", "bert-base"], context=128)
+
+
+def test_fields_of_some_values_are_chosen_there_alone(space: Path) -> None:
+    read = read_space(space)
+    chosen = [read.chosen(c) for c in read.codes]
+    assert len(read) == 2 * 2 * 2 + 2 * 2 * 2 * 2 == len({str(c) for c in chosen})
+    assert all(
+        ("memory.buffer.capacity_bytes" in c) == (c["compute.array.dataflow"] == "output_stationary") for c in chosen
+    )
+
+
+def test_a_machine_of_a_point_is_whole(space: Path) -> None:
+    read = read_space(space)
+    chip = read.machine(read.codes[-1])
+    assert chip.compute[0].peak["int8"] == 2 * chip.compute[0].rows * 16 * 800e6
+    assert chip.level("registers").copies == chip.compute[0].rows * 16
+    assert chip.level("registers").capacity_bytes / chip.level("registers").copies == 64
+    assert chip.process_nm == 7
+
+
+def test_the_front_is_that_of_every_pair() -> None:
+    values = np.random.default_rng(1).integers(0, 12, (400, 3)).astype(float)
+    worse = (values[:, None] >= values[None]).all(axis=2) & (values[:, None] > values[None]).any(axis=2)
+    best = {tuple(v) for v in values[~worse.any(axis=1)]}
+    found = values[front_of(values)]
+    assert {tuple(v) for v in found} == best
+    assert len(found) == len(best)
+
+
+def test_every_chip_is_searched_and_costs_what_an_estimate_of_it_says(found: ChipSearch) -> None:
+    """An estimate tries more mappings: it is no worse, and not far better."""
+    assert found.points == found.feasible == 24
+    net, runtime, int8 = load_net("resnet18"), find_runtime("mapper"), precision_named("int8")
+    for point in (found.best["latency"], found.best["area"]):
+        chip = found.space.machine(point.codes)
+        alone = price_net(net, {"batch": np.array([1.0])}, chip, runtime, int8)
+        ours = point.latency_s["resnet18"] * point.energy_j["resnet18"]
+        assert 0.75 * ours < float(alone.time_s[0] * alone.energy_j[0]) < 1.02 * ours
+        assert point.area_m2 == pytest.approx(chip_area_m2(chip))
+        assert 0 < point.utilisation["resnet18"] <= 1
+
+
+def test_more_of_everything_is_fastest_and_nothing_on_the_front_is_beaten(found: ChipSearch) -> None:
+    assert found.best["latency"].chosen["compute.array.rows"] == 32
+    assert found.best["latency"].chosen["memory.dram.bandwidth_bytes_per_s"] == 16e9
+    assert found.best["area"].chosen["process_nm"] == 7
+    times = [sum(p.latency_s.values()) for p in found.front]
+    assert times == sorted(times)
+    assert found.front_size == len(found.front)
+
+
+def test_a_search_goes_on_where_it_was_stopped(space: Path, tmp_path: Path) -> None:
+    whole = search_chip(space, ["resnet18"], state=tmp_path / "state")
+    files = sorted((tmp_path / "state").rglob("*.npz"))
+    assert whole.nests > 0
+    again = search_chip(space, ["resnet18"], state=tmp_path / "state")
+    assert again.nests == 0
+    assert again.to_dict() == whole.to_dict()
+    files[0].write_bytes(b"cut short")
+    mended = search_chip(space, ["resnet18"], state=tmp_path / "state")
+    assert mended.nests > 0
+    assert mended.to_dict() == whole.to_dict()
+
+
+def test_limits_leave_less_and_what_none_keeps_is_said(space: Path) -> None:
+    some = search_chip(space, ["resnet18"], area_m2=0.6e-6)
+    assert 0 < some.feasible < some.points
+    assert all(p.area_m2 <= 0.6e-6 for p in some.front)
+    with pytest.raises(DoesNotFit, match="no chip of 24 is that small"):
+        search_chip(space, ["resnet18"], area_m2=1e-9)
+    with pytest.raises(DoesNotFit, match="keeps the limits"):
+        search_chip(space, ["resnet18"], power_w=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("compute.array.rows", "compute.array.row", r"choose\.compute\.array\.row: unknown field of a chip .*rows"),
+        ("[16, 32]", "[16, 0]", "expected a positive whole number, got 0"),
+        ("[16, 32]", "[16, 2.5]", "expected a positive whole number, got 2.5"),
+        ('"weight_stationary", "out', '"weight", "out', "unknown dataflow 'weight'"),
+        ('"4GB/s"', '"4GB"', "expected a number in B/s, got '4GB'"),
+        ('field = "compute.array.dataflow"', 'field = "process"', r"when\[0\]\.field: unknown chosen field"),
+        ('values = ["output_stationary"]', 'values = ["flexible"]', "'flexible' is no value of compute.array.dataflow"),
+        ('base = "npu.toml"', 'base = "h100_sxm"', "h100_sxm has no array with rows"),
+    ],
+)
+def test_wrong_spaces_are_refused_by_field(space: Path, old: str, new: str, message: str) -> None:
+    space.write_text(SPACE.replace(old, new))
+    with pytest.raises(InputError, match=message):
+        read_space(space)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["search", "ship"], "unknown search 'ship'"),
+        (["search", "chip"], "error: --space: required option is missing"),
+        (
+            ["search", "chip", "--space", "x.toml", "--workloads", "resnet18", "--area", "25kg"],
+            "--area: expected a number in m2",
+        ),
+        (["search", "chip", "--space", "SPACE", "--workloads", "resnet1"], "error: --workloads: "),
+        (["search", "chip", "--space", "SPACE", "--workloads", "mixtral-8x7b"], "has experts, whose layers are not"),
+        (["search", "chip", "--space", "SPACE", "--workloads", "llama-3.2-1b:sleep"], "unknown step 'sleep'"),
+    ],
+)
+def test_wrong_words_are_refused(
+    space: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(space) if w == "SPACE" else w for w in words]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+
+
+def test_the_command_line_writes_json_and_the_best_machine(
+    space: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = tmp_path / "best.toml"
+    words = ["search", "chip", "--space", str(space), "--workloads", "resnet18", "--area", "2mm2", "--quiet"]
+    assert main([*words, "--json", "--best", str(best)]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["schema"] == "steelyard.search/1"
+    assert answer["limits"] == {"area_m2": pytest.approx(2e-6)}
+    assert main(["estimate", "resnet18", "--on", str(best), "--json", "--quiet"]) == 0
+    alone = json.loads(capsys.readouterr().out)
+    assert alone["latency_s"] == pytest.approx(answer["best"]["product"]["latency_s"]["resnet18"], rel=0.25)
+    assert main([*words]) == 0
+    assert "front of time, energy and area" in capsys.readouterr().out
+
+
+def test_tables_are_met_at_their_processes() -> None:
+    assert multiply_j("int8", 45) == pytest.approx(0.3e-12)
+    assert multiply_j("int8", 7) == pytest.approx(0.1e-12)
+    assert 0.1e-12 < multiply_j("int8", 16) < 0.3e-12
+    assert float(sram_j_per_byte(32768, 45)) == pytest.approx(2.5e-12)
+    assert float(sram_j_per_byte(1048576, 7)) == pytest.approx(1.75e-12)
+    assert float(memory_area_m2(2.0**20, 28)) < float(memory_area_m2(2.0**20, 65))
