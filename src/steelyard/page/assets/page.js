@@ -95,7 +95,7 @@ function show(page, swap) {
   for (const [figure, there] of kept) figure.replaceWith(there);
   answer().replaceChildren(...next.childNodes);
   if (place) answer().querySelector(place)?.focus({preventScroll: true});
-  globalThis.steelyardFigures?.draw(answer());
+  draw(kept.map(([, there]) => there));
   tell();
   bindScrub();
   const theirs = page.getElementById('question');
@@ -104,6 +104,32 @@ function show(page, swap) {
   if (swap || shape(theirs) !== shape(form())) replaceForm(theirs);
   else mark(theirs);
   if (long) resume(refresh);
+}
+
+// Draws the figures: new ones and those in sight at once, the others when there is time.
+let drawing = 0;
+const later = globalThis.requestIdleCallback || (f => setTimeout(f, 30));
+function draw(kept) {
+  const figures = globalThis.steelyardFigures;
+  if (!figures) return;
+  const turn = ++drawing;
+  const one = figure => {
+    const block = document.getElementById(`figure-${figure.dataset.figure}`);
+    if (block && figure.isConnected) figures.show(figure, JSON.parse(block.textContent));
+  };
+  const waiting = [];
+  for (const figure of answer().querySelectorAll('figure[data-figure]')) {
+    const {top, bottom} = figure.getBoundingClientRect();
+    if (kept.includes(figure) && (bottom < 0 || top > innerHeight)) waiting.push(figure);
+    else one(figure);
+  }
+  figures.draw(document.createElement('div')); // which lets go of those that are gone
+  const next = () => {
+    if (turn !== drawing || !waiting.length) return;
+    one(waiting.shift());
+    later(next);
+  };
+  later(next);
 }
 
 // Tells a screen reader the figures of an answer, once they stay.
