@@ -134,6 +134,9 @@ def _front(
             for (c, on), won, a, b in zip(mine, best, x, y, strict=True)
         ]
     names = [a["name"] for a in axes]
+    last = max([m["xAxis"] for m in marks], default=0.0)
+    if last > max(place(c)[0] for c, _ in placed.values()):
+        axes[0]["max"] = float(f"{last * 1.08:.3g}")
     says = f"{sum(on for _, on in placed.values())} candidates that no other beats on both axes, of {len(placed)} shown"
     if winner is not None and repr(winner.deployment) in placed:
         x_, y_ = place(placed[repr(winner.deployment)][0])

@@ -103,7 +103,7 @@ def _drawn(figure: Figure, width: int) -> tuple[str, int]:
     option = figure.option
     parts = [f'<text class="title" x="8" y="16">{escape(figure.title)}</text>']
     y = TITLE
-    for row in wrap(figure.says, int((width - 16) / 5.9)):
+    for row in wrap(figure.says, int((width - 16) / 6.4)):
         parts.append(_text(8, y + 8, row))
         y += 16
     y += 4
@@ -165,7 +165,7 @@ def _plot(option: dict[str, Any], which: int, grid: dict[str, Any], width: int, 
     ends = (top, base) if up.get("inverse") else (base, top)
     y_values = [p for _, s in series for p in _values(s, 1, names)]
     y_scale = _scale(up, y_values if names else [*sums, *y_values], marks, "yAxis", *ends)
-    parts = _axes(across, up, x_scale, y_scale, names, (left, width - RIGHT, top, base))
+    parts = _axes(across, up, x_scale, y_scale, names, (left, width - RIGHT, top, base), upright)
     stacks: dict[Any, Any] = {}
     for i, s in sorted(series, key=lambda pair: pair[1]["type"] == "scatter"):
         parts += _series(s, _tone(s, i), x_scale, y_scale, stacks, names, base)
@@ -218,7 +218,13 @@ def _scale(
 
 
 def _axes(
-    across: dict[str, Any], up: dict[str, Any], x: Scale, y: Scale, names: Any, box: tuple[float, float, float, float]
+    across: dict[str, Any],
+    up: dict[str, Any],
+    x: Scale,
+    y: Scale,
+    names: Any,
+    box: tuple[float, float, float, float],
+    crowded: bool,
 ) -> list[str]:
     left, right, top, base = box
     parts: list[str] = []
@@ -248,12 +254,12 @@ def _axes(
             parts.append(_text(left - 8, float(y.at(i)) + 4, short, "end", "name"))
     elif up.get("show", True):
         unit = up.get("axisLabel", {}).get("formatter", {}).get("unit", "")
-        for value in y.ticks(4):
+        for value in y.ticks(5):
             at = float(y.at(value))
             parts.append(f'<line x1="{left}" x2="{right}" y1="{at:.1f}" y2="{at:.1f}" stroke="var(--line)"/>')
             parts.append(_text(left - 6, at + 4, tick_label(value, unit), "end"))
     if up.get("name"):
-        parts.append(_text(8, top - 10, up["name"]))
+        parts.append(_text(8, top - (24 if crowded else 10), up["name"]))
     return parts
 
 
@@ -264,14 +270,17 @@ def _series(
     if s["type"] == "bar":
         return _bars(s, tone, x, y, stacks, names)
     px, py = _values(s, 0, names), _values(s, 1, names)
+    floor = None
     if s.get("stack") and s["type"] == "line":
         key = s["stack"]
         under = stacks.get(key, np.zeros(len(py)))
+        floor = np.asarray(y.at(under))
         py = (np.asarray(py) + under).tolist()
         stacks[key] = np.asarray(py)
     at_x, at_y = np.asarray(x.at(np.asarray(px))), np.asarray(y.at(np.asarray(py)))
     good = np.isfinite(at_x) & np.isfinite(at_y)
-    parts = []
+    parts: list[str] = []
+    labels: list[str] = []
     if s["type"] == "scatter":
         for i in np.flatnonzero(good).tolist():
             item = s["data"][i] if isinstance(s["data"][i], dict) else {}
@@ -292,8 +301,8 @@ def _series(
                 lift = -4 if inside else size / 2 + 5
                 look = "font-size:10px;fill:var(--page)" if inside else ""
                 css = "" if inside else "name halo"
-                parts.append(_text(at_x[i], at_y[i] - lift, label["formatter"], "middle", css, look))
-        return parts
+                labels.append(_text(at_x[i], at_y[i] - lift, label["formatter"], "middle", css, look))
+        return [*parts, *labels]
     pieces, at = [], 0
     while at < len(good):
         end = at
@@ -311,10 +320,10 @@ def _series(
         fill = _paint(area.get("color"), "") if area.get("color") else paint
         for part in pieces:
             path = "L".join(f"{a:.1f} {b:.1f}" for a, b in part)
-            path = f"M{part[0][0]:.1f} {base:.1f}L{path}L{part[-1][0]:.1f} {base:.1f}z"
-            parts.append(f'<path d="{path}" fill="{fill}" opacity="{area.get("opacity", 0.2):g}"/>')
-        if s.get("stack"):
-            parts.reverse()
+            below = f"L{part[-1][0]:.1f} {base:.1f}L{part[0][0]:.1f} {base:.1f}"
+            if floor is not None and len(pieces) == 1:
+                below = "".join(f"L{a:.1f} {b:.1f}" for a, b in zip(at_x[::-1], floor[::-1], strict=True))
+            parts.append(f'<path d="M{path}{below}z" fill="{fill}" opacity="{area.get("opacity", 0.2):g}"/>')
     wide = float(style.get("width", 1.8))
     if wide:
         path = "".join("M" + "L".join(f"{a:.1f} {b:.1f}" for a, b in part) for part in pieces)
