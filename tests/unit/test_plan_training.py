@@ -182,3 +182,30 @@ def test_layers_that_divide_into_nothing_are_shared_out() -> None:
     found = sy.train("deepseek-v3", "h100_sxm:256", gbs=2048, pp=8, framework="bridge")
     assert found.scenario.plan.pp == 8
     assert sum(s.layers for s in found.stages) == pytest.approx(61)
+
+
+@pytest.mark.parametrize(
+    "more", [{}, {"jitter": 0.05, "spares": "10%", "failures": "rsc-1"}, {"failures": "rsc-1,elastic"}]
+)
+def test_the_chance_of_a_plan_is_that_of_its_run(more: dict[str, object]) -> None:
+    """A deadline in the middle of what some number of devices takes leaves a doubt, which the run itself decides."""
+    days = next(r.days for r in planned(**more).rows if r.scenario.cluster.count == 32)
+    answer = planned(by=days * 86400.0, sure=0.5, **more)
+    row = next(r for r in answer.rows if r.scenario.cluster.count == 32)
+    words = {n: v for n, v in WORDS.items() if n != "on"}
+    plan = row.scenario.plan
+    layout = {n: getattr(plan, n) for n in ("tp", "pp", "vp", "cp", "ep", "dp", "mbs", "zero")}
+    found = sy.train(**words, **layout, **more, on="h100_sxm:32", recompute=plan.again)  # type: ignore[arg-type]
+    assert found.run is not None
+    assert 0.0 < row.chance < 1.0
+    assert row.chance == found.run.chance_by(days)
+    assert row.scenario.recovery == found.scenario.recovery
+
+
+def test_jitter_and_spares_cost_a_plan_time_and_money() -> None:
+    plain, shaken, spared = planned(), planned(jitter=0.1), planned(spares="1", failures="rsc-1")
+    for a, b in zip(plain.rows, shaken.rows, strict=True):
+        assert b.days >= a.days
+    last = plain.rows[-1].scenario.cluster.count
+    assert spared.rows[-1].scenario.cluster.count == last
+    assert spared.rows[-1].usd > plain.rows[-1].usd * 1.05  # type: ignore[operator]

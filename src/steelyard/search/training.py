@@ -20,6 +20,7 @@ from steelyard.cost.money import hourly_price
 from steelyard.deployment.failures import DAY_S
 from steelyard.deployment.frameworks import find_framework
 from steelyard.deployment.optimizers import find_optimizer
+from steelyard.deployment.recovery import Recovery, parse_spares
 from steelyard.errors import Problem
 from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster
@@ -35,6 +36,7 @@ from steelyard.search.chance import quantile, read_chance
 from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, layouts_of
 from steelyard.training.layouts import Layouts
 from steelyard.training.reliability import effective
+from steelyard.training.stragglers import slowest_factor
 
 __all__ = ["TrainAnswer", "TrainQuestion", "plan_of_training", "plan_training", "read_train_question", "why_not"]
 
@@ -161,7 +163,7 @@ def plan_of_training(question: TrainQuestion) -> TrainAnswer:
         found, layouts = _screened(scenario, question)
         screened += layouts
         rows += found
-    rows.sort(key=lambda r: (-r.days, r.usd or 0.0))
+    rows = sorted((_sure(row, question) for row in rows), key=lambda r: (-r.days, r.usd or 0.0))
     able = [r for r in rows if r.chance >= question.sure]
     ranked = sorted(able, key=lambda r: _score(r, question))
     finalists = tuple(answer_train(r.scenario) for r in ranked[:3])
@@ -224,6 +226,7 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
         i = int(here[np.argmin(table["days"][here])])
         devices = replace(cluster, count=int(count))
         chosen = replace(scenario, cluster=devices, plan=layouts.plan_of(i), open=())
+        chosen = replace(chosen, recovery=_recovery(scenario, devices.node_count))
         usd = None if hourly is None else float(table["usd"][i])
         rows.append(
             Row(
@@ -238,27 +241,43 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
     return rows, layouts.weighed
 
 
+def _recovery(scenario: TrainScenario, nodes: int) -> Recovery:
+    """What follows a failure of a job on so many nodes: spares that are a share are one of these."""
+    spares = parse_spares(scenario.words["spares"], nodes)
+    return scenario.recovery if spares is None else replace(scenario.recovery, spares=spares)
+
+
 def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, question: TrainQuestion) -> dict[str, Any]:
-    """Days, money, energy and the chance to hold of every layout; of 1e12 tokens where no length was given."""
-    plan, cluster = scenario.plan, scenario.cluster
+    """Days, money, energy and the chance to hold of every layout; of 1e12 tokens where no length was given.
+
+    The chance is that of the spread of steps alone; where it leaves a doubt, :func:`_sure` draws the run.
+    """
+    plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
     tokens = scenario.tokens or 1e12
     steps = np.ceil(tokens / (plan.gbs * plan.seq))
     count = layouts.columns["count"]
     nodes = np.ceil(count / cluster.per_node)
-    ettr = np.ones(len(layouts))
-    if scenario.failures.rates:
-        size = checkpoint_bytes_of(scenario)
-        for n in np.unique(count):
-            here = count == n
-            stop = int(np.ceil(n / cluster.per_node))
-            saved = scenario.checkpoint.checkpoint(size, nodes=stop, writers=int(n))
-            shares = effective(scenario.failures, saved, scenario.recovery, nodes=stop, devices=int(n))
-            ettr[here] = float(shares.ettr_frac)
-    days = steps * layouts.step_s / np.maximum(ettr, 1e-9) / DAY_S
+    ettr, slower, waiting = np.ones(len(layouts)), np.ones(len(layouts)), np.zeros(len(layouts))
+    size = checkpoint_bytes_of(scenario)
+    for n in np.unique(count):
+        here = np.flatnonzero(count == n)
+        stop = int(np.ceil(n / cluster.per_node))
+        if words["jitter"]:
+            slower[here] = float(slowest_factor(stop, words["jitter"]))
+        recovery = _recovery(scenario, stop)
+        waiting[here] = recovery.spares or 0
+        if scenario.failures.rates:
+            replicas = layouts.columns["dp"][here] if recovery.elastic else np.ones(len(here), dtype=np.int64)
+            for copies in np.unique(replicas):
+                saved = scenario.checkpoint.checkpoint(size, nodes=stop, writers=int(n))
+                sizes = {"nodes": stop, "devices": int(n), "replicas": int(copies)}
+                shares = effective(scenario.failures, saved, recovery, **sizes)
+                ettr[here[replicas == copies]] = float(shares.ettr_frac)
+    days = steps * layouts.step_s * slower / np.maximum(ettr, 1e-9) / DAY_S
     kwh = days * 24.0 * (layouts.power_w * count + cluster.host_w * nodes) / 1e3
-    power_price = float(scenario.words.get("power_price") or 0.0)
-    usd = days * 24.0 * count * (hourly or 0.0) + kwh * power_price
-    spread = np.log(plan.framework.spread) / Z80
+    rented = count / nodes * (nodes + waiting)
+    usd = days * 24.0 * rented * (hourly or 0.0) + kwh * float(words["power_price"] or 0.0)
+    spread = float(np.hypot(np.log(plan.framework.spread) / Z80, scenario.failures.spread * (1.0 - ettr.min())))
     chance = np.ones(len(layouts))
     for limit, value in ((None if question.by_s is None else question.by_s / DAY_S, days), (question.budget_usd, usd)):
         if limit is not None:
@@ -266,6 +285,26 @@ def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, quest
             margins = np.log(limit / np.maximum(value, 1e-12))
             chance = np.minimum(chance, np.array([normal.cdf(float(x)) for x in margins]))
     return {"days": days, "usd": usd, "kwh": kwh, "chance": chance}
+
+
+#: Chances below which, and above one less which, nothing is left to doubt.
+_NO_DOUBT = 1e-3
+
+
+def _sure(row: Row, question: TrainQuestion) -> Row:
+    """The row with the chance that ``train`` answers for it, where the spread of steps alone does not decide."""
+    if (question.by_s, question.budget_usd) == (None, None) or not _NO_DOUBT < row.chance < 1.0 - _NO_DOUBT:
+        return row
+    return replace(row, chance=chance_of(answer_train(row.scenario), question))
+
+
+def chance_of(found: TrainEstimate, question: TrainQuestion) -> float:
+    """The chance that a run ends in time and in budget, as ``train`` says it: the smaller of both."""
+    if found.run is None:
+        return 1.0
+    by = 1.0 if question.by_s is None else found.run.chance_by(question.by_s / DAY_S)
+    within = 1.0 if question.budget_usd is None else found.run.chance_within(question.budget_usd)
+    return min(by, 1.0 if within is None else within)
 
 
 def provenance_of(question: TrainQuestion) -> dict[str, Any]:
