@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import steelyard as sy
-from steelyard.deployment.failures import NEVER, failing_clusters, parse_failures, typical_failures
+from steelyard.deployment.failures import NEVER, Measured, failing_clusters, parse_failures, typical_failures
 from steelyard.deployment.recovery import (
     USUAL,
     Checkpoint,
@@ -312,3 +312,8 @@ def test_words_of_a_run_without_a_length_are_refused() -> None:
         sy.train("llama-3.1-8b", "h100_sxm:8", failures="llama3")
     with pytest.raises(InputError, match=r"tokens: .*got 'lots'.*failures: .*'llama3'"):
         sy.train("llama-3.1-8b", "h100_sxm:8", tokens="lots", failures="lama3")
+
+
+def test_a_thing_fails_at_one_rate() -> None:
+    with pytest.raises(InputError, match="got both"):
+        Measured("mine", per_1000_node_days=3.0, per_job_day=1.0)

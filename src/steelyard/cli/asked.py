@@ -283,7 +283,9 @@ class _Line:
         if self.verb in _FIELDS:
             from steelyard.scenario.words import unknown
 
-            message, near = unknown(_FIELDS[self.verb], typed.lstrip("-"), self.options, verb=self.verb, typed=True)
+            message, near = unknown(
+                _FIELDS[self.verb], typed.lstrip("-"), self.options, verb=_spoken(self.verb), typed=True
+            )
         else:
             names = [shown.lstrip("-") for shown in self.options.values() if shown.startswith("--")]
             near = next(iter(suggest(typed, names, 1, kind="field")), "")
@@ -367,8 +369,13 @@ def _is_machine(word: str) -> bool:
     return True
 
 
+def _spoken(verb: str) -> str:
+    """A verb as it is typed."""
+    return "plan --train" if verb == "plan_train" else verb
+
+
 def _help(verb: str) -> str:
-    return f"steelyard {verb} --help"
+    return f"steelyard {_spoken(verb)} --help"
 
 
 def _no_verb(verb: str, tokens: Sequence[str], error: UnknownCommandError) -> str:

@@ -115,6 +115,11 @@ class Measured:
     per_job_day: Annotated[float, Quantity("1", "failures per job and day", ge=0)] = 0.0
     guess: Annotated[bool, "inferred from what is published"] = False
 
+    def __post_init__(self) -> None:
+        if self.per_1000_node_days and self.per_job_day:
+            message = "expected one rate, per_1000_node_days or per_job_day; got both"
+            raise InputError(message, field="per_job_day")
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:

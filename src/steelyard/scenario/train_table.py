@@ -94,8 +94,8 @@ plan_training.sure | text | 0.8 | show also=float | the chance with which the ru
 
 PLAN_TRAINING = (
     "model on task rank gbs seq precision optimizer framework set mbs tp pp vp cp ep zero recompute tokens epochs "
-    "samples objective by budget max_gpus sure failures checkpoint spares jitter network usd_per_hour power_price carbon "
-    "generic seed tell"
+    "samples objective by budget max_gpus sure failures checkpoint spares jitter network usd_per_hour power_price "
+    "carbon generic seed tell"
 )
 TRAIN = (
     "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "

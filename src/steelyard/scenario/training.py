@@ -21,8 +21,10 @@ from steelyard.deployment.recovery import (
     parse_spares,
 )
 from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, degree_problems, layout_problems
+from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
+from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, sets_of
 from steelyard.scenario.rewarded import RewardedStep, read_rewarded, sequences_of_step
@@ -105,7 +107,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         from steelyard.scenario.net_training import read_net_training
 
         return read_net_training(values, problems)
-    cluster = problems.read(read_cluster, values["on"]) if values["on"] is not None else None
+    cluster = problems.read(_cluster, values["on"]) if values["on"] is not None else None
     model = problems.read(read_model, values["model"], values["generic"]) if values["model"] is not None else None
     framework = problems.read(_framework, values, cluster)
     optimizer = problems.read(find_optimizer, values["optimizer"])
@@ -182,6 +184,15 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
             wrong = layout_problems(plan, model.transformer, cluster.count)
         raise_all(list(wrong))
     return found
+
+
+def _cluster(on: Any) -> Cluster:
+    """The devices that train. Raises :class:`InputError`: they are several machines to choose from, or none."""
+    listed = on.count(",") + 1 if isinstance(on, str) and not is_machine_text(on) and not is_file(on) else 1
+    if listed > 1:
+        message = f"expected one machine, got {listed}: which of several is the best, steelyard plan --train says"
+        raise InputError(message, field="on")
+    return read_cluster(on)
 
 
 def _with(scenario: TrainScenario) -> TrainScenario:
