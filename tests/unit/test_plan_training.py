@@ -212,7 +212,7 @@ def test_jitter_and_spares_cost_a_plan_time_and_money() -> None:
 
 
 def test_messages_say_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main("plan llama-3.1-8b --train --on h100_sxm:8 --foo 3".split()) == 2
+    assert main(["plan", "llama-3.1-8b", "--train", "--on", "h100_sxm:8", "--foo", "3"]) == 2
     assert "steelyard plan --train --help" in capsys.readouterr().err
-    assert main("train llama-3.1-8b --on h100_sxm:8,a100_sxm:8".split()) == 2
+    assert main(["train", "llama-3.1-8b", "--on", "h100_sxm:8,a100_sxm:8"]) == 2
     assert "expected one machine, got 2" in capsys.readouterr().err
