@@ -17,6 +17,16 @@ TEXTS = {
     "sparse-attention": "sparse-attention:0.1",
     "critic": "critic",
 }
+#: Of replicas: on eight devices that reduce their gradients over a slow network.
+OF_REPLICAS = {
+    "gradient-compression": "gradient-compression:4",
+    "local-sgd": "local-sgd:50",
+    "stale-gradients": "stale-gradients",
+    "gradient-coding": "gradient-coding:1,cv=0.1",
+    "federated": "federated:10,every=20",
+    "large-batch": "large-batch:1e6",
+    "balanced-attention": "balanced-attention",
+}
 
 
 def _trained(*techniques: str, **words: Any) -> Any:
@@ -26,7 +36,7 @@ def _trained(*techniques: str, **words: Any) -> Any:
 
 def test_every_technique_of_training_is_tested_here() -> None:
     every = (n for n in TECHNIQUES if TECHNIQUES.built_in(n) and TECHNIQUES.get(n).of_training)
-    assert set(TEXTS) == {n for n in every if not TECHNIQUES.get(n).mechanism}
+    assert set(TEXTS) | set(OF_REPLICAS) == {n for n in every if not TECHNIQUES.get(n).mechanism}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -53,7 +63,11 @@ def test_a_share_of_all_changes_nothing(name: str) -> None:
 
 
 def test_two_forward_passes_keep_nothing_and_take_less_than_one_each_way() -> None:
-    plain, changed = _trained(optimizer="mezo"), _trained("zeroth-order", optimizer="mezo")
+    plain, changed = _trained(optimizer="sgd_plain"), _trained("zeroth-order", optimizer="mezo")
+    alone = _trained(optimizer="mezo")
+    assert alone.step_s == pytest.approx(changed.step_s)
+    assert alone.flops == pytest.approx(changed.flops)
+    assert alone.flops == pytest.approx(plain.flops * 2 / 3)
     apart = _trained("zeroth-order:apart=true", optimizer="mezo")
     assert changed.stages[0].parts["activations"] == 0.0
     assert changed.step_s < plain.step_s
@@ -76,3 +90,55 @@ def test_a_critic_doubles_the_layers_and_their_states_but_not_what_waits() -> No
     assert both.stages[0].parts["activations"] == pytest.approx(plain.stages[0].parts["activations"])
     with pytest.raises(InputError, match="give --pp 1"):
         sy.train("llama-3.2-1b", "a100_sxm:2", gbs=8, tp=1, pp=2, dp=1, mbs=1, techniques=["critic"])
+
+
+def _replicas(*techniques: str, **words: Any) -> Any:
+    given = {"gbs": 64, "seq": 2048, "tp": 1, "pp": 1, "dp": 16, "mbs": 1, "framework": "fsdp", "zero": 0, **words}
+    given = {
+        "docs": "lognormal:300,sigma=1.2",
+        "set": "dp_exposed=1",
+        "network": "ethernet_10",
+        "tokens": "1B",
+        "failures": "none",
+        **given,
+    }
+    return sy.train("llama-3.2-1b", "a100_sxm:16", techniques=list(techniques), **given)
+
+
+@pytest.mark.parametrize("name", OF_REPLICAS)
+def test_what_replicas_exchange_is_read_back_and_changes_the_run(name: str) -> None:
+    technique = parse(OF_REPLICAS[name])
+    assert parse(str(technique)) == technique
+    plain, changed = _replicas(), _replicas(OF_REPLICAS[name])
+    assert changed.run.ideal_days != pytest.approx(plain.run.ideal_days, rel=1e-3)
+    assert changed.step_s >= changed.limit_s
+    assert sum(changed.breakdown_s.values()) == pytest.approx(changed.step_s)
+    with pytest.raises(InputError, match="train does"):
+        sy.estimate("llama-3.2-1b", on="a100_sxm", techniques=[OF_REPLICAS[name]])
+
+
+def test_fewer_bits_and_rarer_exchanges_take_their_share_of_the_traffic() -> None:
+    plain = _replicas().breakdown_s["dp"]
+    assert _replicas("gradient-compression:8").breakdown_s["dp"] == pytest.approx(plain / 4)
+    gathered = _replicas("gradient-compression:8,gathered=true").breakdown_s["dp"]
+    assert gathered == pytest.approx(8 * plain / 4)
+    assert _replicas("local-sgd:50").breakdown_s["dp"] == pytest.approx(plain / 50)
+    hidden, work = _replicas("stale-gradients"), _replicas().step_s - plain
+    assert hidden.breakdown_s["dp"] == pytest.approx(max(0.0, plain - work), rel=0.05)
+
+
+def test_codes_trade_work_for_waiting_and_clients_wait_for_the_slowest() -> None:
+    waits, coded = (_replicas(f"gradient-coding:{n},cv=0.6") for n in (0, 1))
+    assert coded.breakdown_s["gemm"] != waits.breakdown_s["gemm"]
+    many, few = (_replicas(f"federated:{n},every=20") for n in (1000, 10))
+    assert many.step_s > few.step_s
+    assert few.breakdown_s["dp"] > few.scenario.parameters * 4 / 1.25e6 / 20
+    with pytest.raises(InputError, match="give --dp"):
+        _replicas("gradient-coding:20")
+
+
+def test_a_critical_batch_doubles_the_tokens_and_needs_a_run() -> None:
+    batch = 64 * 2048
+    assert _replicas(f"large-batch:{batch}").run.tokens == pytest.approx(2e9)
+    with pytest.raises(InputError, match="give --tokens"):
+        _replicas("large-batch", tokens="", failures="")

@@ -14,6 +14,7 @@ from steelyard.errors import Problem
 from steelyard.workload.protocol import Workload
 
 __all__ = [
+    "AWAY",
     "CHOSEN",
     "MODULES",
     "OF_MODELS",
@@ -23,6 +24,7 @@ __all__ = [
     "REWARDED",
     "SPLITTING",
     "TASKS",
+    "Exchange",
     "TrainPlan",
     "degree_problems",
     "layout_problems",
@@ -40,6 +42,8 @@ REWARDED = ("grpo", "ppo", "dpo")
 #: Degrees that split the model; with replicas and the size of micro-batches those that are chosen where not given.
 SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
+#: What may lie in the host's memory.
+AWAY = ("optimizer", "parameters", "activations")
 #: What only tasks that learn from scored answers have.
 OF_REWARDED = (
     *("prompts", "group", "isl", "osl", "rollout_on", "rollout_tp", "rollout_engine", "stale", "reward"),
@@ -48,8 +52,24 @@ OF_REWARDED = (
 #: What only language models have.
 OF_MODELS = (
     *(*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every"),
-    *("docs", *OF_REWARDED),
+    *("docs", "ring", "offload", *OF_REWARDED),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """How gradients go between data-parallel replicas."""
+
+    traffic: float = 1.0
+    """Bytes sent over those of gradients as they are."""
+    gathered: bool = False
+    """They cannot be added up on the way: every replica receives those of all others."""
+    bytes: float = 0.0
+    """That are read and written of a parameter to code and decode them."""
+    behind: bool = False
+    """They travel behind the work of the next round of steps, whatever the framework hides."""
+    round_s: float = 0.0
+    """That a round waits beside them, for links that are no part of the cluster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +107,14 @@ class TrainPlan:
     """Of adapters."""
     sync_every: int = 1
     """Steps between two exchanges among data-parallel replicas."""
-    gradient_traffic: float = 1.0
-    """What goes over data-parallel ranks over what does without compression."""
+    exchange: Exchange = Exchange()
+    """How gradients go between data-parallel replicas."""
     packing: Packing | None = None
     """Documents in a sequence; None: one of its length."""
+    ring: int = 0
+    """Of the context-parallel ranks, those that pass keys and values around, the others exchange heads; 0: all."""
+    offload: tuple[str, ...] = ()
+    """What lies elsewhere, of :data:`AWAY`, with ``:nvme`` where on drives."""
     references: int = 0
     """Frozen copies of the model that lie beside it, in 16 bits, cut as its weights."""
     critics: int = 0
@@ -105,6 +129,18 @@ class TrainPlan:
     def micro_batches(self) -> int:
         """Micro-batches of a step on each model replica."""
         return max(1, self.gbs // (self.mbs * self.dp))
+
+    def away(self, what: str) -> str:
+        """Where something of :data:`AWAY` lies: ``host``, ``nvme``, or empty: on the device."""
+        for name in self.offload:
+            if name.partition(":")[0] == what:
+                return name.partition(":")[2] or "host"
+        return ""
+
+    @property
+    def around(self) -> int:
+        """Context-parallel ranks that pass keys and values around; the others exchange heads."""
+        return self.ring or self.cp
 
     @property
     def expert_dp(self) -> int:
@@ -165,6 +201,8 @@ class TrainPlan:
         return {
             **found,
             "micro_batches": self.micro_batches,
+            "ring": self.around,
+            "offload": ",".join(self.offload),
             "docs": "" if self.packing is None else self.packing.text,
             "sequence_parallel": self.sequence_parallel,
             "recompute": self.again.split(","),
@@ -222,5 +260,14 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         at_once = plan.mbs * plan.dp
         near = max(at_once, round(plan.gbs / at_once) * at_once)
         yield Problem("gbs", f"{plan.gbs} is no multiple of mbs {plan.mbs} x dp {plan.dp}; nearest is {near}")
+    if plan.cp % plan.around:
+        near = max(d for d in range(1, plan.cp + 1) if plan.cp % d == 0 and d <= plan.around)
+        yield Problem("ring", f"{plan.around} does not divide cp {plan.cp}; nearest is {near}")
+    elif plan.around < plan.cp:
+        others = plan.cp // plan.around
+        for queries, _ in model.head_groups:
+            if queries % (plan.tp * others):
+                yield Problem("ring", f"{others} ranks exchange heads, of which a rank has {queries // plan.tp}")
+                break
     if plan.dp % plan.shard:
         yield Problem("shard", f"{plan.shard} does not divide dp {plan.dp}")

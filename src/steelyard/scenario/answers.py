@@ -340,7 +340,7 @@ machine.title | string | - | - | full name of the device
 machine.count | integer | - | - | devices
 machine.per_node | integer | - | - | devices of one node
 machine.nodes | integer | - | - | nodes used
-plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, docs, task, micro_batches,
+plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, ring, offload, docs, task, micro_batches,
     sequence_parallel, recompute, precision, optimizer, devices
 fits | boolean | - | - | whether the fullest stage fits its devices
 step_s.value | number | s | - | time of a step, s
@@ -353,7 +353,7 @@ model_tflops_per_device | number | - | - | 1e12 operations of the model a second
 mfu_frac | number | - | - | operations of the model over what the devices could do
 hfu_frac | number | - | - | the same with what is computed again
 breakdown_s | {} | s | - | time of a step by part: gemm, attention, elementwise, head_loss, recompute, tp, cp, ep,
-    pp_bubble, pp_send, dp, optimizer, host
+    pp_bubble, pp_send, dp, optimizer, host, offload
 memory_bytes | array | B | - | of every stage: stage, layers, weights, gradients, optimizer, activations, logits,
     buffers, allocated, reserved, capacity, headroom
 peak_stage | integer | - | - | the stage that holds most

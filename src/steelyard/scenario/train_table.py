@@ -46,6 +46,10 @@ schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dua
     schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, full:2 (of every chunk of a
     stage 2 layers), or modules as core_attn,act,norm (default: the framework's; what fits best where a degree is open)
+train.ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pass keys and values around; the
+    others exchange heads (Ulysses) (default: all pass them around)
+train.offload | text | - | column | what lies in the host's memory: optimizer (updated there), parameters, activations;
+    NAME:nvme on its drives
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
 [Rollouts]
@@ -70,6 +74,8 @@ passes | whole | 1 | least=1 most=1000 column | passes over the answers of a ste
 tokens | text | - | column also=float | tokens of the whole run: 15.6T, 300B
 epochs | number | none | least=0 most=1e+09 column | passes over --samples
 samples | text | - | column also=float | sequences of the data set: 2M
+trainings | whole | 1 | least=1 most=1e+06 column | trainings of a search, one after the other: tokens, days and money
+    are of all
 failures | text | - | column | what fails: llama3, rsc-1, 3.8/1000node-day, sw:1/job-day, reclaim:0.05/node-day, none;
     with what comes after, as llama3,restart=6min,elastic (default: typical, where a run has a length)
 checkpoint | text | auto | - | work between checkpoints: auto (the best interval), 30min; sync: training waits for them;
@@ -98,8 +104,8 @@ PLAN_TRAINING = (
     "carbon generic seed tell"
 )
 TRAIN = (
-    "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ep etp zero shard schedule "
-    "recompute sync_every techniques tokens epochs samples failures checkpoint spares jitter by budget network "
-    "power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl rollout_on rollout_tp "
-    "rollout_engine stale reward reference passes"
+    "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp zero shard "
+    "schedule recompute offload sync_every techniques tokens epochs samples trainings failures checkpoint spares "
+    "jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl "
+    "rollout_on rollout_tp rollout_engine stale reward reference passes"
 )

@@ -20,10 +20,19 @@ from steelyard.deployment.recovery import (
     parse_recovery,
     parse_spares,
 )
-from steelyard.deployment.train_plan import CHOSEN, RECOMPUTE, SPLITTING, TrainPlan, degree_problems, layout_problems
+from steelyard.deployment.train_plan import (
+    AWAY,
+    CHOSEN,
+    RECOMPUTE,
+    SPLITTING,
+    TrainPlan,
+    degree_problems,
+    layout_problems,
+)
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
+from steelyard.machine.host import usual_host
 from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, sets_of
@@ -123,6 +132,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     nodes = cluster.node_count if cluster is not None else 1
     spares = problems.read(parse_spares, values["spares"], nodes)
     rewarded = read_rewarded(values, sequences, problems)
+    offload = problems.read(_offload, values["offload"])
     packing = problems.read(packing_of, values["docs"], seq, values["seed"])
     problems.done()
     assert cluster is not None
@@ -132,6 +142,9 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     assert framework is not None
     assert optimizer is not None
     assert recompute is not None
+    assert offload is not None
+    if offload:
+        usual_host(cluster.machine)
     if cluster.unlike:
         raise InputError("training on unlike devices of one replica is not priced", field="on")
     given = {name: values[name] for name in CHOSEN if values[name] is not None}
@@ -163,6 +176,8 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         recompute=recompute[0],
         recompute_layers=recompute[1],
         packing=packing,
+        ring=values["ring"] or 0,
+        offload=offload,
         references=int(rewarded is not None and rewarded.reference),
         critics=rewarded.critics if rewarded is not None else 0,
     )
@@ -251,6 +266,22 @@ def recompute_of(text: str, framework: Framework | None) -> tuple[tuple[str, ...
     return found, 0
 
 
+def _offload(text: str) -> tuple[str, ...]:
+    """What lies in the host's memory or on its drives. Raises :class:`InputError`."""
+    found = tuple(p.strip() for p in (text or "").split(",") if p.strip() and p.strip() != "none")
+    for name in found:
+        what, _, place = name.partition(":")
+        if what not in AWAY:
+            raise InputError(UnknownName("part", what, AWAY).message, field="offload")
+        if place not in ("", "host", "nvme"):
+            raise InputError(f"expected {what} or {what}:nvme, got {show(name)}", field="offload")
+        if what == "activations" and place == "nvme":
+            raise InputError("activations go to the host's memory: drives are too slow", field="offload")
+    if len({n.partition(":")[0] for n in found}) < len(found):
+        raise InputError(f"expected every part once, got {show(text)}", field="offload")
+    return tuple(n.removesuffix(":host") for n in found)
+
+
 def length_of(values: Mapping[str, Any]) -> float | None:
     """Tokens of the run: as said, or epochs over so many sequences. Raises :class:`InputError`."""
     said = {name: values[name] for name in ("tokens", "samples") if values[name] not in (None, "")}
@@ -258,9 +289,10 @@ def length_of(values: Mapping[str, Any]) -> float | None:
     if "tokens" in read:
         if values["epochs"] is not None or "samples" in read:
             raise InputError("say tokens, or samples and epochs", field="tokens")
-        return read["tokens"]
+        return float(read["tokens"] * values["trainings"])
     if "samples" in read:
-        return float(read["samples"] * (1.0 if values["epochs"] is None else values["epochs"]) * values["seq"])
+        epochs = 1.0 if values["epochs"] is None else values["epochs"]
+        return float(read["samples"] * epochs * values["seq"] * values["trainings"])
     if values["epochs"] is not None:
         raise InputError("epochs of how many sequences? give --samples", field="samples")
     return None

@@ -3,7 +3,8 @@
 ``zeroth-order`` (MeZO, arXiv:2305.17333; ZO2, arXiv:2503.12668)
     Two forward passes with weights moved both ways, none backward, nothing that waits: ``step = 2 f``. With ``apart``
     the two run on two devices, a pass each. With ``stream`` layers come from the host's memory, one ahead:
-    a layer takes ``max(passes f, 2 W / bandwidth)`` and two layers are held. Use it with ``optimizer = "mezo"``.
+    a layer takes ``max(passes f, 2 W / bandwidth)`` and two layers are held. ``optimizer = "mezo"`` alone is the plain
+    form, and with it no state of an optimizer is held here either.
 ``layer-local`` (Mono-Forward, Forward-Forward)
     Of networks of plain products: inside a layer of attention gradients would go back too. Every layer learns from a
     loss of its own: gradients of weights, none of what it read; its values do not wait for those above. What the
@@ -85,7 +86,7 @@ class ZerothOrder(_OfTraining):
                 wgrad=0.0,
                 kept_bytes=0.0 * np.asarray(kind.kept_bytes),
                 again_bytes=0.0,
-                flops=kind.flops * (1.0 if self.apart else 2.0) / 3.0,
+                flops=kind.flops * (1.0 if self.apart else 2.0) / (3.0 if plan.optimizer.gradient else 2.0),
                 weights=kind.weights * held,
                 expert_weights=kind.expert_weights * held,
             )

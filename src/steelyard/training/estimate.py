@@ -21,6 +21,7 @@ from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import Cluster, asks_again
+from steelyard.machine.host import usual_host
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.net_training import NetTrainScenario
@@ -30,6 +31,7 @@ from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, parts_of
 from steelyard.training.layouts import Layouts, Space, nearest_batch, space_of, weighed_layouts
 from steelyard.training.memory import PARTS, memory_of
+from steelyard.training.offload import NVME_BYTES_PER_S
 from steelyard.training.run import Job, Prices, Run, run_of
 from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.stragglers import slowest_factor
@@ -395,6 +397,11 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
         ledger.assume(f"a table of {plan.seq} positions, where {scenario.model.name} has {made_for}")
     if "gbs" in scenario.open:
         ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
+    if plan.offload:
+        host = cluster.host.name if cluster.host else usual_host(cluster.machine)
+        ledger.assume(f"{', '.join(plan.offload)} in the memory of a {host} for each node")
+        if any(n.endswith(":nvme") for n in plan.offload):
+            ledger.assume(f"drives of a node read and write {NVME_BYTES_PER_S / 1e9:g} GB/s")
     if plan.framework.guess:
         ledger.assume(f"of {plan.framework.called} nobody published {', '.join(plan.framework.guess)}: guessed (--set)")
 

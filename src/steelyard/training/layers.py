@@ -153,6 +153,10 @@ def parts_of(
             hidden_part = 1.0 - plan.framework.cp_exposed
             kind.add(kind.forward, "cp", times * np.maximum(0.0, forward - hidden_part * w.forward_s))
             kind.add(kind.backward, "cp", times * np.maximum(0.0, backward - hidden_part * w.dgrad_s))
+            if plan.around < plan.cp:
+                heads = times * links.heads_s(w.facts["kv_bytes"] + w.facts["query_bytes"], plan)
+                kind.add(kind.forward, "cp", heads)
+                kind.add(kind.backward, "cp", (1.0 + share) * heads)
         logits = logits + w.facts.get("logits", 0.0)
         variance = (
             variance + (float(np.max(w.spread)) * times * (1 if w.stage else kind.count) * np.max(w.forward_s)) ** 2
@@ -161,6 +165,9 @@ def parts_of(
     stored = rows * hidden * 2.0 / alone
     for kind in kinds.values():
         kind.kept_bytes = np.where(whole, stored, kind.kept_bytes)
+    if not plan.optimizer.gradient:
+        for kind in (*kinds.values(), *ends.values()):
+            twice_forward(kind)
     sources = tuple(dict.fromkeys(w.source for w in works if w.source))
     return StepParts(
         list(kinds.values()),
@@ -173,6 +180,14 @@ def parts_of(
         float(np.sqrt(variance)) / max(total, 1e-30),
         sources,
     )
+
+
+def twice_forward(kind: LayerKind) -> None:
+    """Two forward passes with weights moved both ways in place of one each way: nothing waits, nothing is derived."""
+    kind.backward = dict(kind.forward)
+    kind.again = kind.again_flops = kind.wgrad = kind.again_bytes = 0.0
+    kind.kept_bytes = 0.0 * np.asarray(kind.kept_bytes)
+    kind.flops = kind.flops * 2.0 / 3.0  # of the three passes that a step counts
 
 
 def blended(less: StepParts, more: StepParts, part: Any) -> StepParts:

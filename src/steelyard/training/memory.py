@@ -69,6 +69,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
     weights = weights * models + 2.0 * plan.references * (dense / by_weights[0] + experts / by_weights[1])
+    if plan.away("parameters"):  # the layer that runs and the one that is fetched
+        weights = np.minimum(weights, GATHERED_LAYERS * most * stored / by_weights[0])
     buffers: Any = framework.buffer_bytes
     buffers = buffers + np.where(gathers, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
     buffers = buffers + _most([k.largest for k in parts.layers]) * (0.0 if plan.frozen else kept)
@@ -80,6 +82,9 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     rows = layers_on(parts, layout.pp, layout.vp, stage)
     layers: Any = sum((n * k.kept_bytes for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     # the layer that is computed again keeps everything for a moment
+    if plan.away("activations"):
+        layers = np.minimum(layers, GATHERED_LAYERS * _most([k.kept_bytes for k in parts.layers]))
+        flight = np.ones(1)
     activations = layers * flight + _most([k.again_bytes for k in parts.layers])
     first, last = np.equal(stage, 0), np.equal(stage, np.asarray(layout.pp) - 1)
     activations = activations + np.where(first, parts.first.kept_bytes * flight, 0.0)
@@ -92,6 +97,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
         "logits": np.where(last, parts.logits * framework.logit_bytes, 0.0),
         "buffers": buffers,
     }
+    if plan.away("optimizer"):
+        found |= {"optimizer": 0.0 * found["optimizer"], "gradients": 0.0 * found["gradients"]}
     allocated: Any = sum((np.asarray(v, dtype=np.float64) for v in found.values()), np.float64(0.0))
     return StageMemory(found, allocated, allocated * framework.reserved_frac + framework.context_bytes)
 

@@ -26,6 +26,10 @@ def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
     for a, b in ((cut, more), (cut, smaller), (smaller, more)):
         for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):
             yield f"{x} {y}", {**first, **second}
+    if not plan.frozen and not plan.offload:
+        yield "--offload optimizer", {"offload": ("optimizer",)}
+        for x, first in (smaller | more).items():
+            yield f"--offload optimizer {x}", {"offload": ("optimizer",), **first}
     if plan.task == "lora":
         yield "--task qlora", {"task": "qlora"}
         for x, first in more.items():

@@ -17,6 +17,7 @@ from steelyard.cost.site import Site
 from steelyard.cost.train_kernels import elementwise_time
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.training.layers import LayerKind, StepParts
+from steelyard.training.offload import host_rates
 from steelyard.training.schedule import bubble_s
 from steelyard.training.traffic import Links
 
@@ -37,6 +38,7 @@ BREAKDOWN: Mapping[str, str] = {
     "dp": "data-parallel traffic",
     "optimizer": "update",
     "host": "waiting for the host",
+    "offload": "copies to and from the host",
 }
 #: Sharpness of the change from device-bound to host-bound layers.
 BLEND = 4.0
@@ -153,9 +155,10 @@ def step_of(
     parts = _with_waits(parts, plan, layout)
     host = [_host(kind, plan) for kind in parts.layers]
     gather = [_gathered(kind, plan, links, layout) for kind in parts.layers]
+    copies = [_copied(kind, plan, links, layout) for kind in parts.layers]
     each = [
-        (k.forward_s() + h[0] + g[0], k.backward_s() + h[1] + g[1], k.wgrad)
-        for k, h, g in zip(parts.layers, host, gather, strict=True)
+        (k.forward_s() + h[0] + g[0] + c[0], k.backward_s() + h[1] + g[1] + c[1], k.wgrad)
+        for k, h, g, c in zip(parts.layers, host, gather, copies, strict=True)
     ]
     ends = [(x.forward_s(), x.backward_s(), x.wgrad) for x in (parts.first, parts.last)]
     stages = [_stage_s(parts, p, layout.vp, i, each, ends) for i in _places(p)]
@@ -171,10 +174,13 @@ def step_of(
     bubble = np.maximum(bubble, p * (mean_f + mean_b - mean_w) - m * (f + b))
     send = links.collective_s("send", parts.hidden_bytes, 2, np.asarray(layout.tp) * layout.cp * layout.dp)
     sends = np.where(p > 1, 2.0 * (p - 1) * send + 2.0 * m * layout.vp * send * SEND_EXPOSED, 0.0)
-    exposed, update = _end(parts, plan, links, site, vector, layout)
+    exposed, update = _end(parts, plan, links, site, vector, layout, b)
+    if plan.exchange.behind:
+        exposed = np.maximum(exposed - m * (f + b), 0.0)
+    exposed = exposed + plan.exchange.round_s / plan.sync_every
     step = m * (f + b) + bubble + sends + exposed + update
     at = np.stack(np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in _places(p))))
-    told = _breakdown(parts, _picked(list(at), slowest), layout, host, gather)
+    told = _breakdown(parts, _picked(list(at), slowest), layout, host, gather, copies)
     told |= {"pp_send": sends, "optimizer": update}
     told["dp"] = told.pop("gathers") + exposed
     told["pp_bubble"] = np.maximum(step - sum(told.values()), 0.0)
@@ -263,12 +269,26 @@ def _gathered(kind: LayerKind, plan: TrainPlan, links: Links, layout: Layout) ->
         message = np.asarray(elements) * 2.0
         gather = gather + links.collective_s("all_gather", message, ranks, stride)
         scatter = scatter + links.collective_s("reduce_scatter", message, ranks, stride)
-    back = (gather if plan.framework.reshard else 0.0) + (0.0 if plan.frozen else scatter * plan.gradient_traffic)
+    back: Any = gather if plan.framework.reshard else 0.0
+    if not plan.frozen and plan.optimizer.gradient:
+        back = back + scatter * plan.exchange.traffic
     waits = (np.maximum(0.0, gather - kind.forward_s()), np.maximum(0.0, back - kind.backward_s()))
     return np.where(whole, waits[0], 0.0), np.where(whole, waits[1], 0.0)
 
 
-def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Site, layout: Layout) -> tuple[Any, Any]:
+def _copied(kind: LayerKind, plan: TrainPlan, links: Links, layout: Layout) -> tuple[Any, Any]:
+    """What a layer waits for copies from and to the host."""
+    if not plan.offload:
+        return 0.0, 0.0
+    whole = layout.gathers(plan)
+    _, cut = layout.ranks()
+    parted = np.where(whole, cut, 1), np.where(whole, layout.expert_ranks(), 1)
+    return host_rates(links.cluster).layer_waits(kind, plan, *parted)
+
+
+def _end(
+    parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Site, layout: Layout, backward_s: Any
+) -> tuple[Any, Any]:
     """What follows the last micro-batch on the fullest stage: gradients reduced, parameters gathered, the update."""
     exposed: Any = 0.0
     update: Any = 0.0
@@ -291,11 +311,16 @@ def _end(parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Si
             copies = links.collective_s("all_reduce", trained * 4.0 / cut, whole // cut, layout.tp * cut)
             time = np.where(gathers, copies, time)
         local = trained / np.where(zero > 0, cut, 1) + routed / np.where(zero > 0, routed_ranks, 1)
-        spent = elementwise_time(local * optimizer.update_bytes(2.0, width), site=vector).time_s
+        passing = optimizer.update_bytes(2.0, width) + plan.exchange.bytes
+        spent = elementwise_time(local * passing, site=vector).time_s
         if optimizer.products:
             spent = spent + local * optimizer.products * 2.0 * parts.hidden / (UPDATE_FRAC * site.peak16_ops_per_s)
-        often = plan.gradient_traffic / plan.sync_every
-        exposed = np.maximum(exposed, time * plan.framework.dp_exposed * often)
+        sent = plan.exchange.traffic / plan.sync_every if optimizer.gradient else 0.0
+        often = sent * np.where(plan.exchange.gathered, whole / 2.0, 1.0)  # an all-reduce passes everything twice
+        if plan.away("optimizer"):
+            spent = host_rates(links.cluster).update_s(local, plan, backward_s)
+        waited = 1.0 if plan.exchange.behind else plan.framework.dp_exposed
+        exposed = np.maximum(exposed, time * waited * often)
         update = np.maximum(update, spent)
     return exposed, update
 
@@ -306,17 +331,19 @@ def _breakdown(
     layout: Layout,
     host: Sequence[tuple[Any, Any]],
     gather: Sequence[tuple[Any, Any]],
+    copies: Sequence[tuple[Any, Any]],
 ) -> dict[str, Any]:
     """Where a rank of a stage spends its micro-batches."""
     p, m = np.asarray(layout.pp), np.asarray(layout.micro_batches)
     rows = layers_on(parts, p, layout.vp, stage)
-    found: dict[str, Any] = dict.fromkeys((*list(BREAKDOWN)[:8], "host", "gathers"), 0.0)
-    for n, kind, waits, gathers in zip(rows, parts.layers, host, gather, strict=True):
+    found: dict[str, Any] = dict.fromkeys((*list(BREAKDOWN)[:8], "host", "gathers", "offload"), 0.0)
+    for n, kind, waits, gathers, copied in zip(rows, parts.layers, host, gather, copies, strict=True):
         for way in (kind.forward, kind.backward):
             for part, time in way.items():
                 found[part] = found[part] + m * n * time
         found["recompute"] = found["recompute"] + m * n * kind.again
         found["host"] = found["host"] + m * n * (waits[0] + waits[1])
+        found["offload"] = found["offload"] + m * n * (copied[0] + copied[1])
         found["gathers"] = found["gathers"] + m * n * (gathers[0] + gathers[1])
     for end, holds in ((parts.first, np.equal(stage, 0)), (parts.last, np.equal(stage, p - 1))):
         found["head_loss"] = found["head_loss"] + m * np.where(holds, end.forward_s() + end.backward_s(), 0.0)

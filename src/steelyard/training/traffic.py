@@ -90,10 +90,15 @@ class Links:
 
     def context_s(self, kv_bytes: Any, plan: TrainPlan) -> tuple[Any, Any]:
         """Keys and values passed around the ring of context-parallel ranks; backward with their gradients."""
-        once = (plan.cp - 1) * self.collective_s(
-            "send", kv_bytes, 2 if plan.cp > 1 else 1, plan.tp * max(1, self._far(plan))
+        ranks = plan.around
+        once = (ranks - 1) * self.collective_s(
+            "send", kv_bytes, 2 if ranks > 1 else 1, plan.tp * max(1, self._far(plan))
         )
         return once, 2.0 * once
+
+    def heads_s(self, message_bytes: Any, plan: TrainPlan) -> Any:
+        """Queries, keys, values and outputs of a rank to those that have the heads, and back (Ulysses); 0 in a ring."""
+        return self.collective_s("all_to_all", message_bytes, plan.cp // plan.around, plan.tp)
 
     def _far(self, plan: TrainPlan) -> int:
         """1 where the ring lies inside a node, else what makes its slowest hop one between nodes."""

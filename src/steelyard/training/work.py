@@ -378,7 +378,7 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
     apart = (float(np.max(np.asarray(key))), float(np.max(np.asarray(value))))  # the kernel is chosen by them
     shape = (b, s, keys, heads, scores.size("g"), key, value, window)
     asks = tuple(asked(_fused, *shape, apart=apart, backward=back, **words) for back in (False, True))
-    share = (plan.framework.cp_attention if plan.cp > 1 else 1.0) / plan.cp
+    share = (plan.framework.cp_attention if plan.around > 1 else 1.0) / plan.cp
     kept = _kept(ops, plan)
     if plan.framework.attention == "unfused":
         # scores after the softmax, the mask of the dropout, and what it leaves: 2 + 1 + 2 bytes each
@@ -387,6 +387,8 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
     flops: Any = sum((op.flops() for op in parts), 0.0) / fewer
     width = np.asarray(scores.size("g"), dtype=np.float64) * (scores.size("c") + values.size("z"))
     held = np.asarray(scores.size("b"), dtype=np.float64) * scores.size("l") * width * plan.wide_bytes / plan.cp
+    asking = np.asarray(scores.size("b"), dtype=np.float64) * scores.size("s") * heads * (key + value)
+    asking = asking * plan.wide_bytes / plan.cp
     work = Work(
         scores.name,
         "attention",
@@ -395,7 +397,7 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
         flops=flops / plan.cp,
         kept_bytes=kept,
         again=_modules(scores),
-        facts={"kv_bytes": held},
+        facts={"kv_bytes": held, "query_bytes": asking},
     )
     return Pending(work, asks, share)
 

@@ -1,0 +1,78 @@
+"""What of a training lies in the host's memory, and context parallelism by exchanged heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import steelyard as sy
+from steelyard.errors import InputError
+from steelyard.training.estimate import TrainEstimate
+
+WORDS: dict[str, Any] = {"gbs": 64, "tp": 1, "pp": 1, "dp": 8, "mbs": 1, "framework": "deepspeed", "zero": 3}
+
+
+def trained(offload: str = "", **words: Any) -> TrainEstimate:
+    return sy.train("llama-3.1-8b", "a100_sxm:8", offload=offload, **{**WORDS, **words})
+
+
+@pytest.mark.parametrize("part", ["optimizer", "parameters", "activations"])
+def test_what_lies_elsewhere_is_not_held_and_takes_no_less_time(part: str) -> None:
+    here, away = trained(), trained(part)
+    named = {"parameters": "weights"}.get(part, part)
+    assert away.stages[0].parts[named] < 0.5 * here.stages[0].parts[named]
+    assert away.step_s >= here.step_s
+    assert sum(away.breakdown_s.values()) == pytest.approx(away.step_s)
+    assert any("memory of a" in text for text in away.ledger.assumptions)
+
+
+def test_drives_are_slower_than_memory_and_the_host_updates_slower_than_the_device() -> None:
+    here, host, drives = trained(), trained("optimizer"), trained("optimizer:nvme")
+    assert here.breakdown_s["optimizer"] < host.breakdown_s["optimizer"] < drives.breakdown_s["optimizer"]
+
+
+def test_short_layers_wait_for_their_parameters_and_long_ones_do_not() -> None:
+    short, long = (trained("parameters", zero=0, seq=s).breakdown_s["offload"] for s in (128, 8192))
+    assert short > long == 0.0
+
+
+def test_nothing_that_does_not_fit_is_told_of_the_host() -> None:
+    found = sy.train("llama-3.1-8b", "a100_sxm", **{**WORDS, "dp": 1, "gbs": 4, "zero": 0, "recompute": "full"})
+    from steelyard.report.train import remedy
+
+    assert not found.fits
+    assert "--offload optimizer" in remedy(found)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"offload": "optimiser"}, "did you mean 'optimizer'"),
+        ({"offload": "activations:nvme"}, "too slow"),
+        ({"offload": "optimizer:tape"}, "optimizer:nvme"),
+        ({"offload": "optimizer,optimizer:nvme"}, "once"),
+        ({"cp": 4, "ring": 3, "dp": 2}, "does not divide cp 4; nearest is 2"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(words: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        trained(**words)
+
+
+def test_exchanged_heads_send_less_than_a_ring_where_ranks_are_many() -> None:
+    words: dict[str, Any] = {"gbs": 8, "seq": 16384, "cp": 8, "tp": 1, "pp": 1, "mbs": 1, "framework": "megatron"}
+
+    def heads(ring: int | None) -> TrainEstimate:
+        return sy.train("llama-2-7b", "h100_sxm:8", ring=ring, set="cp_exposed=1", recompute="full", **words)
+
+    ring, some, none = heads(None), heads(2), heads(1)
+    assert ring.breakdown_s["cp"] > some.breakdown_s["cp"] > none.breakdown_s["cp"] > 0.0
+    assert heads(8).step_s == pytest.approx(ring.step_s)
+    assert ring.scenario.plan.around == 8
+
+
+def test_trainings_of_a_search_are_paid_one_by_one() -> None:
+    one, many = (trained(tokens="1B", failures="none", trainings=n) for n in (1, 20))
+    assert one.run is not None and many.run is not None
+    assert many.run.ideal_days == pytest.approx(20 * one.run.ideal_days, rel=0.01)
