@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -129,3 +130,22 @@ def test_answers_are_kept_in_memory_where_nothing_can_be_written(tmp_path: Path)
         store = Store(folder)
         store.put(question, shown)
         assert store.get(question) == shown
+
+
+def test_the_first_questions_may_come_at_once(tmp_path: Path) -> None:
+    """Modules are imported when they are first needed: never by two threads, which would see them half made."""
+    paths = (
+        "/estimate?model=llama-3.1-8b&on=h100_sxm",
+        "/estimate?model=resnet50&on=l40s",
+        "/api/names?kind=model&q=llama",
+        "/catalogue?kind=techniques",
+        "/api/estimate?model=deepseek-v3&on=h200_sxm:8",
+        "/catalogue?kind=machines&name=h100_sxm",
+        "/machine?name=x",
+        "/api/openapi.json",
+    )
+    with serving(tmp_path, "--port", "0") as server:
+        with ThreadPoolExecutor(len(paths)) as pool:
+            found = list(pool.map(lambda path: server.ask(path).status, paths))
+        assert found == [200] * len(paths)
+        assert server.stop() == (0, "")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -41,8 +41,9 @@ __all__ = ["make_app"]
 _NOT_KEPT = {"cache-control": "no-store"}
 #: Seconds that the first page has for itself.
 _FIRST_PAGE_S = 2.0
-#: Answers worked on at once: they hold the interpreter, so more of them would all be late.
-_AT_ONCE = 2
+#: Answers worked on at once. They hold the interpreter, so several would all be late; and two threads that import
+#: modules which import each other see them half made.
+_AT_ONCE = 1
 #: Seconds after which a stream of progress says that it is still there.
 _ALIVE_S = 15.0
 
@@ -61,7 +62,7 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     @asynccontextmanager
     async def life(app: Starlette) -> AsyncIterator[None]:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_warm)
+            tasks.start_soon(page.warm)
             yield
             tasks.cancel_scope.cancel()
         await page.jobs.close()
@@ -90,12 +91,6 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     return Guard(app, names_of(host), lambda scope, status, words: _said(scope["path"], status, words))
 
 
-async def _warm() -> None:
-    """Read the names that forms offer, once the first page is out of the way."""
-    await anyio.sleep(_FIRST_PAGE_S)
-    await anyio.to_thread.run_sync(names.warm)
-
-
 def _said(path: str, status: int, words: str) -> Response:
     """An error in the form that the path is of."""
     if path.startswith(("/api", "/drop", "/jobs")):
@@ -118,6 +113,13 @@ class _Page:
         """Call a function beside the loop, a few at once."""
         self.limit = self.limit or anyio.CapacityLimiter(_AT_ONCE)
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self.limit)
+
+    async def warm(self) -> None:
+        """Read the names that forms offer, once the first page is out of the way, one kind after another."""
+        await anyio.sleep(_FIRST_PAGE_S)
+        for kind in names.FIRST:
+            with suppress(SteelyardError):  # of a broken catalogue: said where it is asked for
+                await self.work(names.names_like, kind)
 
     # pages
 

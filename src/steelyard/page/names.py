@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 
-from steelyard.errors import InputError, UnknownName, normalise, suggest
+from steelyard.errors import UnknownName, normalise, suggest
 
-__all__ = ["KINDS", "MAX_NAMES", "names_like"]
+__all__ = ["FIRST", "KINDS", "MAX_NAMES", "names_like"]
 
+#: Kinds that forms ask for first.
+FIRST = ("model", "machine", "engine", "format")
 #: Most names offered at once.
 MAX_NAMES = 50
 #: The kind of names that a field takes.
@@ -86,12 +88,3 @@ def names_like(kind: str, text: str = "", most: int = 12) -> list[dict[str, str]
         near = suggest(typed, [name for name, _, _ in known], most, kind=kind)
         found = [row for name in near for row in known if row[0] == name]
     return [{"name": name, "what": what} for name, what, _ in found[: max(0, min(most, MAX_NAMES))]]
-
-
-def warm() -> None:
-    """Read the lists that forms ask for first."""
-    for kind in ("model", "machine", "engine", "format"):
-        try:
-            _known(kind)
-        except InputError:
-            continue
