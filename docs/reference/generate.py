@@ -28,6 +28,7 @@ from steelyard.techniques import TECHNIQUES, Technique
 from steelyard.units import Quantity
 
 sys.path.insert(0, str(Path(__file__).parent))
+from interface import python
 from stub import stub
 
 HERE = Path(__file__).parent
@@ -44,6 +45,7 @@ def pages() -> dict[str, str]:
         "json.md": json_form(),
         "files.md": files(),
         "techniques.md": techniques(),
+        "python.md": python(),
     }
     texts |= {f"mechanisms/{name}.md": mechanism(name, cls) for name, cls in mechanisms().items()}
     return {name: NOTE + text for name, text in texts.items()}
