@@ -50,6 +50,10 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
 
         document = of_training(found)
         document["intervals"] = {"step_s": {"value": document["interval"]["step_s"]}}
+        if document["rl"]:
+            ends = [document["rl"]["step_s"][end] for end in ("low", "high")]
+            rates = [document["rl"]["tokens"] / x for x in reversed(ends)]
+            document["intervals"]["rl"] = {"step_s": {"value": ends}, "tokens_per_s": rates}
         if document["memory_bytes"]:
             document["fullest"] = max(document["memory_bytes"], key=lambda stage: float(stage["allocated"]))
         return document
