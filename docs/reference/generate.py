@@ -5,6 +5,7 @@ Run by ``make docs``; the unit tests check that the pages are up to date.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ from stub import stub
 HERE = Path(__file__).parent
 #: What editors see of the package.
 STUB = HERE.parents[1] / "src/steelyard/__init__.pyi"
+#: What validation found, as the local page shows it.
+ACCURACY = HERE.parents[1] / "src/steelyard/page/accuracy.json"
 NOTE = "<!-- Written by docs/reference/generate.py; change the code it describes instead. -->\n\n"
 
 
@@ -49,6 +52,19 @@ def pages() -> dict[str, str]:
     }
     texts |= {f"mechanisms/{name}.md": mechanism(name, cls) for name, cls in mechanisms().items()}
     return {name: NOTE + text for name, text in texts.items()}
+
+
+def accuracy() -> str:
+    """The rows of the page of validation as data that the local page shows."""
+    rows = []
+    for line in (HERE.parent / "validation" / "index.md").read_text(encoding="utf-8").splitlines():
+        cells = [c.strip().replace(",", "") if i > 3 else c.strip() for i, c in enumerate(line.strip("|").split(" | "))]
+        if len(cells) == 13 and cells[4].isdecimal():
+            numbers = [float(c) if c else None for c in cells[4:]]
+            rows.append([c.strip() for c in cells[:4]] + numbers)
+    heads = ["source", "table", "what", "which", "rows", "covered", "median", "mean", "p90", "bias", "inside", "width"]
+    body = ",\n".join(json.dumps(row[:12], ensure_ascii=False) for row in rows)
+    return f'{{"schema": "steelyard.accuracy/1", "heads": {json.dumps(heads)}, "rows": [\n{body}\n]}}\n'
 
 
 def mechanisms() -> dict[str, type[Technique]]:
@@ -331,7 +347,8 @@ def _default(field: Field[Any]) -> str:
 
 
 if __name__ == "__main__":
-    for path, text in {**{HERE / name: text for name, text in pages().items()}, STUB: stub()}.items():
+    written = {STUB: stub(), ACCURACY: accuracy()}
+    for path, text in {**{HERE / name: text for name, text in pages().items()}, **written}.items():
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")

@@ -262,6 +262,7 @@ def test_generated_reference_pages_are_up_to_date() -> None:
     script = Path(__file__).parents[2] / "docs" / "reference" / "generate.py"
     generated = runpy.run_path(str(script))
     assert generated["STUB"].read_text(encoding="utf-8") == generated["stub"](), f"run `python {script.name}`"
+    assert generated["ACCURACY"].read_text(encoding="utf-8") == generated["accuracy"](), f"run `python {script.name}`"
     pages = generated["pages"]()
     for name, text in pages.items():
         assert (script.parent / name).read_text(encoding="utf-8") == text, (

@@ -18,7 +18,7 @@ from steelyard.scenario.fields import Field
 __all__ = ["SCREENS", "Screen", "Shown", "screen", "screens"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
-SCREENS = ("estimate", "simulate", "literature", "catalogue", "machine")
+SCREENS = ("estimate", "simulate", "literature", "validation", "catalogue", "machine")
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
 Tell = Callable[[str, float | None], None]
