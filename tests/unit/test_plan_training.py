@@ -216,3 +216,13 @@ def test_messages_say_what_was_typed(capsys: pytest.CaptureFixture[str]) -> None
     assert "steelyard plan --train --help" in capsys.readouterr().err
     assert main(["train", "llama-3.1-8b", "--on", "h100_sxm:8,a100_sxm:8"]) == 2
     assert "expected one machine, got 2" in capsys.readouterr().err
+
+
+def test_two_directions_need_their_micro_batches() -> None:
+    words = {"model": "llama-2-7b", "on": "h100_sxm:8", "tp": 1, "pp": 8, "mbs": 1, "schedule": "dualpipe"}
+    with pytest.raises(InputError, match="nearest is 16") as error:
+        sy.train(**words, gbs=8)  # type: ignore[arg-type]
+    assert error.value.problems[0].field == "gbs"
+    assert sy.train(**words, gbs=16).step_s > 0  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="nearest is 16"):
+        sy.train(**words, gbs=17)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ __all__ = [
     "TASKS",
     "Exchange",
     "TrainPlan",
+    "batches_run",
     "degree_problems",
     "layout_problems",
     "stages_run",
@@ -219,6 +220,12 @@ def stages_run(schedule: str, pp: Any) -> Any:
     return (pp > 1) & (pp % (2 if schedule in ("dualpipe", "chimera") else 1) == 0)
 
 
+def batches_run(schedule: str, pp: Any, micro_batches: Any) -> Any:
+    """Whether a schedule has enough micro-batches on so many stages, and pairs of them where it has two directions."""
+    pairs = micro_batches % (2 if schedule in ("dualpipe", "chimera") else 1) == 0
+    return pairs & (micro_batches >= (2 * pp if schedule.startswith("dualpipe") else 1))
+
+
 def degree_problems(plan: TrainPlan, model: Workload) -> Iterator[Problem]:
     """What is wrong with single degrees, whatever the others are: they do not divide the model."""
     for queries, keys in model.head_groups:
@@ -260,6 +267,12 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         at_once = plan.mbs * plan.dp
         near = max(at_once, round(plan.gbs / at_once) * at_once)
         yield Problem("gbs", f"{plan.gbs} is no multiple of mbs {plan.mbs} x dp {plan.dp}; nearest is {near}")
+    elif stages_run(plan.schedule, plan.pp) and not batches_run(plan.schedule, plan.pp, plan.micro_batches):
+        most = 2 * max(plan.pp, plan.micro_batches) + 2
+        fit = [m for m in range(1, most) if batches_run(plan.schedule, plan.pp, m)]
+        near = min(fit, key=lambda m: abs(m - plan.micro_batches)) * plan.mbs * plan.dp
+        said = f"{plan.micro_batches} micro-batches of a replica are too few or no pairs for {plan.schedule}"
+        yield Problem("gbs", f"{said} on {plan.pp} stages; nearest is {near}")
     if plan.cp % plan.around:
         near = max(d for d in range(1, plan.cp + 1) if plan.cp % d == 0 and d <= plan.around)
         yield Problem("ring", f"{plan.around} does not divide cp {plan.cp}; nearest is {near}")

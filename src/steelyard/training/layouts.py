@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import static_power_w
-from steelyard.deployment.train_plan import TrainPlan, stages_run
+from steelyard.deployment.train_plan import TrainPlan, batches_run, stages_run
 from steelyard.machine.cluster import Cluster
 from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, blended, parts_of, table_of, taken
@@ -251,7 +251,7 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
             legal &= whole % space.shard == 0
         at_once = np.maximum(mbs * whole, 1)
         micro = plan.gbs // at_once
-        legal &= (plan.gbs % at_once == 0) & ((vp == 1) | (micro % pp == 0))
+        legal &= (plan.gbs % at_once == 0) & ((vp == 1) | (micro % pp == 0)) & batches_run(plan.schedule, pp, micro)
         if not legal.any():
             continue
         kept = np.flatnonzero(legal)
