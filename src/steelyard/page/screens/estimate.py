@@ -21,6 +21,7 @@ _WHY = {
     "memory": "reading memory",
     "network": "exchanges between devices",
     "overhead": "launches and the host",
+    "host": "launches of the host",
 }
 
 
