@@ -156,6 +156,9 @@ class _Page:
         stored = self.jobs.store.get(alone)
         if isinstance(stored, Shown):
             return made.answered(stored)
+        known = self.jobs.known(question)
+        if known is not None and known["problems"]:
+            return made.refused([Wrong(**one) for one in known["problems"]])
         return made
 
     async def asset(self, request: Request) -> Response:

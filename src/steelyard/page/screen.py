@@ -15,10 +15,10 @@ from typing import Any
 from steelyard.errors import UnknownName
 from steelyard.scenario.fields import Field
 
-__all__ = ["SCREENS", "Screen", "Shown", "screen", "screens"]
+__all__ = ["SCREENS", "Screen", "Shown", "fact", "screen", "screens"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
-SCREENS = ("estimate", "simulate", "literature", "validation", "catalogue", "machine")
+SCREENS = ("estimate", "plan", "simulate", "train", "train_plan", "literature", "validation", "catalogue", "machine")
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
 Tell = Callable[[str, float | None], None]
@@ -77,6 +77,10 @@ class Screen:
     """The fields of its form where they are not those of a verb; each group is a topic of theirs."""
     listed: bool = True
     """Whether the navigation names it."""
+    under: str = ""
+    """The listed screen that it is another side of."""
+    sides: Callable[[Mapping[str, Sequence[str]]], Sequence[tuple[str, str]]] | None = None
+    """Title and address of its sides for what is given, this one among them: shown as tabs above the answer."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What it takes beside the fields of its verb, by name with what it means (of a screen without a form)."""
 
@@ -94,6 +98,20 @@ class Screen:
     def called(self) -> str:
         """The name of the function in Python."""
         return self.function or self.verb or self.name
+
+
+def fact(name: str, label: str, value: float | None, unit: str, below: str = "", ends: Any = None) -> dict[str, Any]:
+    """One figure of the strip of an answer.
+
+    Args:
+        name: by which it is found: ``ttft_s``.
+        label: above it.
+        value: in SI units; None: not known.
+        unit: ``s``, ``USD``, ...; ``1`` of a plain number.
+        below: what is said below it.
+        ends: its 80 % interval.
+    """
+    return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
 
 
 @cache

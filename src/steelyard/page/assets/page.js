@@ -242,6 +242,12 @@ export function set(values, column = active) {
   return go(all, {swap: true});
 }
 
+// The same by a button: what takes long is run at once, unless its answer is kept.
+async function press(values, column) {
+  await set(values, column);
+  if (long && !document.querySelector('#answer .answer')) ask({});
+}
+
 document.addEventListener('input', event => {
   const range = event.target;
   if (range.type !== 'range' || !range.dataset.for) return;
@@ -280,9 +286,9 @@ document.addEventListener('click', event => {
     active = Math.max(1, active - 1);
     go(all, {swap: true});
   } else if ('set' in data) {
-    set({[data.set]: data.value}, Number(data.column));
+    press({[data.set]: data.value}, Number(data.column));
   } else if ('change' in data) {
-    set(JSON.parse(data.change), Number(data.column));
+    press(JSON.parse(data.change), Number(data.column));
   } else if ('use' in data) {
     use(data.use, data.name);
   } else if ('sort' in data) {

@@ -29,7 +29,7 @@ function follow(job, done) {
 
 // Starts a run of a question; `done` when it is over.
 export async function start(screen, query, done, say) {
-  history.pushState(null, '', `?${query}`);
+  if (location.search !== `?${query}`) history.pushState(null, '', `?${query}`);
   try {
     const found = await fetch(`/jobs/${screen}?${query}&_again=1`, {method: 'POST'});
     const said = await found.json();

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from steelyard.deployment.plan import DEGREES
-from steelyard.page.screen import Screen, Shown, Tell
+from steelyard.page.screen import Screen, Shown, Tell, fact
 from steelyard.report.figures import figures_of
 from steelyard.scenario.fields import ALONE, GROUPS, NETWORK, fields_of
 from steelyard.units import format_quantity as q
@@ -93,18 +93,13 @@ def _times_limit(d: Mapping[str, Any], name: str) -> str:
     return f"{d[name] / limit:.2f} times the physical limit" if limit and d[name] else "as long as shown"
 
 
-def _fact(name: str, label: str, value: float | None, unit: str, below: str = "", ends: Any = None) -> dict[str, Any]:
-    """One figure of the strip, with its interval and what is said below it."""
-    return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
-
-
 def _facts(d: Mapping[str, Any], causal: bool, thing: str) -> list[dict[str, Any]]:
     """The figures of the strip."""
     spans, limits = d["interval"], d["limit"]
 
     def time(label: str, name: str) -> dict[str, Any]:
         least = f"limit {q(limits[name], 's')}" if limits.get(name) else ""
-        return _fact(name, label, d[name], "s", least, spans.get(name))
+        return fact(name, label, d[name], "s", least, spans.get(name))
 
     head = [time("first token" if causal else "answer", "ttft_s")]
     if causal:
@@ -116,9 +111,9 @@ def _facts(d: Mapping[str, Any], causal: bool, thing: str) -> list[dict[str, Any
     price = f"{hourly:,.2f} USD/h a device" if hourly is not None else "no price known"
     return [
         *head,
-        _fact("tokens_per_s", f"{thing}s per second", d["tokens_per_s"], "1", ", ".join(each)),
-        _fact("energy_j_per_token", f"energy per {thing}", d["energy_j_per_token"], "J", f"{watts:,.0f} W a device"),
-        _fact("usd_per_million_tokens", f"per million {thing}s", d["usd_per_million_tokens"], "USD", price),
+        fact("tokens_per_s", f"{thing}s per second", d["tokens_per_s"], "1", ", ".join(each)),
+        fact("energy_j_per_token", f"energy per {thing}", d["energy_j_per_token"], "J", f"{watts:,.0f} W a device"),
+        fact("usd_per_million_tokens", f"per million {thing}s", d["usd_per_million_tokens"], "USD", price),
     ]
 
 
@@ -141,11 +136,11 @@ def _network(e: Any) -> Shown:
     least = f"limit {q(d['limit']['latency_s'], 's')}"
     price = spans.get("usd_per_million_items")
     facts = [
-        _fact("latency_s", "latency", d["latency_s"], "s", least, spans["latency_s"]),
-        _fact("throughput_per_s", "items per second", d["throughput_per_s"], "1", "", spans["throughput_per_s"]),
-        _fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{watts:,.0f} W a device"),
-        _fact("usd_per_million_items", "per million items", d["usd_per_million_items"], "USD", "", price),
-        _fact("macs", "work per item", d["macs"], "MAC", f"{d['parameters'] / 1e6:,.4g} M parameters"),
+        fact("latency_s", "latency", d["latency_s"], "s", least, spans["latency_s"]),
+        fact("throughput_per_s", "items per second", d["throughput_per_s"], "1", "", spans["throughput_per_s"]),
+        fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{watts:,.0f} W a device"),
+        fact("usd_per_million_items", "per million items", d["usd_per_million_items"], "USD", "", price),
+        fact("macs", "work per item", d["macs"], "MAC", f"{d['parameters'] / 1e6:,.4g} M parameters"),
     ]
     ratio = d["latency_s"] / d["limit"]["latency_s"] if d["limit"]["latency_s"] else 0.0
     remedy = None if d["fits"] else {"change": report.remedy(e), "arguments": {}}

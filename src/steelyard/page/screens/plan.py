@@ -1,0 +1,159 @@
+"""Plan: the cheapest deployment that meets the SLOs, the fronts, the candidates, and what launches the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from steelyard.page.candidates import HEADS, opened, rows_of
+from steelyard.page.screen import Screen, Shown, Tell, fact
+from steelyard.report.figures import figures_of
+from steelyard.units import figure
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.search.answer import Answer, Candidate
+
+__all__ = ["SCREEN"]
+
+_STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+#: Files of the folder that the page itself is, or that are its twins.
+_ELSEWHERE = ("report.html", "front.svg", "plan.json")
+
+
+def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
+    """The plan of one question."""
+    import steelyard as sy
+    from steelyard.report import plan as report
+
+    answer = sy.plan(**words, tell=tell)
+    w, model = answer.winner, str(words["model"])
+    near = answer.infeasible
+    shown = w if w is not None else near.closest if near is not None else None
+    view: dict[str, Any] = {
+        "title": answer.question.model,
+        "lines": report.question_lines(answer.question),
+        "winner": None if w is None else _named(w),
+        "closest": None if w is not None or shown is None else _named(shown),
+        "why_nothing": "" if near is None else near.reason,
+        "changes": [] if near is None else [_change(c) for c in near.nearest],
+        "facts": [] if w is None else _facts(w),
+        "times": [] if shown is None else _times(answer, shown),
+        "statistics": _STATISTICS,
+        "why": list(answer.why),
+        "breaks_first": answer.breaks_first,
+        "narrowing": answer.narrowing,
+        "certainty": report.certainty_lines(answer),
+        "heads": HEADS,
+        "rows": rows_of(answer, model),
+        "star": report.star(answer),
+        "open": {} if shown is None else opened(answer, shown, model),
+        "ways": _ways(answer),
+        "fleet": _fleet(answer),
+        "effort": report.effort(answer),
+        "notes": {
+            "assumed": answer.ledger.assumptions,
+            "guessed": answer.ledger.guesses,
+            "sources": answer.ledger.sources,
+        },
+    }
+    drawn = [f.to_dict() for f in figures_of(answer)]
+    return Shown(report.to_dict(answer), report.flat_rows(answer), drawn, view, _files(answer))
+
+
+def _named(c: Candidate) -> dict[str, str]:
+    """A candidate in words."""
+    from steelyard.report import plan as report
+
+    return {
+        "machines": report.machines_text(c) + "*" * report.unmeasured(c),
+        "shape": c.shape,
+        "how": report.formats(c),
+        "limits": report.limits(c),
+    }
+
+
+def _facts(w: Candidate) -> list[dict[str, Any]]:
+    """The figures of the strip."""
+    spans = w.interval
+    per = w.usd_per_million_tokens
+    rent = "no price known" if per is None else f"{q(per, 'USD')} per million tokens"
+    each = f"{figure(w.tokens_per_s_per_device)} tokens/s a device at most"
+    chance = w.chance.get("all")
+    found = [
+        fact("usd_per_hour", "rent per hour", w.rent_usd_per_hour, "USD", rent),
+        fact("ttft_s", "time to first token", w.ttft_s, "s", "at the SLO's percentile", spans.get("ttft_s")),
+        fact("tpot_s", "time per token", w.tpot_s, "s", "at the SLO's percentile", spans.get("tpot_s")),
+        fact("max_rate_per_s", "holds requests/s", w.max_rate_per_s, "1", each, spans.get("max_rate_per_s")),
+        fact("watts", "power", w.watts, "W", "with hosts, mean"),
+    ]
+    if chance is not None:
+        found.append(fact("chance", "chance to hold all", round(100 * chance, 1), "%", "by the 80 % intervals"))
+    return found
+
+
+def _times(answer: Answer, c: Candidate) -> list[dict[str, Any]]:
+    """Rows of the table of times."""
+    from steelyard.report import plan as report
+
+    return [
+        {
+            "label": label,
+            "cells": cells,
+            "span": span,
+            "targets": [
+                {"words": f"{t.label} {q(t.limit_s, 's')}", "good": good, "chance": report.verdict(c, t)}
+                for t, good in targets
+            ],
+        }
+        for label, cells, span, targets in report.expected(answer, c, _STATISTICS)
+    ]
+
+
+def _change(change: Any) -> dict[str, Any]:
+    from steelyard.report import plan as report
+
+    w = change.winner
+    words = f"{report.machines_text(w)}, {w.shape}, {report.money(w)}"
+    return {"text": change.text, "words": words, "arguments": {n: str(v) for n, v in change.arguments.items()}}
+
+
+def _ways(answer: Answer) -> dict[str, Any] | None:
+    """Devices of one's own against an API."""
+    from steelyard.report import ways as report
+
+    if answer.ways is None:
+        return None
+    return {"heads": report.HEADS, "rows": report.rows(answer.ways), "lines": report.lines(answer.ways)}
+
+
+def _fleet(answer: Answer) -> list[str]:
+    from steelyard.report.fleet import lines
+
+    return [] if answer.fleet is None else lines(answer.fleet)
+
+
+def _files(answer: Answer) -> dict[str, str]:
+    """What launches the winner; none where no files are written for its engine."""
+    from steelyard.errors import InputError
+    from steelyard.report.plan_files import plan_files
+
+    if answer.winner is None:
+        return {}
+    try:
+        made = plan_files(answer)
+    except InputError:
+        return {}
+    return {name: text for name, text in made.items() if name not in _ELSEWHERE}
+
+
+SCREEN = Screen(
+    name="plan",
+    title="Plan",
+    says="The cheapest deployment that meets the SLOs, with the files that launch it.",
+    ask=ask,
+    verb="plan",
+    usual="model rate concurrency isl osl trace ttft tpot on objective engine budget max_gpus sure against",
+    start={"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"},
+    long=True,
+)

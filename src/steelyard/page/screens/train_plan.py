@@ -1,0 +1,139 @@
+"""The best layout of training: machines, their number and the layout, for a deadline and a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from steelyard.deployment.failures import DAY_S
+from steelyard.page.screen import Screen, Shown, Tell
+from steelyard.page.trained import layout_of, sides_of, view_of
+from steelyard.report.figures import figures_of
+from steelyard.scenario.fields import fields_of
+from steelyard.units import format_quantity as q
+
+if TYPE_CHECKING:
+    from steelyard.search.training import Row, TrainAnswer
+
+__all__ = ["SCREEN"]
+
+HEADS = (
+    ("machine", True),
+    ("devices", False),
+    ("layout", True),
+    ("micro-batch", False),
+    ("computed again", True),
+    ("step", False),
+    ("days", False),
+    ("USD", False),
+    ("MWh", False),
+    ("chance", False),
+    ("why not", True),
+)
+
+
+def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
+    """The plan of training of one question."""
+    import steelyard as sy
+    from steelyard.report import train_plan as report
+
+    answer = sy.plan_training(**words, tell=tell)
+    w, asked = answer.winner, answer.question
+    limits = [f"within {asked.by_s / DAY_S:g} days"] if asked.by_s is not None else []
+    limits += [f"for at most {asked.budget_usd:,.0f} USD"] if asked.budget_usd is not None else []
+    sure = f", with {asked.sure:.0%}" if limits else ""
+    view: dict[str, Any] = {"title": str(words["model"]), "fits": True, **({} if w is None else view_of(w))}
+    view |= {
+        "asked": f"Wanted: least {asked.objective}{', ' if limits else ''}{' and '.join(limits)}{sure}.",
+        "reason": "" if w is not None else answer.reason,
+        "nearest": "" if w is not None else report.nearest(answer),
+        "heads": HEADS,
+        "rows": _rows(answer, words),
+        "length": "" if asked.scenarios[0].tokens else "No length is given: days and money are of a trillion tokens.",
+        "effort": f"{answer.screened:,} layouts priced, {answer.seconds:.2f} s of CPU",
+    }
+    drawn = [f.to_dict() for f in figures_of(answer)]
+    files = {} if w is None else {n: t for n, t in report.files(answer).items() if not n.endswith("plan.json")}
+    return Shown(report.to_dict(answer), report.flat_rows(answer), drawn, view, files)
+
+
+def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The best layout of every machine and number of devices, the winner first, then the fastest."""
+    best = None if answer.winner is None else _key(answer.winner.scenario)
+    found = []
+    for row in answer.rows:
+        s = row.scenario
+        cells: list[tuple[str, Any]] = [
+            (s.cluster.machine.name, None),
+            (f"{s.cluster.count:,}", s.cluster.count),
+            (s.plan.shape, None),
+            (f"{s.plan.mbs:,}", s.plan.mbs),
+            (", ".join(s.plan.recompute) or "nothing", None),
+            (q(row.step_s, "s"), row.step_s),
+            (f"{row.days:,.1f}", row.days),
+            ("–", "") if row.usd is None else (f"{row.usd:,.0f}", row.usd),
+            (f"{row.kwh / 1e3:,.1f}", row.kwh),
+            (f"{row.chance:.0%}", row.chance),
+            (_why_not(answer, row), None),
+        ]
+        found.append({"cells": cells, "winner": _key(s) == best, "open": _opened(row, words)})
+    found.sort(key=lambda r: (not r["winner"], r["cells"][6][1]))
+    return found
+
+
+def _key(scenario: Any) -> tuple[str, int, str]:
+    return scenario.cluster.machine.name, scenario.cluster.count, scenario.plan.framework.name
+
+
+def _why_not(answer: TrainAnswer, row: Row) -> str:
+    """What the best layout on so many devices lacks, against the winner's row."""
+    asked = answer.question
+    best = None if answer.winner is None else _key(answer.winner.scenario)
+    if _key(row.scenario) == best:
+        return "the winner"
+    said = []
+    if asked.by_s is not None and row.days > asked.by_s / DAY_S:
+        said.append("too late")
+    if asked.budget_usd is not None and row.usd is not None and row.usd > asked.budget_usd:
+        said.append("too dear")
+    if not said and row.chance < asked.sure:
+        said.append(f"holds with {row.chance:.0%}, {asked.sure:.0%} is asked")
+    won = next((r for r in answer.rows if _key(r.scenario) == best), None)
+    if won is not None:
+        pairs = {
+            "time": (row.days, won.days, "days"),
+            "energy": (row.kwh, won.kwh, "energy"),
+            "cost": (row.usd or row.days, won.usd or won.days, "money" if won.usd else "days"),
+        }
+        own, least, what = pairs[asked.objective]
+        if own > least * 1.0005:
+            said.append(f"{own / least - 1:.1%} more {what}" if own < 3 * least else f"{own / least:.1f} times the {what}")
+    return "; ".join(said) or "as good"
+
+
+def _opened(row: Row, words: Mapping[str, Any]) -> str:
+    """The query that weighs a layout in ``train``."""
+    s, known = row.scenario, fields_of("train")
+    same = {n: v for n, v in words.items() if n in known and n not in ("on", "max_gpus", "framework")}
+    named = {"on": f"{s.cluster.machine.name}:{s.cluster.count}", "framework": s.plan.framework.name}
+    return urlencode({**same, **named, "gbs": s.plan.gbs, **layout_of(s.plan, "train")}, doseq=True)
+
+
+SCREEN = Screen(
+    name="train_plan",
+    title="The best layout",
+    says="The machines, their number and the layout of a training run that ends in time and in budget.",
+    ask=ask,
+    verb="plan_training",
+    command="plan --train",
+    function="plan_training",
+    usual="model on framework precision gbs seq tokens failures objective by budget max_gpus sure",
+    start={"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"},
+    long=True,
+    listed=False,
+    under="train",
+    template="train.html",
+    sides=partial(sides_of, "train_plan"),
+)
