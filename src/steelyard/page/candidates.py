@@ -27,15 +27,12 @@ __all__ = ["HEADS", "opened", "rows_of", "why_not"]
 HEADS = (
     ("candidate", True),
     ("devices", False),
-    ("engine, formats", True),
     ("USD/h", False),
-    ("USD/M tokens", False),
     ("TTFT", False),
     ("TPOT", False),
     ("requests/s", False),
     ("tokens/s a user", False),
     ("tokens/s a device", False),
-    ("W", False),
     ("chance", False),
     ("why not", True),
 )
@@ -57,20 +54,18 @@ def rows_of(answer: Answer, model: str) -> list[dict[str, Any]]:
         cells: list[tuple[str, Any]] = [
             (f"{c.machine}{'*' * report.unmeasured(c)}, {c.shape}", None),
             (f"{c.devices:,}{'!' * report.unbuilt(c)}", c.devices),
-            (f"{c.engine}, {c.formats.get('weights')}, KV {c.formats.get('kv')}", None),
             _money(c.rent_usd_per_hour),
-            _money(c.usd_per_million_tokens),
             (q(c.ttft_s, "s"), c.ttft_s),
             (q(c.tpot_s, "s"), c.tpot_s),
             (figure(c.max_rate_per_s), c.max_rate_per_s),
             (figure(c.tokens_per_s_per_user), c.tokens_per_s_per_user),
             (figure(c.tokens_per_s_per_device), c.tokens_per_s_per_device),
-            (f"{c.watts:,.0f}", c.watts),
             (chance_text(c.chance[ALL]), c.chance[ALL]) if c.chance else ("–", ""),
             (why_not(answer, c), None),
         ]
         best = w is not None and c.deployment == w.deployment
-        rows.append({"cells": cells, "winner": best, "open": opened(answer, c, model)})
+        below = f"{c.engine}, {c.formats.get('weights')}, KV {c.formats.get('kv')}"
+        rows.append({"cells": cells, "below": below, "winner": best, "open": opened(answer, c, model)})
     return rows
 
 

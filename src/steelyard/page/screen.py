@@ -15,7 +15,7 @@ from typing import Any
 from steelyard.errors import UnknownName
 from steelyard.scenario.fields import Field
 
-__all__ = ["SCREENS", "Screen", "Shown", "fact", "screen", "screens"]
+__all__ = ["SCREENS", "Screen", "Shown", "fact", "screen", "screens", "with_addresses"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
 SCREENS = ("estimate", "plan", "simulate", "train", "train_plan", "literature", "validation", "catalogue", "machine")
@@ -112,6 +112,20 @@ def fact(name: str, label: str, value: float | None, unit: str, below: str = "",
         ends: its 80 % interval.
     """
     return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
+
+
+def with_addresses(figure: dict[str, Any], places: Mapping[str, str]) -> dict[str, Any]:
+    """A plain figure whose points open an address at a click.
+
+    Args:
+        figure: as :meth:`steelyard.report.figures.Figure.to_dict` makes it; it is changed.
+        places: addresses of this server by the words of a point.
+    """
+    for series in figure["option"]["series"]:
+        for point in series.get("data", ()):
+            if isinstance(point, dict) and (address := places.get(point.get("words", ""))):
+                point["open"] = address
+    return figure
 
 
 @cache

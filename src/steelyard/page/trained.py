@@ -14,13 +14,13 @@ from steelyard.units import figure
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from steelyard.deployment.training import TrainPlan
+    from steelyard.deployment.train_plan import TrainPlan
     from steelyard.training.estimate import TrainEstimate
 
 __all__ = ["LAYOUT", "layout_of", "sides_of", "view_of"]
 
 #: Fields that are the layout: a plan leaves them open when it comes from one.
-LAYOUT = frozenset("tp pp vp dp cp ep etp zero shard schedule recompute mbs".split())
+LAYOUT = frozenset(["tp", "pp", "vp", "dp", "cp", "ep", "etp", "zero", "shard", "schedule", "recompute", "mbs"])
 _SIDES = (("My layout", "train", "train"), ("The best layout", "train_plan", "plan_training"))
 
 
@@ -110,7 +110,9 @@ def _facts(found: TrainEstimate) -> list[dict[str, Any]]:
         least = f"{run.ideal_days:,.1f} without failures"
         facts.append(fact("days", "days of the run", run.days["p50"], "1", least, _ends(run.days)))
         if run.usd is not None:
-            facts.append(fact("usd", "the run, USD", run.usd["p50"], "1", count(run.tokens) + f" {item}s", _ends(run.usd)))
+            facts.append(
+                fact("usd", "the run, USD", run.usd["p50"], "1", count(run.tokens) + f" {item}s", _ends(run.usd))
+            )
     return facts
 
 

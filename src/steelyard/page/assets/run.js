@@ -39,6 +39,7 @@ export async function start(screen, query, done, say) {
       return;
     }
     say('');
+    document.getElementById('run')?.scrollIntoView({block: 'nearest'});
     follow(said.job, done);
   } catch {
     say('the server does not answer; is `steelyard serve` still running?', true);

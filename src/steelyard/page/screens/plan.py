@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.page.candidates import HEADS, opened, rows_of
-from steelyard.page.screen import Screen, Shown, Tell, fact
+from steelyard.page.screen import Screen, Shown, Tell, fact, with_addresses
 from steelyard.report.figures import figures_of
 from steelyard.units import figure
 from steelyard.units import format_quantity as q
@@ -26,7 +27,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     import steelyard as sy
     from steelyard.report import plan as report
 
-    answer = sy.plan(**words, tell=tell)
+    answer = sy.plan(**words, tell=lambda said: tell(said, None))
     w, model = answer.winner, str(words["model"])
     near = answer.infeasible
     shown = w if w is not None else near.closest if near is not None else None
@@ -57,8 +58,19 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
             "sources": answer.ledger.sources,
         },
     }
-    drawn = [f.to_dict() for f in figures_of(answer)]
+    drawn = [with_addresses(f.to_dict(), _addresses(answer, model)) for f in figures_of(answer)]
     return Shown(report.to_dict(answer), report.flat_rows(answer), drawn, view, _files(answer))
+
+
+def _addresses(answer: Answer, model: str) -> dict[str, str]:
+    """Where a click on a dot leads, by what the dot says."""
+    from steelyard.report.figures.plan import candidate_words
+
+    found = {}
+    for c in (*([answer.winner] if answer.winner else []), *answer.runners_up, *answer.front, *answer.cost_front):
+        if queries := opened(answer, c, model):
+            found[candidate_words(c)] = f"/estimate?{queries['estimate']}"
+    return found
 
 
 def _named(c: Candidate) -> dict[str, str]:
@@ -88,7 +100,7 @@ def _facts(w: Candidate) -> list[dict[str, Any]]:
         fact("watts", "power", w.watts, "W", "with hosts, mean"),
     ]
     if chance is not None:
-        found.append(fact("chance", "chance to hold all", round(100 * chance, 1), "%", "by the 80 % intervals"))
+        found.append(fact("chance", "chance to hold all", math.floor(1000 * chance) / 10, "%", "by the 80 % intervals"))
     return found
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from steelyard.deployment.failures import DAY_S
-from steelyard.page.screen import Screen, Shown, Tell
+from steelyard.page.screen import Screen, Shown, Tell, with_addresses
 from steelyard.page.trained import layout_of, sides_of, view_of
 from steelyard.report.figures import figures_of
 from steelyard.scenario.fields import fields_of
@@ -38,8 +38,9 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     """The plan of training of one question."""
     import steelyard as sy
     from steelyard.report import train_plan as report
+    from steelyard.report.figures.train_plan import row_words
 
-    answer = sy.plan_training(**words, tell=tell)
+    answer = sy.plan_training(**words, tell=lambda said: tell(said, None))
     w, asked = answer.winner, answer.question
     limits = [f"within {asked.by_s / DAY_S:g} days"] if asked.by_s is not None else []
     limits += [f"for at most {asked.budget_usd:,.0f} USD"] if asked.budget_usd is not None else []
@@ -54,7 +55,8 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         "length": "" if asked.scenarios[0].tokens else "No length is given: days and money are of a trillion tokens.",
         "effort": f"{answer.screened:,} layouts priced, {answer.seconds:.2f} s of CPU",
     }
-    drawn = [f.to_dict() for f in figures_of(answer)]
+    places = {row_words(r): f"/train?{_opened(r, words)}" for r in answer.rows}
+    drawn = [with_addresses(f.to_dict(), places) for f in figures_of(answer)]
     files = {} if w is None else {n: t for n, t in report.files(answer).items() if not n.endswith("plan.json")}
     return Shown(report.to_dict(answer), report.flat_rows(answer), drawn, view, files)
 
@@ -62,7 +64,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
 def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The best layout of every machine and number of devices, the winner first, then the fastest."""
     best = None if answer.winner is None else _key(answer.winner.scenario)
-    found = []
+    found: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
     for row in answer.rows:
         s = row.scenario
         cells: list[tuple[str, Any]] = [
@@ -78,9 +80,10 @@ def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]
             (f"{row.chance:.0%}", row.chance),
             (_why_not(answer, row), None),
         ]
-        found.append({"cells": cells, "winner": _key(s) == best, "open": _opened(row, words)})
-    found.sort(key=lambda r: (not r["winner"], r["cells"][6][1]))
-    return found
+        won = _key(s) == best
+        made = {"cells": cells, "winner": won, "open": _opened(row, words)}
+        found.append(((not won, row.days, row.usd or 0.0, len(found)), made))
+    return [made for _, made in sorted(found, key=lambda pair: pair[0])]
 
 
 def _key(scenario: Any) -> tuple[str, int, str]:
@@ -109,7 +112,9 @@ def _why_not(answer: TrainAnswer, row: Row) -> str:
         }
         own, least, what = pairs[asked.objective]
         if own > least * 1.0005:
-            said.append(f"{own / least - 1:.1%} more {what}" if own < 3 * least else f"{own / least:.1f} times the {what}")
+            said.append(
+                f"{own / least - 1:.1%} more {what}" if own < 3 * least else f"{own / least:.1f} times the {what}"
+            )
     return "; ".join(said) or "as good"
 
 

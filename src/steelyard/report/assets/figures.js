@@ -338,6 +338,7 @@
       return;
     }
     const chart = echarts.init(plot, null, {renderer: 'svg'});
+    chart.on('click', point => { if (point.data?.open) location.assign(point.data.open); });
     const entry = {chart, data, figure, plot, hidden: new Set(), width: plot.clientWidth};
     charts.set(plot, entry);
     render(entry);

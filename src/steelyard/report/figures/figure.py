@@ -4,9 +4,9 @@ Pages, reports and notebooks show the same figures. ``figures.js`` draws every `
 lies in ``<script type="application/json" id="figure-NAME">``; without the chart library the sentence and the table
 remain.
 
-An option is plain JSON. Three things in it are ours: a colour ``--c0`` is that colour of the stylesheet, a formatter
-``{"unit": "s"}`` writes numbers in that unit, and ``words`` of a point is what it says under the pointer; ``height``
-is that of the picture in pixels.
+An option is plain JSON. Four things in it are ours: a colour ``--c0`` is that colour of the stylesheet, a formatter
+``{"unit": "s"}`` writes numbers in that unit, ``words`` of a point is what it says under the pointer and ``open`` the
+address that a click on it opens; ``height`` is that of the picture in pixels.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from steelyard.search.answer import Answer, Candidate
     from steelyard.search.ways import Ways
 
-__all__ = ["front_figures", "plan_figures", "ways_figure"]
+__all__ = ["candidate_words", "front_figures", "plan_figures", "ways_figure"]
 
 #: Diameter of a candidate and of the winner, pixels.
 _DOT, _BEST = 9, 16
@@ -87,7 +87,8 @@ def _group(c: Candidate) -> str:
     return f"{c.machine}, {c.mode}"
 
 
-def _words(c: Candidate) -> str:
+def candidate_words(c: Candidate) -> str:
+    """What the dot of a candidate says under the pointer."""
     return (
         f"{report.machines_text(c)}: {c.shape}, {c.engine}\n{report.money(c)}\n"
         f"TTFT {q(c.ttft_s, 's')}, TPOT {q(c.tpot_s, 's')}"
@@ -120,7 +121,8 @@ def _front(
         best = [winner is not None and c.deployment == winner.deployment for c, _ in mine]
         x, y = zip(*(place(c) for c, _ in mine), strict=True)
         style = {"color": colour(i), "borderColor": "--page", "borderWidth": 1}
-        made = dots(group, x, y, words=[_words(c) for c, _ in mine], itemStyle=style, symbol=_SHAPES[i // 6 % 6])
+        words = [candidate_words(c) for c, _ in mine]
+        made = dots(group, x, y, words=words, itemStyle=style, symbol=_SHAPES[i // 6 % 6])
         for item, (_, on), won in zip(made["data"], mine, best, strict=True):
             item["symbolSize"] = _BEST if won else _DOT
             if won:
@@ -158,7 +160,7 @@ def _certainty(answer: Answer) -> Figure | None:
     if len(known) < 2:
         return None
     chances, rents = [p * 100 for p in known], [c.rent_usd_per_hour or 0.0 for c in known.values()]
-    words = [f"{p:.0%} sure\n{_words(c)}" for p, c in known.items()]
+    words = [f"{p:.0%} sure\n{candidate_words(c)}" for p, c in known.items()]
     says = "; ".join(
         f"{p:.0%} sure: {c.rent_usd_per_hour:,.2f} USD/h, {c.shape} on {c.machine}" for p, c in known.items()
     )

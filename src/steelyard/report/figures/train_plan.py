@@ -12,7 +12,7 @@ from steelyard.report.figures.train import train_figures
 if TYPE_CHECKING:
     from steelyard.search.training import TrainAnswer
 
-__all__ = ["plan_figures"]
+__all__ = ["plan_figures", "row_words"]
 
 
 def plan_figures(answer: TrainAnswer) -> list[Figure]:
@@ -27,7 +27,8 @@ def _machines(answer: TrainAnswer) -> list[str]:
     return list(dict.fromkeys(r.scenario.cluster.machine.name for r in answer.rows))
 
 
-def _row_words(row: Any) -> str:
+def row_words(row: Any) -> str:
+    """What the dot of a number of devices says under the pointer."""
     s = row.scenario
     money = "" if row.usd is None else f", {row.usd:,.0f} USD"
     took = f"{row.days:,.1f} days{money}, sure {row.chance:.0%}"
@@ -50,7 +51,7 @@ def _front(answer: TrainAnswer) -> Figure | None:
                     machine,
                     x,
                     y,
-                    words=[_row_words(r) for r in mine],
+                    words=[row_words(r) for r in mine],
                     lineStyle={**tone, "opacity": 0.5},
                     itemStyle=tone,
                 )
@@ -104,7 +105,7 @@ def _counts(answer: TrainAnswer) -> Figure | None:
         )
         x, y = [r.scenario.cluster.count for r in mine], [r.days for r in mine]
         tone = {"color": colour(i)}
-        series.append(line(machine, x, y, words=[_row_words(r) for r in mine], lineStyle=tone, itemStyle=tone))
+        series.append(line(machine, x, y, words=[row_words(r) for r in mine], lineStyle=tone, itemStyle=tone))
     least = min(answer.rows, key=lambda r: r.scenario.cluster.count)
     most = max(r.scenario.cluster.count for r in answer.rows)
     first = least.scenario.cluster.count
