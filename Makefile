@@ -84,6 +84,7 @@ $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.dev: pyproject.toml validation/pyproject.toml .ci/dependencies.txt | $(VENV)/bin/python
 	$(call install,[dev],-e ./validation -c .ci/dependencies.txt)
+	-@$(PYTHON) hatch_build.py axe
 
 $(VENV)/.docs: pyproject.toml | $(VENV)/bin/python
 	$(call install,[docs],-e ./validation)

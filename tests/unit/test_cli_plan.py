@@ -115,7 +115,7 @@ def test_out_is_a_folder_or_a_file(asked: dict[str, Any], tmp_path: Path, capsys
     assert "README.md says what each is" in capsys.readouterr().out
     names = {p.name for p in (tmp_path / "deploy").iterdir()}
     assert {"README.md", "serve.sh", "plan.json", "plan.toml", "report.html"} <= names
-    assert "<svg" in (tmp_path / "a.html").read_text()
+    assert 'data-figure="front"' in (tmp_path / "a.html").read_text()
     assert main([*ASK, "--out", str(tmp_path / "deploy")]) == 2
     assert "not empty" in capsys.readouterr().err
     assert main([*ASK, "--out", str(tmp_path / "deploy"), "--force", "--json"]) == 0

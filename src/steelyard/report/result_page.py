@@ -78,7 +78,7 @@ def _last_left(row: Sequence[str]) -> list[str]:
 
 
 def _stamp(provenance: Any) -> str:
-    return str(provenance.get("scenario_hash", ""))[:16]
+    return str(provenance.get("hash", ""))[:16]
 
 
 def _network(found: NetEstimate) -> dict[str, Any]:

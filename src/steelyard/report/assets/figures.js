@@ -212,7 +212,7 @@
       const shade = token.startsWith('--') ? style.getPropertyValue(token).trim() : token;
       if (look.color === 'transparent') swatch.style.border = `1px dashed ${shade}`;
       else swatch.style.background = shade;
-      if (look.opacity !== undefined) swatch.style.opacity = look.opacity;
+      if (look.opacity !== undefined && s.type !== 'scatter') swatch.style.opacity = look.opacity;
       if (s.type === 'line' && !s.areaStyle) swatch.className = 'stroke';
       button.append(swatch, s.name);
       button.setAttribute('aria-pressed', String(!entry.hidden.has(s.name)));

@@ -183,9 +183,11 @@ def place_figures(found: Places) -> list[Figure]:
         for n, a, b in zip(names, x, y, strict=True)
     ]
     drawn = dots("places", x, y, words=words, symbolSize=10, itemStyle={"color": "--c0", "opacity": 0.8})
-    for item, n in zip(drawn["data"], names, strict=True):
-        item["label"] = {"show": True, "formatter": n, "position": "right", "fontSize": 11}
-    drawn["labelLayout"] = {"hideOverlap": True}
+    best_yet = 0.0
+    for i in sorted(range(len(x)), key=lambda i: (x[i], -y[i])):  # only those are named that nothing beats on both axes
+        if y[i] > best_yet * 1.12:
+            best_yet = y[i]
+            drawn["data"][i]["label"] = {"show": True, "formatter": names[i], "position": "top", "fontSize": 11}
     option = {
         "height": 380,
         "trigger": "item",

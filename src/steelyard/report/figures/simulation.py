@@ -180,7 +180,11 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
         name: str, title: str, lines: Mapping[str, str], y_unit: str = "", factor: float = 1.0, **y: Any
     ) -> Figure:
         drawn, columns, heads = [], [], []
+        rows: list[tuple[Any, ...]] = []
         for word, found in series.items():
+            mine = [np.asarray(found[key], dtype=np.float64) * factor for key in lines]
+            named = (word,) if len(series) > 1 else ()
+            rows += [(*named, *map(float, row)) for row in zip(found["at_s"] / scale, *mine, strict=True)]
             for key, label in lines.items():
                 called = f"{word}, {label}" if word and len(lines) > 1 else word or label
                 values = np.asarray(found[key], dtype=np.float64) * factor
@@ -188,18 +192,19 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
                 drawn.append(line(called, found["at_s"] / scale, values, **area))
                 heads.append(called)
                 columns.append(values)
-        at = next(iter(series.values()))["at_s"] / scale
+        last = max(float(found["at_s"][-1]) / scale for found in series.values())
         tops = ", ".join(
             f"{h} at most {_most(c)}{' ' + y_unit if y_unit else ''}" for h, c in zip(heads, columns, strict=True)
         )
         option = {
             "height": 200,
-            "xAxis": axis(f"time, {unit}", "", max=float(f"{at[-1]:.4g}"), ends=False),
+            "xAxis": axis(f"time, {unit}", "", max=float(f"{last:.4g}"), ends=False),
             "yAxis": axis("", y_unit, **y),
             "series": drawn,
         }
-        rows = tuple(tuple(float(v) for v in row) for row in zip(at, *columns, strict=False))
-        return Figure(name, title, tops[:1].upper() + tops[1:] + ".", option, (f"time, {unit}", *heads), rows)
+        named_ = ("run",) if len(series) > 1 else ()
+        says = tops[:1].upper() + tops[1:] + "."
+        return Figure(name, title, says, option, (*named_, f"time, {unit}", *lines.values()), tuple(rows))
 
     made = [drawn_over("requests", "Requests in the engine", {"running": "running", "waiting": "waiting"})]
     made.append(_flow(runs, scale, unit))
@@ -238,7 +243,14 @@ def _flow(runs: Mapping[str, Simulation], scale: float, unit: str) -> Figure:
             said.append(f"{called} at most {figure(float(counts.max()))}/s")
     option = {"height": 200, "xAxis": axis(f"time, {unit}", "", ends=False), "yAxis": axis("", ""), "series": drawn}
     heads = ("requests", f"time, {unit}", "1/s")
-    return Figure("flow", "Requests per second", ", ".join(said).capitalize() + ".", option, heads, tuple(rows))
+    return Figure(
+        "flow",
+        "Requests per second",
+        (", ".join(said)[:1].upper() + ", ".join(said)[1:]) + ".",
+        option,
+        heads,
+        tuple(rows),
+    )
 
 
 def _by_arrival(simulation: Simulation, targets: Sequence[_Limit]) -> list[Figure]:

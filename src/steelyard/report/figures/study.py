@@ -80,8 +80,8 @@ def _scatter(
         mine = [p for p in every if p[2] == i]
         best = [p for p in front if p[2] == i]
         if mine:
-            style: dict[str, Any] = {"color": tone, "opacity": 0.3}
-            series.append(dots(group, *_xy(mine), silent=True, symbolSize=5, itemStyle=style))
+            style: dict[str, Any] = {"color": tone, "opacity": 0.5}
+            series.append(dots(group, *_xy(mine), silent=True, symbolSize=6, itemStyle=style))
         if best:
             style = {"color": tone, "borderColor": "--page", "borderWidth": 1}
             series.append(dots(group, *_xy(best), words=[p[3] for p in best], symbolSize=9, itemStyle=style))
