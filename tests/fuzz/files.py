@@ -193,6 +193,28 @@ def tensors(content: bytes, folder: Path) -> None:
 # ---- machines and catalogues ---------------------------------------------------------------------------------------
 
 
+#: A space of chips.
+CHIPS = {
+    "base": "eyeriss",
+    "precision": "int16",
+    "choose": {"compute.array.rows": [6, 12], "compute.array.dataflow": ["row_stationary", "flexible"]},
+    "when": [
+        {"field": "compute.array.rows", "values": [12], "choose": {"memory.dram.bandwidth_bytes_per_s": ["1GB/s", 2e9]}}
+    ],
+}
+
+
+def chip_space(data: bytes, folder: Path) -> None:
+    """The file of a space: its points, and a machine of the last one."""
+    from steelyard.search.chip_space import read_space
+
+    path = folder / "space.toml"
+    path.write_bytes(data)
+    found = read_space(path)
+    if len(found) < 1000:
+        found.machine(found.codes[-1])
+
+
 def machine_file(content: bytes, folder: Path) -> None:
     _machine(sy.load_machine(written(folder, "m.toml", content)))
 

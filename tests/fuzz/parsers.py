@@ -56,6 +56,7 @@ PARSERS: dict[str, Parser] = {
     ),
     "tensors": Parser("json", _json(files.TENSORS), files.tensors),
     "machine": Parser("toml", corpus.machines, files.machine_file),
+    "chip_space": Parser("toml", _toml(files.CHIPS), files.chip_space),
     "machine_json": Parser("json", files.machines_json, files.machine_json, 0.5),
     "machine_text": Parser("toml", corpus.machines, files.machine_text, 0.5),
     **{
