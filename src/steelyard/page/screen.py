@@ -18,7 +18,20 @@ from steelyard.scenario.fields import Field
 __all__ = ["SCREENS", "Screen", "Shown", "fact", "screen", "screens", "with_addresses"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
-SCREENS = ("estimate", "plan", "simulate", "train", "train_plan", "literature", "validation", "catalogue", "machine")
+SCREENS = (
+    *(
+        "estimate",
+        "plan",
+        "simulate",
+        "train",
+        "train_plan",
+        "advise",
+        "literature",
+        "validation",
+        "catalogue",
+        "machine",
+    ),
+)
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
 Tell = Callable[[str, float | None], None]
