@@ -127,7 +127,7 @@ def techniques() -> str:
     """Every built-in technique: what it changes, its paper, its parameters."""
     known = {name: TECHNIQUES.get(name) for name in TECHNIQUES if TECHNIQUES.built_in(name)}
     parts = [TECHNIQUES_HEAD, "| technique | layer | verbs | effect |", "|---|---|---|---|"]
-    parts += [f"| [`{n}`](#{n}) | {c.layer} | {c.about()['verbs']} | {c.effect} |" for n, c in known.items()]
+    parts += [f"| [`{n}`](#{_place(n)}) | {c.layer} | {c.about()['verbs']} | {c.effect} |" for n, c in known.items()]
     for name, cls in known.items():
         page = cls.mechanism or name
         formula = "" if page == "settings" else f" [Formula and validity](mechanisms/{page}.md)."
@@ -139,6 +139,11 @@ def techniques() -> str:
             unit = p.unit.replace("1", "") if p.unit else ""
             parts.append(f"| `{p.key}` | {unit} | {_parameter_default(p.default)} | {p.doc} |")
     return "\n".join(parts) + "\n"
+
+
+def _place(heading: str) -> str:
+    """What a heading is linked to by."""
+    return re.sub(r"[^\w-]", "", heading)
 
 
 def cli() -> str:

@@ -38,6 +38,7 @@ import yaml
 
 from steelyard.cli.main import main
 from steelyard.cost.models import COST_MODELS
+from steelyard.exploration.solver import SOLVERS
 from steelyard.simulation.policies._load import POLICIES
 from steelyard.techniques import TECHNIQUES
 from steelyard.traffic.readers import NAMED, READERS
@@ -55,7 +56,7 @@ GENERATED = ("docs/reference", "docs/validation", "docs/claims")
 #: Languages of blocks that are not run.
 NO_CODE = ("text", "math", "html")
 #: What pages register for their own process.
-REGISTRIES = (COST_MODELS, FAMILIES, NETWORKS, OPERATORS, POLICIES, READERS, TECHNIQUES)
+REGISTRIES = (COST_MODELS, FAMILIES, NETWORKS, OPERATORS, POLICIES, READERS, SOLVERS, TECHNIQUES)
 #: Programs of others: not run.
 OTHERS = {
     "cd": "a shell's",
