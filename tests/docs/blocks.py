@@ -84,6 +84,7 @@ NOT_HERE = {
     "pip install": "installs",
     "--from tables/": "wants measured tables",
     "my10.csv": "wants ten measurements",
+    "ten.csv": "wants ten measurements",
     "--on my_phone": "wants ten measurements",
     **dict.fromkeys(
         ("bench.json", "c2.json", "log.json", "measured.json", "run.json", "table.md"), "wants a log of yours"
@@ -493,7 +494,11 @@ def renewed(page: str, session: Session) -> str:
         indent = " " * indents[max(line for line in indents if line <= first)]
         shown = [line.removeprefix(indent) for line in lines[first:last]]
         if any(True for _ in compare(shown, said)):
-            lines[first:last] = [(indent + line).rstrip() for line in fresh(shown, said)]
+            new = fresh(shown, said)
+            if any(True for _ in compare(new, said)):  # other lines than these: a person says which are shown
+                print(f"{page}:{first + 1}: what is said has other lines than the page shows; choose them by hand")
+                continue
+            lines[first:last] = [(indent + line).rstrip() for line in new]
     return "\n".join(lines) + "\n"
 
 
