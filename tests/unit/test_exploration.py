@@ -1,9 +1,8 @@
-"""Searches: spaces of choices, fronts, solvers' logs, exact answers against listing, hostile words."""
+"""Searches: fronts, solvers' logs, exact answers against listing, hostile words."""
 
 from __future__ import annotations
 
 import json
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,57 +10,13 @@ import pytest
 
 import steelyard as sy
 from steelyard.cli.main import main
-from steelyard.documents import build
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.exploration.additive import Sum, best_within
-from steelyard.exploration.choices import Choices
 from steelyard.exploration.explore import explore, front_kept, hypervolume
 from steelyard.exploration.networks import search_network
 from steelyard.exploration.predictors import search_predictor
 from steelyard.testing.solvers import SIZES, prices
 from steelyard.workload.networks.search_space import find_space
-
-CHOICES = {
-    "schema": "steelyard.choices/1",
-    "choice": [
-        {"name": "width", "values": [0.5, 0.75, 1.0]},
-        {"name": "blocks", "first": 2, "last": 8, "step": 2},
-        {"name": "squeeze", "values": [False, True], "when": {"width": [0.75, 1.0]}},
-        {"name": "ratio", "values": [0.25, 0.5], "when": {"squeeze": [True]}},
-    ],
-}
-
-
-def test_points_that_differ_in_what_does_not_matter_are_one() -> None:
-    space = build(Choices, CHOICES)
-    listed = space.all()
-    said = {space.spell(code) for code in listed.tolist()}
-    expected = {(w, b, s, r) for w, b in product((0.5, 0.75, 1.0), (2, 4, 6, 8)) for s, r in _rest(w)}
-    assert len(listed) == len(said) == len(expected)
-    assert space.columns(listed)["blocks"].tolist() == [space.values(c)["blocks"] for c in listed.tolist()]
-    assert "ratio" not in space.values([1, 0, 0, 1])
-
-
-def _rest(width: float) -> list[tuple[bool, float]]:
-    return [(False, 0.25)] if width == 0.5 else [(False, 0.25), (True, 0.25), (True, 0.5)]
-
-
-@pytest.mark.parametrize(
-    ("choice", "words"),
-    [
-        ({"name": "a"}, "either values, or first and last"),
-        ({"name": "a", "values": [1], "first": 1, "last": 2}, "either values"),
-        ({"name": "a", "first": 5, "last": 2}, "first not above last"),
-        ({"name": "a", "first": 0, "last": 10**9}, "at most 10,000"),
-        ({"name": "a", "values": [1, 1]}, "twice"),
-        ({"name": "a", "values": [1], "when": {"b": [1]}}, "unknown earlier choice"),
-        ({"name": " ", "values": [1]}, "expected a name"),
-        ({"name": "a", "values": [1], "whn": {}}, "did you mean 'when'"),
-    ],
-)
-def test_wrong_choices_are_refused(choice: dict[str, object], words: str) -> None:
-    with pytest.raises(InputError, match=words):
-        build(Choices, {"choice": [choice]})
 
 
 def test_hypervolume_is_the_volume_of_boxes() -> None:

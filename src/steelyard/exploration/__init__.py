@@ -1,1 +1,1 @@
-"""Design-space exploration: spaces of choices, solvers over them, and what is searched for."""
+"""Design-space exploration: solvers, what is searched for with them, and predictors of few measurements."""
