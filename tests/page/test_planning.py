@@ -141,11 +141,11 @@ def test_the_best_layout_is_that_of_the_command(capsys: pytest.CaptureFixture[st
 
 
 def test_both_sides_keep_what_they_take() -> None:
-    given = {n: [v] for n, v in {**TRAIN, "jitter": "0.02"}.items()}
+    given = {n: [v] for n, v in {**TRAIN, "rollout_tp": "2"}.items()}
     train, plan = screen("train").sides, screen("train_plan").sides
     assert train is not None and plan is not None
     (_, mine), (_, best) = train(given)
-    assert dict(parse_qsl(mine.partition("?")[2])) == {**TRAIN, "jitter": "0.02"}
+    assert dict(parse_qsl(mine.partition("?")[2])) == {**TRAIN, "rollout_tp": "2"}
     kept = {n: v for n, v in TRAIN.items() if n not in ("tp", "pp", "mbs")}
     assert best.startswith("/train_plan?") and dict(parse_qsl(best.partition("?")[2])) == kept
     (_, back), _ = plan({"on": ["h100_sxm,b200_sxm"], "by": ["30d"], "max_gpus": ["64"]})
@@ -223,6 +223,28 @@ def test_training_asks_again_when_a_field_changes(browser: Any, server: Server) 
         expected = sy.train(**{**TRAIN, "tp": 4}).step_s
         page.locator(f"[data-fact=step_s] .value[data-value='{expected!r}']").wait_for(timeout=30_000)
         assert page.locator("figure .plot svg").count() == page.locator("figure").count() >= 6
+        assert view.said == [] and view.asked == []
+
+
+def test_a_plan_is_of_a_dropped_log(server: Server) -> None:
+    lines = ["arrived_at,num_prefill_tokens,num_decode_tokens"]
+    lines += [f"{i * 0.25},{400 + 10 * (i % 20)},{60 + i % 7}" for i in range(300)]
+    kept = server.ask("/drop?name=log.csv", "POST", body="\n".join(lines).encode()).data
+    assert kept["field"] == "trace"
+    words = {n: v for n, v in PLAN.items() if n != "rate"} | {"trace": kept["name"]}
+    asked_for = server.ask(f"/api/plan?{urlencode(words)}").data["asked"]
+    assert asked_for["rate_per_s"] == pytest.approx(4.0, rel=0.01) and asked_for["promises"][0]["limit_s"] == 1.0
+
+
+def test_a_plan_is_cancelled(browser: Any, server: Server) -> None:
+    query = urlencode({**PLAN, "on": "h100_sxm,h200_sxm,mi300x", "rate": "40/s", "max_gpus": "64"})
+    with opened(browser, f"{server.address}/plan?{query}", home=server.address) as view:
+        page = view.page
+        page.locator("html[data-ready]").wait_for(state="attached")
+        page.click("button[type=submit]")
+        page.locator("[data-cancel]").click()
+        page.locator("#run .words", has_text="ended before it was done").wait_for()
+        assert page.locator("#answer .answer").count() == 0 and page.locator("[data-cancel]").is_hidden()
         assert view.said == [] and view.asked == []
 
 

@@ -65,6 +65,7 @@ def rows_of(answer: Answer, model: str) -> list[dict[str, Any]]:
         ]
         best = w is not None and c.deployment == w.deployment
         below = f"{c.engine}, {c.formats.get('weights')}, KV {c.formats.get('kv')}"
+        below += f"; {report.limits(c)}" if c.mode == "aggregated" else ""
         rows.append({"cells": cells, "below": below, "winner": best, "open": opened(answer, c, model)})
     return rows
 

@@ -37,7 +37,7 @@ def export_pages(folder: Path, addresses: Sequence[str] = ()) -> int:
     check_target(folder, "export", folder=True)
     questions: dict[str, Question] = {}
     for one in screens().values():
-        if one.listed and not one.long:
+        if one.listed:
             questions[f"{one.name}.html"] = read_question(one, urlencode(one.start))
     for address in addresses:
         question = _question(address)

@@ -20,11 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["SCREEN"]
 
 HEADS = (
-    ("machine", True),
-    ("devices", False),
+    ("devices", True),
     ("layout", True),
-    ("micro-batch", False),
-    ("computed again", True),
     ("step", False),
     ("days", False),
     ("USD", False),
@@ -68,11 +65,8 @@ def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]
     for row in answer.rows:
         s = row.scenario
         cells: list[tuple[str, Any]] = [
-            (s.cluster.machine.name, None),
-            (f"{s.cluster.count:,}", s.cluster.count),
+            (f"{s.cluster.count:,} x {s.cluster.machine.name}", s.cluster.count),
             (s.plan.shape, None),
-            (f"{s.plan.mbs:,}", s.plan.mbs),
-            (", ".join(s.plan.recompute) or "nothing", None),
             (q(row.step_s, "s"), row.step_s),
             (f"{row.days:,.1f}", row.days),
             ("–", "") if row.usd is None else (f"{row.usd:,.0f}", row.usd),
@@ -81,7 +75,8 @@ def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]
             (_why_not(answer, row), None),
         ]
         won = _key(s) == best
-        made = {"cells": cells, "winner": won, "open": _opened(row, words)}
+        below = f"micro-batch {s.plan.mbs}, computed again: {', '.join(s.plan.recompute) or 'nothing'}"
+        made = {"cells": cells, "below": below, "winner": won, "open": _opened(row, words)}
         found.append(((not won, row.days, row.usd or 0.0, len(found)), made))
     return [made for _, made in sorted(found, key=lambda pair: pair[0])]
 
