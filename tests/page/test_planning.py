@@ -140,6 +140,13 @@ def test_the_best_layout_is_that_of_the_command(capsys: pytest.CaptureFixture[st
         assert sy.train(**words).step_s == pytest.approx(cell(row, heads, "step")[1], rel=0.05)
 
 
+def test_a_step_of_scored_answers_is_whole() -> None:
+    shown = shown_of("train", {"model": "llama-3.1-8b", "on": "h100_sxm:16", "task": "grpo"})
+    first = shown.view["facts"][0]
+    assert first["name"] == "rl_step_s" and first["value"] == shown.document["rl"]["step_s"]["value"]
+    assert first["interval"] == [shown.document["rl"]["step_s"][end] for end in ("low", "high")]
+
+
 def test_both_sides_keep_what_they_take() -> None:
     given = {n: [v] for n, v in {**TRAIN, "rollout_tp": "2"}.items()}
     train, plan = screen("train").sides, screen("train_plan").sides

@@ -105,6 +105,9 @@ def _facts(found: TrainEstimate) -> list[dict[str, Any]]:
         fact("energy_j_per_token", f"energy per {item}", found.energy_j_per_token, "J", f"{watts:,.0f} W a device"),
         fact("usd_per_million_tokens", f"per million {item}s", per_million, "USD", price),
     ]
+    if (done := found.rewarded) is not None:
+        parts = ", ".join(f"{part} {q(time, 's')}" for part, time in done.parts_s.items() if time > 0)
+        facts.insert(0, fact("rl_step_s", "step with its answers", done.step_s, "s", parts, list(done.ends_s)))
     run = found.run
     if run is not None:
         least = f"{run.ideal_days:,.1f} without failures"
