@@ -693,3 +693,25 @@ def test_hints_are_commands_whatever_the_names(
     assert name in capsys.readouterr().out
     found = subprocess.run(["bash", "-c", f'set -- {hint}; echo $#; echo "$3"'], capture_output=True, text=True)
     assert found.stdout == f"5\n{name}\n"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_of_search_lists_what_can_be_searched_for(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", flag]) == 0
+    told = capsys.readouterr().out
+    assert all(f"search_{what}" in told for what in ("network", "predictor", "chip"))
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("--set", "foo=1", "known: attention, "),
+        ("--gbs", "1e22", "1 to 1,000,000,000 sequences"),
+        ("--tokens", "1e300", "below 1e24"),
+    ],
+)
+def test_refusals_of_train_say_what_can_be_given(
+    option: str, value: str, expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "llama-3.1-8b", "--on", "h100_sxm:8", option, value]) == 2
+    assert expected in capsys.readouterr().err

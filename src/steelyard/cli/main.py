@@ -117,10 +117,16 @@ _SEARCHED = ("network", "predictor", "chip")
 
 
 def _search(arguments: Sequence[str]) -> list[str]:
-    """``search network`` as the verb ``search_network``. Raises :class:`InputError`: there is no such search."""
+    """``search network`` as the verb ``search_network``, ``search --help`` as the list of verbs.
+
+    Raises:
+        InputError: there is no such search.
+    """
     given = arguments[1] if len(arguments) > 1 else ""
     if given in _SEARCHED:
         return [f"search_{given}", *arguments[2:]]
+    if given in ("--help", "-h"):
+        return ["--help"]
     known = ", ".join(f"search {what}" for what in _SEARCHED)
     if not given or given.startswith("-"):
         raise InputError(f"expected what to search for: {known}", field="search")

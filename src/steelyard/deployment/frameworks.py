@@ -132,7 +132,8 @@ def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework
     for name, text in stated.items():
         key = name.replace("-", "_")
         if key not in known:
-            raise InputError(UnknownName("fact of a framework", name, known).message, field="set")
+            hint = "known: " + ", ".join(known)
+            raise InputError(UnknownName("fact of a framework", name, known, hint=hint).message, field="set")
         changed[key] = _value(key, str(text), known[key])
     made = replace(framework, **changed)
     plain = {f.name: getattr(made, f.name) for f in fields(Framework)}

@@ -312,7 +312,7 @@ def _many(name: str, value: Any) -> float:
     except InputError:
         found = -1.0
     if not 0 < found < 1e24:
-        raise InputError(f"expected a number above 0, such as 300B, got {show(str(value))}", field=name)
+        raise InputError(f"expected a number above 0 and below 1e24, such as 300B, got {show(str(value))}", field=name)
     return found
 
 
@@ -341,7 +341,7 @@ def sequences_of(given: Any, seq: int) -> int | None:
         return None
     text = str(given).strip()
     tokens = text.lower().removesuffix("tokens").removesuffix("tok")
-    wrong = InputError(f"expected sequences, or tokens as 4Mtok, got {show(text)}", field="gbs")
+    wrong = InputError(f"expected 1 to {MOST_SEQUENCES:,} sequences, or tokens as 4Mtok, got {show(text)}", field="gbs")
     try:
         value = parse_quantity(text[: len(tokens)].strip(), "1") if tokens != text.lower() else float(text)
     except (InputError, ValueError):
