@@ -43,7 +43,8 @@ zero | whole | none | least=0 most=3 column | stage of ZeRO: 1 cuts the optimize
 shard | whole | none | least=1 most=1e+06 column | data-parallel ranks that ZeRO cuts over; others hold copies (HSDP)
     (default: all)
 schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dualpipe,dualpipe-v,chimera | pipeline
-    schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, chimera (default: 1f1b, interleaved with --vp)
+    schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, dualpipe-v, chimera (default: 1f1b, interleaved
+    with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, full:2 (of every chunk of a
     stage 2 layers), or modules as core_attn,act,norm (default: the framework's; what fits best where a degree is open)
 train.ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pass keys and values around; the

@@ -164,7 +164,10 @@ def _meant(name: str) -> tuple[ModelEntry, Published | None]:
     for said in tried:
         with suppress(UnknownName):
             return _entry(_locate(said.model, begun=said.engine in _GGUF)), said
-    return find_model(tried[0].model if tried else name), None
+    last = tried[0].model if tried and not name.startswith("net:") else name
+    with suppress(UnknownName):
+        return find_model(last), None
+    raise _unknown(last)
 
 
 def _as_path(given: str | Path) -> Path | None:
@@ -237,9 +240,23 @@ def _locate(name: str, *, begun: bool = False) -> _Place:
         ids = {owner for known, owner in keys.items() if known.startswith(key)}
         if len(ids) == 1:
             return places[ids.pop()]
+    raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint=_hint())
+
+
+def _hint() -> str:
+    """Where all models are listed, and which of the user's files could not be read."""
     hint = "`steelyard ls models` lists all; the path of a config.json, a folder or a GGUF file works too"
-    hint = "; ".join((hint, *(f"not read: {line}" for line in _scan()[1][:2])))
-    raise UnknownName("model", name, [*places, *(n for n in _spoken() if "/" not in n)], hint=hint)
+    return "; ".join((hint, *(f"not read: {line}" for line in _scan()[1][:2])))
+
+
+def _unknown(name: str) -> UnknownName:
+    """The error of a name that is no model's, with the nearest of models, networks and pipelines."""
+    from steelyard.workload.nets import net_spellings
+    from steelyard.workload.pipelines import pipelines
+
+    known = [*_index()[1], *(n for n in _spoken() if "/" not in n), *net_spellings()]
+    known += [n for one in pipelines().values() for n in (one.name, *one.aliases) if "/" not in n]
+    return UnknownName("model", name, known, hint=_hint())
 
 
 @cache

@@ -37,6 +37,7 @@ __all__ = [
     "kept_net",
     "load_net",
     "net_names",
+    "net_spellings",
     "summarise_net",
 ]
 
@@ -131,6 +132,12 @@ def net_names() -> list[str]:
     return sorted(_entries())
 
 
+def net_spellings() -> list[str]:
+    """Names and aliases of every named network as written."""
+    known = (n for _, row in _places().values() for n in (*_NAME.findall(row)[:1], *_said_also(row)))
+    return list(dict.fromkeys(known))
+
+
 def is_net(given: str) -> bool:
     """Whether a name or path means a network here: a catalogue's name, a library's prefix, a graph's or ONNX file."""
     return (
@@ -164,8 +171,7 @@ def find_net(name: str) -> NetEntry:
     """
     if (key := normalise(name.removeprefix(OWN))) in _places():
         return _entry(key)
-    known = [n for _, row in _places().values() for n in (*_NAME.findall(row)[:1], *_said_also(row))]
-    raise UnknownName("network", name, dict.fromkeys(known))
+    raise UnknownName("network", name, net_spellings())
 
 
 @dataclass(frozen=True)
