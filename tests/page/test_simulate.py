@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -32,6 +33,15 @@ def test_the_twin_is_what_the_library_says(server: Server) -> None:
     assert found["verdicts"][0]["limit_s"] == 0.5
     trace = json.loads(asked(server, f"/files/simulate/perfetto.json?{QUERY}"))
     assert len(trace["traceEvents"]) > 80
+
+
+def test_flags_of_an_engine_are_numbers(server: Server) -> None:
+    found = json.loads(asked(server, f"/api/simulate?{QUERY}&max_num_seqs=4"))
+    run = sy.simulate("llama-3.1-8b", "h100_sxm", **WORDS, flags={"max_num_seqs": 4})
+    assert found["batch"]["max"] == run.summary()["batch"]["max"] == 4
+    with pytest.raises(HTTPError) as refused:
+        asked(server, f"/api/simulate?{QUERY}&max_num_seqs=four")
+    assert "max_num_seqs" in refused.value.read().decode()
 
 
 def test_goodput_is_shown_against_rates_that_are_played() -> None:
@@ -102,8 +112,6 @@ def test_it_is_reachable_at_both_widths_and_themes(browser: Any, server: Server,
 
 
 def test_hostile_words_are_refused_in_a_line(server: Server) -> None:
-    from urllib.error import HTTPError
-
     for query, words in (
         ("model=llama-3.1-8b&on=h100_sxm&trace=../../etc/passwd", "trace"),
         ("model=llama-3.1-8b&on=h100_sxm&policy=x.py:X&rate=1", "policy"),

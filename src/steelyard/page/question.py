@@ -17,6 +17,7 @@ from steelyard.errors import InputError, Problem, raise_all
 from steelyard.machine.loader import is_machine_text
 from steelyard.page.screen import Screen
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, Field, engine_flags, fields_of
+from steelyard.scenario.words import read_value
 
 __all__ = ["Question", "fields_on", "read_question", "words_of"]
 
@@ -159,7 +160,10 @@ def words_of(screen: Screen, given: Mapping[str, Sequence[str]]) -> dict[str, An
         elif len(values) > 1:
             problems.append(Problem(name, "given twice"))
         else:
-            words[name] = _value(entry, values[0])
+            try:
+                words[name] = _value(entry, values[0])
+            except InputError as error:
+                problems += error.problems
     raise_all(problems)
     return words
 
@@ -167,6 +171,8 @@ def words_of(screen: Screen, given: Mapping[str, Sequence[str]]) -> dict[str, An
 def _value(entry: Field | None, text: str) -> Any:
     if entry is not None and entry.type == "switch" and text.lower() in (*_YES, *_NO):
         return text.lower() in _YES
+    if entry is not None and entry.name in ENGINE_FLAGS and entry.type in ("whole", "number"):
+        return read_value(entry, text)
     if entry is not None and entry.type == "number" and entry.unit == "g/kWh":
         return text.lower().replace(" ", "").removesuffix("/kwh").removesuffix("g")
     if entry is not None and entry.name == "on" and entry.default is REQUIRED:

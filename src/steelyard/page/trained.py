@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from steelyard.deployment.train_plan import TrainPlan
 from steelyard.page.screen import fact
 from steelyard.report import train as report
 from steelyard.report.train_run import chances, count
@@ -14,13 +16,16 @@ from steelyard.units import figure
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
-    from steelyard.deployment.train_plan import TrainPlan
     from steelyard.training.estimate import TrainEstimate
 
 __all__ = ["LAYOUT", "layout_of", "sides_of", "view_of"]
 
 #: Fields that are the layout: a plan leaves them open when it comes from one.
-LAYOUT = frozenset(["tp", "pp", "vp", "dp", "cp", "ep", "etp", "zero", "shard", "schedule", "recompute", "mbs"])
+LAYOUT = frozenset(f.name for f in fields(TrainPlan) if f.name in fields_of("train")) - {
+    *("framework", "gbs", "offload", "optimizer", "precision", "rank", "ring", "seq", "sync_every", "task"),
+}
+#: Of them, those that are said only where they are of the verb and not as usual.
+_SAID = LAYOUT - {"dp", "etp", "shard", "schedule", "recompute"}
 _SIDES = (("My layout", "train", "train"), ("The best layout", "train_plan", "plan_training"))
 
 
@@ -47,7 +52,7 @@ def sides_of(current: str, given: Mapping[str, Sequence[str]]) -> list[tuple[str
 def layout_of(plan: TrainPlan, verb: str) -> dict[str, Any]:
     """A layout as words of a verb; what is as usual is left out."""
     known = fields_of(verb)
-    words = {n: getattr(plan, n) for n in ("tp", "pp", "vp", "cp", "ep", "zero", "mbs") if n in known}
+    words = {n: getattr(plan, n) for n in known if n in _SAID}
     words = {n: v for n, v in words.items() if v != known[n].default}
     words |= {"recompute": ",".join(plan.recompute) or "none"}
     if "dp" in known:

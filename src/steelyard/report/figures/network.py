@@ -21,7 +21,7 @@ __all__ = ["network_figures", "space_figures"]
 #: Kernels of a roofline at most: those that take longest.
 _DOTS = 500
 #: Architectures of a space that are drawn at most, evenly by latency.
-_DRAWN = 3000
+_DRAWN = 2400
 
 
 def network_figures(found: NetEstimate) -> list[Figure]:
