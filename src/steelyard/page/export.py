@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -13,7 +14,7 @@ from steelyard.page.answers import Answers, Column, asked, column_of, json_text
 from steelyard.page.pages import ASSETS, screen_page
 from steelyard.page.problems import wrong_of
 from steelyard.page.question import Question, read_question
-from steelyard.page.screen import screen, screens
+from steelyard.page.screen import Screen, screen, screens
 from steelyard.provenance import content_hash
 from steelyard.report.figures import asset, has_library
 from steelyard.writing import check_target, whole_file, write_text
@@ -44,7 +45,8 @@ def export_pages(folder: Path, addresses: Sequence[str] = ()) -> int:
         questions[f"{question.screen.name}-{content_hash(question.query)[:8]}.html"] = question
     pages: dict[str, str] = {}
     for name, question in questions.items():
-        columns = _answered(question)
+        first = name == f"{question.screen.name}.html"
+        columns = [column_of(question, 0)] if first and _too_long(question.screen) else _answered(question)
         pages[name] = screen_page(question, columns, exported=True)
         for column in columns:
             if column.shown is not None:
@@ -71,6 +73,11 @@ def _question(address: str) -> Question:
     if not found:
         raise InputError(f"expected SCREEN?FIELD=VALUE&..., got {show(address)}", field="page")
     return read_question(screen(found[1]), found[2] or "")
+
+
+def _too_long(screen: Screen) -> bool:
+    """Whether the first question of a screen takes minutes: it asks many others, or nothing is compiled here."""
+    return screen.minutes or (screen.long and find_spec("numba") is None)
 
 
 def _answered(question: Question) -> Sequence[Column]:

@@ -84,6 +84,8 @@ class Screen:
     """Figures of several answers at once, of a screen with columns."""
     long: bool = False
     """Whether it runs in a process of its own, tells its progress and is kept."""
+    minutes: bool = False
+    """Whether its first question asks so many others that an export leaves it unasked."""
     template: str = ""
     """The fragment of an answer; default: ``NAME.html``. It extends nothing and sees ``shown`` and ``state``."""
     fields: Callable[[], Mapping[str, Field]] | None = None

@@ -59,4 +59,5 @@ SCREEN = Screen(
     usual=SIMULATE.usual,
     start=SIMULATE.start,
     long=True,
+    minutes=True,
 )

@@ -143,4 +143,5 @@ SCREEN = Screen(
     usual="layer papers verdict",
     start={"layer": "kvcache"},
     long=True,
+    minutes=True,
 )
