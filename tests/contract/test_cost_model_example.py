@@ -14,7 +14,7 @@ from steelyard.cost.models import COST_MODELS
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-cost-model.md"
 
 _space: dict[str, Any] = {"__name__": __name__}
-for _block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
+for _block in re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
     exec(_block, _space)  # our own page
 
 TestFlatGemm = _space["TestFlatGemm"]

@@ -9,7 +9,7 @@ from typing import Any
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-model.md"
 
 _space: dict[str, Any] = {"__name__": __name__}
-for _block in re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
+for _block in re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
     exec(_block, _space)  # our own page
 
 TestMyFamily = _space["TestMyFamily"]

@@ -17,7 +17,7 @@ from steelyard.traffic.trace import Trace
 from tests.serving import simulate
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-policy.md"
-BLOCKS = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
 
 _space: dict[str, Any] = {"__name__": __name__}
 for _block in BLOCKS:

@@ -402,7 +402,8 @@ GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-technique.md"
 
 def test_the_guide_is_true(tmp_path: Path) -> None:
     """The techniques of the guide, as written there, hold the contract and change what they say."""
-    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    blocks = re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    blocks = [block for block in blocks if "TECHNIQUES.add(" not in block]  # for a notebook: kept by the process
     path = tmp_path / "guide_techniques.py"
     path.write_text("\n".join(blocks), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("guide_techniques", path)
