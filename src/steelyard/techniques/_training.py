@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-if TYPE_CHECKING:
-    from steelyard.errors import Problem
+from steelyard.errors import Problem
 
-__all__ = ["OnTraining"]
+__all__ = ["OfTraining", "OnTraining"]
 
 
 class OnTraining:
@@ -28,3 +27,17 @@ class OnTraining:
     def training_parts(self, parts: Any, plan: Any) -> Any:
         """A micro-batch by layers (:class:`steelyard.training.layers.StepParts`) with other times or bytes."""
         return parts
+
+
+class OfTraining(OnTraining):
+    """What techniques of ``train`` alone, of language models, are beside a technique."""
+
+    name: ClassVar[str]
+    layer: ClassVar[str] = "training"
+    of_training: ClassVar[bool] = True
+
+    def training_problems(self, scenario: Any) -> list[Problem]:
+        """See :class:`OnTraining`."""
+        if getattr(scenario, "model", None) is None or not getattr(scenario.workload, "depth", 0):
+            return [Problem(self.name, "it is of language models")]
+        return []

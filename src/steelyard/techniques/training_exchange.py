@@ -34,6 +34,7 @@ from typing import Annotated, Any, ClassVar
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques._training import OfTraining
 from steelyard.training.stragglers import slowest_factor
 from steelyard.units import Quantity
 
@@ -46,19 +47,6 @@ __all__ = [
     "LocalSgd",
     "StaleGradients",
 ]
-
-
-class _OfReplicas(Technique):
-    """A technique of ``train`` alone, of language models."""
-
-    layer: ClassVar[str] = "training"
-    of_training: ClassVar[bool] = True
-
-    def training_problems(self, scenario: Any) -> list[Problem]:
-        """See :class:`OnTraining`."""
-        if getattr(scenario, "model", None) is None or not getattr(scenario.workload, "depth", 0):
-            return [Problem(self.name, "it is of language models")]
-        return []
 
 
 def _exchanging(scenario: Any, **changes: Any) -> Any:
@@ -78,7 +66,7 @@ def _slower(parts: Any, times: float) -> Any:
 
 
 @dataclass(frozen=True)
-class GradientCompression(_OfReplicas):
+class GradientCompression(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "gradient-compression"
@@ -105,7 +93,7 @@ class GradientCompression(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class LocalSgd(_OfReplicas):
+class LocalSgd(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "local-sgd"
@@ -131,7 +119,7 @@ class LocalSgd(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class StaleGradients(_OfReplicas):
+class StaleGradients(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "stale-gradients"
@@ -147,7 +135,7 @@ class StaleGradients(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class GradientCoding(_OfReplicas):
+class GradientCoding(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "gradient-coding"
@@ -177,7 +165,7 @@ class GradientCoding(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class Federated(_OfReplicas):
+class Federated(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "federated"
@@ -213,7 +201,7 @@ class Federated(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class LargeBatch(_OfReplicas):
+class LargeBatch(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "large-batch"
@@ -236,7 +224,7 @@ class LargeBatch(_OfReplicas):
 
 
 @dataclass(frozen=True)
-class BalancedAttention(_OfReplicas):
+class BalancedAttention(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "balanced-attention"

@@ -32,6 +32,7 @@ import numpy as np
 
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation, Technique
+from steelyard.techniques._training import OfTraining
 from steelyard.units import Quantity
 
 __all__ = ["Critic", "LayerLocal", "SparseAttention", "TokenDropping", "ZerothOrder"]
@@ -41,21 +42,8 @@ def _scaled(times: dict[str, Any], factor_of: Callable[[str], Any]) -> dict[str,
     return {part: time * factor_of(part) for part, time in times.items()}
 
 
-class _OfTraining(Technique):
-    """A technique of ``train`` alone."""
-
-    layer: ClassVar[str] = "training"
-    of_training: ClassVar[bool] = True
-
-    def training_problems(self, scenario: Any) -> list[Problem]:
-        """See :class:`OnTraining`."""
-        if getattr(scenario, "model", None) is None or not getattr(scenario.workload, "depth", 0):
-            return [Problem(self.name, "it is of language models")]
-        return []
-
-
 @dataclass(frozen=True)
-class ZerothOrder(_OfTraining):
+class ZerothOrder(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "zeroth-order"
@@ -102,7 +90,7 @@ class ZerothOrder(_OfTraining):
 
 
 @dataclass(frozen=True)
-class LayerLocal(_OfTraining):
+class LayerLocal(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "layer-local"
@@ -125,7 +113,7 @@ class LayerLocal(_OfTraining):
 
 
 @dataclass(frozen=True)
-class TokenDropping(_OfTraining):
+class TokenDropping(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "token-dropping"
@@ -160,7 +148,7 @@ class TokenDropping(_OfTraining):
 
 
 @dataclass(frozen=True)
-class SparseAttention(_OfTraining):
+class SparseAttention(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "sparse-attention"
@@ -188,7 +176,7 @@ class SparseAttention(_OfTraining):
 
 
 @dataclass(frozen=True)
-class Critic(_OfTraining):
+class Critic(OfTraining, Technique):
     """See the module's text."""
 
     name: ClassVar[str] = "critic"
