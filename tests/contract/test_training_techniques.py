@@ -62,6 +62,16 @@ def test_a_share_of_all_changes_nothing(name: str) -> None:
     assert _trained(f"{name}:1").step_s == pytest.approx(_trained().step_s)
 
 
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_layout_that_is_chosen_takes_what_it_takes_when_asked_for(name: str) -> None:
+    words: dict[str, Any] = {"gbs": 8, "seq": 1024, "framework": "fsdp", "techniques": [TEXTS[name]]}
+    chosen = sy.train("llama-3.2-1b", "a100_sxm:2", **words)
+    plan = chosen.scenario.plan
+    degrees = {n: getattr(plan, n) for n in ("tp", "pp", "cp", "dp", "mbs")}
+    asked = sy.train("llama-3.2-1b", "a100_sxm:2", recompute=plan.again, **degrees, **words)
+    assert asked.step_s == pytest.approx(chosen.step_s)
+
+
 def test_two_forward_passes_keep_nothing_and_take_less_than_one_each_way() -> None:
     plain, changed = _trained(optimizer="sgd_plain"), _trained("zeroth-order", optimizer="mezo")
     alone = _trained(optimizer="mezo")

@@ -58,8 +58,7 @@ def _slower(parts: Any, times: float) -> Any:
     """The parts with every kernel so many times as long."""
 
     def longer(kind: Any) -> Any:
-        ways = {way: {n: t * times for n, t in getattr(kind, way).items()} for way in ("forward", "backward")}
-        return replace(kind, **ways, again=kind.again * times, wgrad=kind.wgrad * times)
+        return replace(kind.scaled(lambda part: times), again=kind.again * times, wgrad=kind.wgrad * times)
 
     layers = [longer(kind) for kind in parts.layers]
     return replace(parts, layers=layers, first=longer(parts.first), last=longer(parts.last))

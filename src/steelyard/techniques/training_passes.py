@@ -24,7 +24,6 @@ selves, so shares below a twentieth or so are too fast.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -36,10 +35,6 @@ from steelyard.techniques._training import OfTraining
 from steelyard.units import Quantity
 
 __all__ = ["Critic", "LayerLocal", "SparseAttention", "TokenDropping", "ZerothOrder"]
-
-
-def _scaled(times: dict[str, Any], factor_of: Callable[[str], Any]) -> dict[str, Any]:
-    return {part: time * factor_of(part) for part, time in times.items()}
 
 
 @dataclass(frozen=True)
@@ -59,8 +54,11 @@ class ZerothOrder(OfTraining, Technique):
 
     def training_parts(self, parts: Any, plan: Any) -> Any:
         """See :class:`OnTraining`."""
+        from steelyard.training.layers import twice_forward
 
         def forward_only(kind: Any, held: float) -> Any:
+            if plan.optimizer.gradient:  # without, a step is two forward passes already
+                kind = twice_forward(kind)
             passes = {} if self.apart else dict(kind.forward)
             if held < 1.0:
                 computed = kind.forward_s() * (1.0 if self.apart else 2.0)
@@ -69,12 +67,7 @@ class ZerothOrder(OfTraining, Technique):
             return replace(
                 kind,
                 backward=passes,
-                again=0.0,
-                again_flops=0.0,
-                wgrad=0.0,
-                kept_bytes=0.0 * np.asarray(kind.kept_bytes),
-                again_bytes=0.0,
-                flops=kind.flops * (1.0 if self.apart else 2.0) / (3.0 if plan.optimizer.gradient else 2.0),
+                flops=kind.flops * (0.5 if self.apart else 1.0),
                 weights=kind.weights * held,
                 expert_weights=kind.expert_weights * held,
             )
@@ -135,9 +128,7 @@ class TokenDropping(OfTraining, Technique):
 
         def fewer(kind: Any) -> Any:
             return replace(
-                kind,
-                forward=_scaled(kind.forward, factor),
-                backward=_scaled(kind.backward, factor),
+                kind.scaled(factor),
                 **{
                     name: getattr(kind, name) * self.share
                     for name in ("again", "again_flops", "wgrad", "kept_bytes", "again_bytes", "widest_bytes", "flops")
@@ -168,7 +159,7 @@ class SparseAttention(OfTraining, Technique):
             return self.share if part == "attention" else 1.0
 
         def sparse(kind: Any) -> Any:
-            fewer = replace(kind, forward=_scaled(kind.forward, factor), backward=_scaled(kind.backward, factor))
+            fewer = kind.scaled(factor)
             left = fewer.forward_s() / np.maximum(kind.forward_s(), 1e-30)
             return replace(fewer, flops=kind.flops * left, again=kind.again * left, again_flops=kind.again_flops * left)
 

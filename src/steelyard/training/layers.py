@@ -5,7 +5,7 @@ Everything is an array over scenarios (micro-batch sizes); the degrees that spli
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -15,7 +15,9 @@ from steelyard.deployment.train_plan import TrainPlan
 from steelyard.training.traffic import Links
 from steelyard.training.work import Work
 
-__all__ = ["LayerKind", "StepParts", "blended", "parts_of", "table_of", "taken"]
+__all__ = ["LayerKind", "StepParts", "blended", "parts_of", "table_of", "taken", "twice_forward"]
+
+_WAYS = ("forward", "backward")
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +60,11 @@ class LayerKind:
     def backward_s(self) -> Any:
         """The backward pass of a layer, with what is computed again."""
         return sum(self.backward.values(), np.float64(0.0)) + self.again
+
+    def scaled(self, factor_of: Callable[[str], Any]) -> LayerKind:
+        """The layer with the time of every part, forward and backward, times a factor."""
+        ways: Any = {w: {part: time * factor_of(part) for part, time in getattr(self, w).items()} for w in _WAYS}
+        return replace(self, **ways)
 
 
 @dataclass(eq=False, slots=True)
@@ -166,8 +173,7 @@ def parts_of(
     for kind in kinds.values():
         kind.kept_bytes = np.where(whole, stored, kind.kept_bytes)
     if not plan.optimizer.gradient:
-        for kind in (*kinds.values(), *ends.values()):
-            twice_forward(kind)
+        kinds, ends = ({name: twice_forward(kind) for name, kind in some.items()} for some in (kinds, ends))
     sources = tuple(dict.fromkeys(w.source for w in works if w.source))
     return StepParts(
         list(kinds.values()),
@@ -182,12 +188,12 @@ def parts_of(
     )
 
 
-def twice_forward(kind: LayerKind) -> None:
+def twice_forward(kind: LayerKind) -> LayerKind:
     """Two forward passes with weights moved both ways in place of one each way: nothing waits, nothing is derived."""
-    kind.backward = dict(kind.forward)
-    kind.again = kind.again_flops = kind.wgrad = kind.again_bytes = 0.0
-    kind.kept_bytes = 0.0 * np.asarray(kind.kept_bytes)
-    kind.flops = kind.flops * 2.0 / 3.0  # of the three passes that a step counts
+    none: Any = dict.fromkeys(("again", "again_flops", "wgrad", "again_bytes"), 0.0)
+    kept = 0.0 * np.asarray(kind.kept_bytes)
+    flops = kind.flops * 2.0 / 3.0  # of the three passes that a step counts
+    return replace(kind, backward=dict(kind.forward), **none, kept_bytes=kept, flops=flops)
 
 
 def blended(less: StepParts, more: StepParts, part: Any) -> StepParts:
@@ -244,7 +250,7 @@ def table_of(parts: Sequence[StepParts], ways: int, sizes: int) -> StepParts:
 
     def kind(same: Sequence[LayerKind]) -> LayerKind:
         made = {f.name: whole([getattr(x, f.name) for x in same]) for f in fields(LayerKind) if f.name not in _ONE}
-        for way in ("forward", "backward"):
+        for way in _WAYS:
             named = dict.fromkeys(name for x in same for name in getattr(x, way))
             made[way] = {name: whole([getattr(x, way).get(name, 0.0) for x in same]) for name in named}
         return replace(same[0], **made)
@@ -260,15 +266,18 @@ def table_of(parts: Sequence[StepParts], ways: int, sizes: int) -> StepParts:
 
 
 #: Fields of equal layers that are no arrays of times or sizes.
-_ONE = ("name", "count", "experts", "forward", "backward")
+_ONE = ("name", "count", "experts", *_WAYS)
 
 
 def taken(parts: StepParts, *index: Any) -> StepParts:
     """The parts at places of a table (:func:`table_of`), arrays over layouts."""
 
+    def at(value: Any) -> Any:
+        return value[index] if np.ndim(value) else value  # a technique may set one for all
+
     def kind(one: LayerKind) -> LayerKind:
-        made: dict[str, Any] = {f.name: getattr(one, f.name)[index] for f in fields(one) if f.name not in _ONE}
-        made |= {w: {name: x[index] for name, x in getattr(one, w).items()} for w in ("forward", "backward")}
+        made: dict[str, Any] = {f.name: at(getattr(one, f.name)) for f in fields(one) if f.name not in _ONE}
+        made |= {w: {name: at(x) for name, x in getattr(one, w).items()} for w in _WAYS}
         return replace(one, **made)
 
     return replace(

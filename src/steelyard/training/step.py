@@ -207,11 +207,10 @@ def _with_waits(parts: StepParts, plan: TrainPlan, layout: Layout) -> StepParts:
         return parts
     longer = 1.0 + plan.packing.waits(float(plan.gbs) * plan.seq, layout.dp)
 
-    def waited(times: Mapping[str, Any]) -> dict[str, Any]:
-        return {part: time * longer if part == "attention" else time for part, time in times.items()}
+    def waited(part: str) -> Any:
+        return longer if part == "attention" else 1.0
 
-    kinds = [replace(k, forward=waited(k.forward), backward=waited(k.backward)) for k in parts.layers]
-    return replace(parts, layers=kinds)
+    return replace(parts, layers=[kind.scaled(waited) for kind in parts.layers])
 
 
 def _places(p: Any) -> tuple[Any, ...]:
