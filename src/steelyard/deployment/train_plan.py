@@ -15,6 +15,7 @@ from steelyard.workload.protocol import Workload
 
 __all__ = [
     "AWAY",
+    "BESIDE",
     "CHOSEN",
     "MODULES",
     "OF_MODELS",
@@ -28,6 +29,7 @@ __all__ = [
     "TrainPlan",
     "batches_run",
     "degree_problems",
+    "divisors",
     "layout_problems",
     "stages_run",
 ]
@@ -43,6 +45,8 @@ REWARDED = ("grpo", "ppo", "dpo")
 #: Degrees that split the model; with replicas and the size of micro-batches those that are chosen where not given.
 SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
+#: Degrees beside them, which are one where tp and pp are given and they are not.
+BESIDE = ("vp", "cp", "ep")
 #: What may lie in the host's memory.
 AWAY = ("optimizer", "parameters", "activations")
 #: What only tasks that learn from scored answers have.
@@ -52,7 +56,7 @@ OF_REWARDED = (
 )
 #: What only language models have.
 OF_MODELS = (
-    *(*SPLITTING, "vp", "cp", "ep", "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every"),
+    *(*SPLITTING, *BESIDE, "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every"),
     *("docs", "ring", "offload", *OF_REWARDED),
 )
 
@@ -226,11 +230,16 @@ def batches_run(schedule: str, pp: Any, micro_batches: Any) -> Any:
     return pairs & (micro_batches >= (2 * pp if schedule.startswith("dualpipe") else 1))
 
 
+def divisors(number: int, most: int) -> list[int]:
+    """Those of a number, up to ``most``."""
+    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
+
+
 def degree_problems(plan: TrainPlan, model: Workload) -> Iterator[Problem]:
     """What is wrong with single degrees, whatever the others are: they do not divide the model."""
     for queries, keys in model.head_groups:
         if queries % plan.tp:
-            near = max(d for d in range(1, plan.tp + 1) if queries % d == 0)
+            near = divisors(queries, plan.tp)[-1]
             yield Problem("tp", f"{plan.tp} does not divide the {queries} attention heads; nearest is {near}")
             break
         if keys and keys % plan.tp and plan.tp % keys:
@@ -242,7 +251,7 @@ def degree_problems(plan: TrainPlan, model: Workload) -> Iterator[Problem]:
     if plan.ep > 1 and not model.experts:
         yield Problem("ep", f"{model.name} has no experts")
     elif plan.ep > 1 and model.experts % plan.ep:
-        near = max(d for d in range(1, plan.ep + 1) if model.experts % d == 0)
+        near = divisors(model.experts, plan.ep)[-1]
         yield Problem("ep", f"{plan.ep} does not divide the {model.experts} experts; nearest is {near}")
     if plan.seq % max(1, 2 * plan.cp if plan.cp > 1 else 1):
         yield Problem("cp", f"{plan.seq} tokens are no multiple of 2 x cp {plan.cp}")
@@ -274,7 +283,7 @@ def layout_problems(plan: TrainPlan, model: Workload, devices: int) -> Iterator[
         said = f"{plan.micro_batches} micro-batches of a replica are too few or no pairs for {plan.schedule}"
         yield Problem("gbs", f"{said} on {plan.pp} stages; nearest is {near}")
     if plan.cp % plan.around:
-        near = max(d for d in range(1, plan.cp + 1) if plan.cp % d == 0 and d <= plan.around)
+        near = divisors(plan.cp, plan.around)[-1]
         yield Problem("ring", f"{plan.around} does not divide cp {plan.cp}; nearest is {near}")
     elif plan.around < plan.cp:
         others = plan.cp // plan.around

@@ -9,7 +9,7 @@ from typing import Any
 from steelyard.deployment.frameworks import find_framework
 from steelyard.deployment.optimizers import find_optimizer
 from steelyard.deployment.recovery import parse_checkpoint, parse_recovery, parse_spares
-from steelyard.deployment.train_plan import OF_MODELS, TrainPlan
+from steelyard.deployment.train_plan import OF_MODELS, TrainPlan, divisors
 from steelyard.errors import InputError, Problem
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import NetScenario, read_net_scenario, sets_of
@@ -87,7 +87,7 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     each = batch // cluster.count
     mbs = values["mbs"] or each
     if each % mbs:
-        near = max(d for d in range(1, mbs + 1) if each % d == 0)
+        near = divisors(each, mbs)[-1]
         raise InputError(f"{mbs} does not divide the {each} of a device; nearest is {near}", field="mbs")
     plan = TrainPlan(
         framework=framework,

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.deployment.packing import Packing, packing_of_lengths
-from steelyard.deployment.train_plan import OF_REWARDED, REWARDED
+from steelyard.deployment.train_plan import OF_REWARDED, REWARDED, divisors
 from steelyard.errors import InputError, Problem, show
 from steelyard.machine.cluster import Cluster
 from steelyard.scenario.fields import fields_of
@@ -105,11 +105,14 @@ def drawn_answers(values: Mapping[str, Any]) -> Answers:
     return Answers(isl, osl, words)
 
 
-def read_rewarded(values: Mapping[str, Any], sequences: int | None, problems: Problems) -> RewardedStep | None:
+def read_rewarded(
+    values: Mapping[str, Any], cluster: Cluster | None, sequences: int | None, problems: Problems
+) -> RewardedStep | None:
     """How a step gets its answers; None where the task learns from none. Problems are added.
 
     Args:
         values: every field of ``train``.
+        cluster: devices that train; None: they were not understood.
         sequences: ``gbs``, the answers of an update; None: all of a step.
         problems: what is wrong is added here.
     """
@@ -134,13 +137,16 @@ def read_rewarded(values: Mapping[str, Any], sequences: int | None, problems: Pr
     if place is not None and place.unlike:
         problems.add([Problem("rollout_on", "expected devices of one kind")])
     degree = values["rollout_tp"]
-    if degree and place is not None and place.count % degree:
-        problems.add([Problem("rollout_tp", f"{degree} does not divide the {place.count} devices of --rollout-on")])
+    answering, said_as = (place, "--rollout-on") if values["rollout_on"] else (cluster, "--on")
+    if degree and answering is not None and answering.count % degree:
+        near = divisors(answering.count, degree)[-1]
+        message = f"{degree} does not divide the {answering.count} devices of {said_as}; nearest is {near}"
+        problems.add([Problem("rollout_tp", message)])
     updates = values["passes"]
     if answers is not None and sequences is not None:
         whole = answers.osl.size
         if whole % sequences:
-            near = max(d for d in range(1, min(whole, sequences) + 1) if whole % d == 0)
+            near = divisors(whole, sequences)[-1]
             message = f"{sequences} answers of an update do not divide the {whole} of a step; nearest is {near}"
             problems.add([Problem("gbs", message)])
         updates *= max(1, whole // sequences)

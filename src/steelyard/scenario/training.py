@@ -22,6 +22,7 @@ from steelyard.deployment.recovery import (
 )
 from steelyard.deployment.train_plan import (
     AWAY,
+    BESIDE,
     CHOSEN,
     RECOMPUTE,
     SPLITTING,
@@ -55,8 +56,6 @@ __all__ = [
 
 #: Fields of a plan that are as they were said.
 _AS_SAID = ("precision", "task", "rank", "sync_every")
-#: Degrees that are one where tp and pp are given and they are not.
-_BESIDE = ("vp", "cp", "ep")
 #: Tokens of a sequence where nothing is said, at most.
 _USUAL_SEQ = 4096
 #: Micro-batches of a step for every stage, where no global batch is given.
@@ -131,7 +130,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     checkpoint = problems.read(parse_checkpoint, values["checkpoint"])
     nodes = cluster.node_count if cluster is not None else 1
     spares = problems.read(parse_spares, values["spares"], nodes)
-    rewarded = read_rewarded(values, sequences, problems)
+    rewarded = read_rewarded(values, cluster, sequences, problems)
     offload = problems.read(_offload, values["offload"])
     packing = problems.read(packing_of, values["docs"], seq, values["seed"])
     problems.done()
@@ -149,7 +148,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         raise InputError("training on unlike devices of one replica is not priced", field="on")
     given = {name: values[name] for name in CHOSEN if values[name] is not None}
     tp, pp = (given.get(name, 1) for name in SPLITTING)
-    vp, cp, ep = (values[name] or 1 for name in _BESIDE)
+    vp, cp, ep = (values[name] or 1 for name in BESIDE)
     dp = given.get("dp") or max(1, cluster.count // (tp * pp * cp))
     mbs = given.get("mbs", 1)
     gbs = sequences or mbs * dp * (_IN_A_STEP * pp * vp if pp > 1 else 1)
@@ -183,7 +182,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     )
     left = tuple(name for name in CHOSEN if name not in given)
     if set(SPLITTING) & set(left):
-        left = (*left, *(name for name in _BESIDE if values[name] is None))
+        left = (*left, *(name for name in BESIDE if values[name] is None))
     if sequences is None:
         left = (*left, "gbs")
     failures, recovery = fails

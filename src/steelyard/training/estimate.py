@@ -16,7 +16,7 @@ from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
-from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan
+from steelyard.deployment.train_plan import BESIDE, CHOSEN, SPLITTING, TrainPlan
 from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
@@ -299,7 +299,7 @@ def _space(scenario: TrainScenario) -> Space:
     """What is tried: where tp and pp are given, the degrees beside them are."""
     said = set(scenario.given)
     if not set(SPLITTING) & set(scenario.open):
-        said |= {*SPLITTING, "vp", "cp", "ep"}
+        said |= {*SPLITTING, *BESIDE}
     return space_of(scenario.model, scenario.cluster, scenario.plan, said)
 
 
@@ -310,7 +310,7 @@ def _no_layout(scenario: TrainScenario, space: Space) -> InputError:
     if near and near != plan.gbs:
         message = f"no layout of {name} on {cluster.count} devices divides {plan.gbs} sequences; nearest is {near}"
         return InputError(message, field="gbs")
-    given = [n for n in (*CHOSEN, "vp", "cp", "ep", "etp", "shard", "schedule") if n in scenario.given]
+    given = [n for n in (*CHOSEN, *BESIDE, "etp", "shard", "schedule") if n in scenario.given]
     said = ", ".join(f"{n} {getattr(plan, n)}" for n in given) or "every degree open"
     message = f"no layout of {name} ({scenario.workload.depth} layers) on {cluster.count} devices with {said}"
     return InputError(message, field=given[0] if given else "on")
@@ -416,7 +416,7 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     }
     plan, words = scenario.plan, scenario.words
     batch = ("gbs",) if scenario.rewarded is None else ()
-    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, "vp", "cp", "ep", *batch)}}
+    inputs = {**inputs, **{name: getattr(plan, name) for name in (*CHOSEN, *BESIDE, *batch)}}
     inputs["model"] = (
         words["model"] if isinstance(words.get("model"), str) else scenario.model.asked or scenario.model.name
     )
@@ -424,7 +424,7 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     if techniques := words.get("techniques"):
         inputs["techniques"] = [str(t) for t in techniques]
     if isinstance(scenario, NetTrainScenario):
-        inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp", "vp", "cp", "ep")}
+        inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp", *BESIDE)}
     else:
         inputs["recompute"] = plan.again
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

@@ -22,7 +22,7 @@ from steelyard.deployment.train_plan import TrainPlan
 from steelyard.machine.cluster import Cluster
 from steelyard.machine.host import find_host, usual_host
 
-__all__ = ["NVME_BYTES_PER_S", "UPDATE_FRAC", "HostRates", "host_rates"]
+__all__ = ["NVME_BYTES_PER_S", "UPDATE_FRAC", "HostRates", "host_rates", "link_rate"]
 
 #: Of the host's bandwidth, what an update on all its cores sustains (guess: 0.6 to 0.8 of streams).
 UPDATE_FRAC = 0.7
@@ -81,16 +81,22 @@ def _host(name: str) -> Any:
     return find_host(name)
 
 
+def link_rate(cluster: Cluster) -> float:
+    """Bytes a second between a device and its host; of their memory where they share one."""
+    links = cluster.machine.links("host")
+    rate = links[0].bandwidth_bytes_per_s if links else cluster.machine.root.bandwidth_bytes_per_s
+    return LINK_FRAC * rate
+
+
 def host_rates(cluster: Cluster) -> HostRates:
     """Those of a cluster's devices. Raises :class:`InputError`: its memory is the host's own."""
     host = cluster.host or _host(usual_host(cluster.machine))
     shared = max(1.0, float(min(cluster.per_node, cluster.count)))
     if "c2c" in cluster.machine.links("host")[0].network:
         shared = 1.0  # a processor for every one or two devices
-    link = LINK_FRAC * cluster.machine.links("host")[0].bandwidth_bytes_per_s
     memory = host.root
     return HostRates(
-        link,
+        link_rate(cluster),
         UPDATE_FRAC * memory.bandwidth_bytes_per_s / shared,
         NVME_BYTES_PER_S / shared,
         memory.capacity_bytes / shared,

@@ -19,9 +19,8 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import idle_power_w
-from steelyard.cost.host_memory import LINK_FRAC
 from steelyard.cost.money import hourly_price
-from steelyard.deployment.train_plan import SPLITTING
+from steelyard.deployment.train_plan import BESIDE, SPLITTING
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.cluster import Cluster
 from steelyard.provenance import Ledger
@@ -34,6 +33,7 @@ from steelyard.simulation.result import Simulation
 from steelyard.traffic.branches import best_of
 from steelyard.traffic.trace import Trace
 from steelyard.training.estimate import TrainEstimate, answer_train, priced_parts, run_of_scenario, sites_of
+from steelyard.training.offload import link_rate
 from steelyard.training.step import step_of
 from steelyard.training.traffic import Links
 
@@ -52,7 +52,6 @@ PARTS: Mapping[str, str] = {
 }
 #: Of a device's memory what an engine may use at most; and of it for the cache at least, where training's states stay.
 _USED, _LEAST_CACHE = 0.92, 0.2
-#: Of the interval of scoring: a forward pass is as sure as a step.
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -127,7 +126,7 @@ def answer_rewarded(scenario: TrainScenario) -> TrainEstimate:
     if step.draws:
         rollouts = _rollouts(found, step)
         parts |= {"rollout": rollouts.time_s, "weights": _weights_s(found, rollouts, apart)}
-        parts["switch"] = 2.0 * rollouts.away_bytes / _host_rate(cluster)
+        parts["switch"] = 2.0 * rollouts.away_bytes / link_rate(cluster)
     times = {name: parts.get(name, 0.0) for name in PARTS}
     answering = times["rollout"] + times["weights"]
     learning = sum(times.values()) - answering
@@ -172,7 +171,7 @@ def _scoring(found: TrainEstimate, step: RewardedStep) -> dict[str, float]:
     if isinstance(step.reward, float):
         return parts | {"reward": step.reward}
     cluster = found.scenario.cluster
-    ones: Any = dict.fromkeys((*SPLITTING, "vp", "cp", "ep", "etp", "mbs"), 1)
+    ones: Any = dict.fromkeys((*SPLITTING, *BESIDE, "etp", "mbs"), 1)
     alone = replace(plan, **ones, dp=cluster.count, shard=cluster.count, zero=3, gbs=cluster.count)
     alone = replace(alone, schedule="1f1b", recompute=(), recompute_layers=0)
     sites, links = sites_of(cluster, plan.precision), Links.of(cluster)
@@ -187,13 +186,6 @@ def _static_bytes(found: TrainEstimate) -> float:
     return max(held) + found.scenario.plan.framework.context_bytes
 
 
-def _host_rate(cluster: Cluster) -> float:
-    """Bytes a second between a device and its host."""
-    links = cluster.machine.links("host")
-    rate = links[0].bandwidth_bytes_per_s if links else cluster.machine.root.bandwidth_bytes_per_s
-    return LINK_FRAC * rate
-
-
 def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:
     """The answers drawn, by the tensor-parallel degree that takes least.
 
@@ -203,25 +195,24 @@ def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:
     """
     cluster = step.rollout_on or found.scenario.cluster
     domain = min(cluster.per_node, cluster.count)
-    degrees = [step.rollout_tp] if step.rollout_tp else [d for d in (1, 2, 4, 8, 16) if d <= domain]
+    degrees = (
+        [step.rollout_tp]
+        if step.rollout_tp
+        else [d for d in (1, 2, 4, 8, 16) if d <= domain and cluster.count % d == 0]
+    )
     best: tuple[float, Rollouts] | None = None
     wrong: InputError | DoesNotFit | None = None
     for degree in degrees:
-        if cluster.count % degree:
-            continue
         try:
             one = _answered(found, step, cluster, degree)
         except (InputError, DoesNotFit) as error:
             wrong = error
             continue
-        taken = one.time_s + 2.0 * one.away_bytes / _host_rate(cluster)
+        taken = one.time_s + 2.0 * one.away_bytes / link_rate(cluster)
         if best is None or taken < best[0]:
             best = (taken, one)
     if best is None:
-        if wrong is None:
-            near = max(d for d in range(1, cluster.count + 1) if cluster.count % d == 0 and d <= (step.rollout_tp or 1))
-            message = f"{step.rollout_tp} does not divide the {cluster.count} devices; nearest is {near}"
-            raise InputError(message, field="rollout_tp")
+        assert wrong is not None
         raise wrong
     return best[1]
 
