@@ -7,7 +7,7 @@ layouts: first what they hold, then how long those take that fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, product
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import static_power_w
-from steelyard.deployment.train_plan import TrainPlan, batches_run, stages_run
+from steelyard.deployment.train_plan import TrainPlan, batches_run, divisors, stages_run
 from steelyard.machine.cluster import Cluster
 from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, blended, parts_of, table_of, taken
@@ -99,10 +99,6 @@ def _powers(most: float) -> list[int]:
     return [2**i for i in range(int(np.log2(max(1.0, most))) + 1)]
 
 
-def _divisors(number: int, most: int) -> list[int]:
-    return [d for d in range(1, min(number, most) + 1) if number % d == 0]
-
-
 def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[str]) -> Space:
     """What is tried of each choice: what was given, and else what frameworks allow.
 
@@ -117,7 +113,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     keys = [k for _, k in workload.head_groups if k]
     tensor = [
         d
-        for d in _divisors(domain, 72)
+        for d in divisors(domain, 72)
         if all(h % d == 0 for h in heads) and all(k % d == 0 or d % k == 0 for k in keys)
     ]
     depth = workload.depth
@@ -127,7 +123,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         for d in _powers(min(_MOST_CP, cluster.count))
         if d == 1 or (plan.seq // d >= _LEAST_TOKENS * 2 and plan.seq % (2 * d) == 0)
     ]
-    experts = _divisors(workload.experts, cluster.count) if workload.experts else [1]
+    experts = divisors(workload.experts, cluster.count) if workload.experts else [1]
 
     def chosen(name: str, tried: Sequence[int]) -> tuple[int, ...]:
         return (getattr(plan, name),) if name in said else tuple(tried)
@@ -177,7 +173,6 @@ def weighed_layouts(
     *,
     most_bytes: float,
     techniques: Sequence[Technique] = (),
-    prune: bool = True,
 ) -> Layouts:
     """Memory of every legal layout of a space, and the time of those that fit.
 
@@ -187,7 +182,6 @@ def weighed_layouts(
         space: what is tried.
         most_bytes: a device has.
         techniques: what changes the parts of a step.
-        prune: leave out layouts that compute more again than others alike that fit: none takes less time.
     """
     sizes = np.array(space.mbs, dtype=np.float64)
     plans, rows = _legal(model, cluster, plan, space)
@@ -204,23 +198,23 @@ def weighed_layouts(
     table = table_of(made, len(ways), len(sizes))
     for technique in techniques:
         table = technique.training_parts(table, plan)
-    blocks = [
-        _weighed({n: v[at : at + _AT_ONCE] for n, v in rows.items()}, table, plan, ways, space, most_bytes, prune)
-        for at in range(0, len(rows["pp"]), _AT_ONCE)
-    ]
+    blocks = [_weighed(some, table, plan, ways, space, most_bytes) for some in _blocks(rows)]
     fits = any(block["fits"].any() for block in blocks)
     rows = {name: np.concatenate([b[name][b["fits"]] if fits else b[name] for b in blocks]) for name in blocks[0]}
     weighed = sum(int(b["weighed"][0]) for b in blocks)
     if not fits:
         least = [int(np.argmin(rows["reserved"]))]
         rows = {name: values[least] for name, values in rows.items()}
-    priced = [
-        _priced({n: v[at : at + _AT_ONCE] for n, v in rows.items()}, table, plan, cluster, sites, links, ways)
-        for at in range(0, len(rows["pp"]), _AT_ONCE)
-    ]
+    priced = [_priced(some, table, plan, cluster, sites, links, ways) for some in _blocks(rows)]
     step_s, power_w = (np.concatenate([p[i] for p in priced]) for i in (0, 1))
     columns = {name: rows[name] for name in COLUMNS}
     return Layouts(plan, columns, ways, step_s, rows["reserved"], power_w, weighed, fits)
+
+
+def _blocks(rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Rows in blocks of :data:`_AT_ONCE`."""
+    for at in range(0, len(rows["pp"]), _AT_ONCE):
+        yield {name: values[at : at + _AT_ONCE] for name, values in rows.items()}
 
 
 def _worth(works: Sequence[Work], ways: Sequence[tuple[str, ...]]) -> tuple[tuple[str, ...], ...]:
@@ -235,9 +229,11 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
     counts = space.counts or (cluster.count,)
     some = [pp for pp in space.pp if stages_run(plan.schedule, pp) and any(count % pp == 0 for count in counts)]
     pairs = [(pp, vp) for pp, vp in product(some, space.vp) if _shared_out(depth, pp, vp)]
+    if not pairs:
+        return [], {"pp": np.zeros(0)}
     axes = np.meshgrid(counts, np.arange(len(pairs)), space.zero, np.arange(len(space.mbs)), indexing="ij")
     count, pair, zero, size = (a.ravel() for a in axes)
-    pp, vp = np.array(pairs or [(0, 0)]).T[:, pair] if len(pairs) else (pair, pair)
+    pp, vp = np.array(pairs).T[:, pair]
     mbs = np.array(space.mbs)[size]
     plans: list[TrainPlan] = []
     found: list[dict[str, Any]] = []
@@ -314,14 +310,13 @@ def _weighed(
     ways: Sequence[tuple[str, ...]],
     space: Space,
     most_bytes: float,
-    prune: bool,
 ) -> dict[str, Any]:
     """Layouts with what they compute again: those that fit, or if none does all; ``fits`` says which."""
     each = [_reserved(taken(table, rows["split"], way, rows["size"]), plan, rows) for way in range(len(ways))]
     most = np.stack([held.max(axis=0) for held in each])
     fits = most <= most_bytes
     timed = fits.copy()
-    if prune and () in ways:  # nothing that fits is made faster by computing more again
+    if () in ways:  # nothing that fits is made faster by computing more again
         timed &= ~fits[ways.index(())] | (np.array([not way for way in ways])[:, None])
     way, row = np.nonzero(timed if timed.any() else np.ones_like(timed))
     made = {name: values[row] for name, values in rows.items()}
