@@ -81,10 +81,10 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
         flight = np.where(np.asarray(layout.vp) > 1, flight, one)
     rows = layers_on(parts, layout.pp, layout.vp, stage)
     layers: Any = sum((n * k.kept_bytes for n, k in zip(rows, parts.layers, strict=True)), 0.0)
-    # the layer that is computed again keeps everything for a moment
     if plan.away("activations"):
         layers = np.minimum(layers, GATHERED_LAYERS * _most([k.kept_bytes for k in parts.layers]))
         flight = np.ones(1)
+    # the layer that is computed again keeps everything for a moment
     activations = layers * flight + _most([k.again_bytes for k in parts.layers])
     first, last = np.equal(stage, 0), np.equal(stage, np.asarray(layout.pp) - 1)
     activations = activations + np.where(first, parts.first.kept_bytes * flight, 0.0)

@@ -20,14 +20,14 @@ from steelyard_validation.readers._train import Words, answered, step_time, whol
 
 __all__ = ["read", "words"]
 
-#: Benchmarks by model: catalogue name, tokens of a sample, task.
+#: Benchmarks by model: catalogue name, tokens of a sample, task. BERT is trained on sequences of at most 512 tokens
+#: without their padding; half of it is (guess).
 BENCHMARKS: Mapping[str, tuple[str, int, str]] = {
     "llama31_405b": ("llama-3.1-405b", 8192, ""),
     "llama2_70b_lora": ("llama-2-70b", 8192, "lora"),
     "gpt3": ("gpt-3-175b", 2048, ""),
     "bert": ("bert-large-uncased", 256, ""),
 }
-#: BERT is trained on sequences of at most 512 tokens without their padding; half of it is (guess).
 #: Benchmarks of long sequences, a micro-batch of one each: batch over accumulation are the replicas.
 SINGLE = ("llama2_70b_lora", "llama31_405b")
 NOT_ASKED = {
