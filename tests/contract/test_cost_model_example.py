@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from steelyard.cost.models import COST_MODELS
-
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-cost-model.md"
+from tests.guides import python_blocks
 
 _space: dict[str, Any] = {"__name__": __name__}
-for _block in re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
+for _block in python_blocks("add-a-cost-model"):
     exec(_block, _space)  # our own page
 
 TestFlatGemm = _space["TestFlatGemm"]

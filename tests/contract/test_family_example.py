@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-model.md"
+from tests.guides import python_blocks
 
 _space: dict[str, Any] = {"__name__": __name__}
-for _block in re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL):
+for _block in python_blocks("add-a-model"):
     exec(_block, _space)  # our own page
 
 TestMyFamily = _space["TestMyFamily"]

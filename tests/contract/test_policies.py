@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +13,10 @@ from steelyard.errors import InputError, UnknownName
 from steelyard.simulation.policies import POLICIES, find_policy, ordered
 from steelyard.testing.policies import PolicyContract, traffic
 from steelyard.traffic.trace import Trace
+from tests.guides import python_blocks
 from tests.serving import simulate
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-policy.md"
-BLOCKS = re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+BLOCKS = python_blocks("add-a-policy")
 
 _space: dict[str, Any] = {"__name__": __name__}
 for _block in BLOCKS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 import sys
 from dataclasses import MISSING
 from pathlib import Path
@@ -21,6 +20,7 @@ from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques._presets import Preset, _made
 from steelyard.techniques._registry import TECHNIQUES, check_together, parse, read_techniques
 from steelyard.testing.techniques import SCENARIO, TechniqueContract, figures, play_together
+from tests.guides import python_blocks
 
 #: Text of every built-in technique.
 TEXTS: dict[str, tuple[str, ...]] = {
@@ -397,13 +397,10 @@ def test_formats_take_memory_and_time() -> None:
     assert kv.tpot_s < plain.tpot_s and four.tpot_s < plain.tpot_s
 
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "add-a-technique.md"
-
-
 def test_the_guide_is_true(tmp_path: Path) -> None:
     """The techniques of the guide, as written there, hold the contract and change what they say."""
-    blocks = re.findall(r"```python[^\n]*\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
-    lines = [line for line in "\n".join(blocks).splitlines() if not line.startswith("TECHNIQUES.add(")]
+    text = "\n".join(python_blocks("add-a-technique"))
+    lines = [line for line in text.splitlines() if not line.startswith("TECHNIQUES.add(")]
     path = tmp_path / "guide_techniques.py"
     path.write_text("\n".join(lines), encoding="utf-8")
     spec = importlib.util.spec_from_file_location("guide_techniques", path)

@@ -18,6 +18,7 @@ from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.sizes import divided, plus, slid, times
 from steelyard.workload.networks.values import symbol
+from tests.guides import python_blocks
 
 B = extent({("batch",): 1})
 
@@ -245,8 +246,7 @@ def test_the_door_says_what_it_knows(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_family_of_the_guide_is_a_network() -> None:
-    text = (Path(__file__).parents[2] / "docs/guide/add-a-network.md").read_text()
-    code = next(block.partition("```")[0] for block in text.split("```python")[1:] if "class TwoLayers" in block)
+    code = next(block for block in python_blocks("add-a-network") if "class TwoLayers" in block)
     space: dict[str, Any] = {}
     exec(code, space)
     with NETWORKS.during("two_layers_of_the_guide", space["TwoLayers"]):
