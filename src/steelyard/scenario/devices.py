@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.cluster import Cluster, cluster_of, parse_cluster
 from steelyard.machine.component import Machine
 from steelyard.techniques._base import relabelled
 from steelyard.workload.catalogue import find_model
 
-__all__ = ["read_cluster"]
+__all__ = ["read_cluster", "takes"]
 
 
 def read_cluster(on: str | Cluster | Machine) -> Cluster:
@@ -19,7 +22,7 @@ def read_cluster(on: str | Cluster | Machine) -> Cluster:
         return parse_cluster(on)
     except UnknownName as error:
         message = error.message
-        if _is_model(on):
+        if takes(find_model, on):
             message = f"{on!r} is a model; expected a machine: NAME or NAME:COUNT"
         elif "," in on:
             message = f"expected one machine: NAME or NAME:COUNT, got {show(on)}"
@@ -28,9 +31,10 @@ def read_cluster(on: str | Cluster | Machine) -> Cluster:
         raise relabelled(relabelled(error, "machine", "on"), "file", "on") from None
 
 
-def _is_model(name: str) -> bool:
+def takes(reader: Callable[[str], Any], text: str) -> bool:
+    """Whether a reader takes a text."""
     try:
-        find_model(name)
+        reader(text)
     except InputError:
         return False
     return True

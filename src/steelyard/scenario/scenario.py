@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from steelyard.errors import InputError, Problem, UnknownName, complete, raise_a
 from steelyard.machine.cluster import Cluster, parse_cluster, with_network
 from steelyard.machine.component import Machine
 from steelyard.machine.host import find_host, usual_host
-from steelyard.scenario.devices import read_cluster
+from steelyard.scenario.devices import read_cluster, takes
 from steelyard.scenario.fields import ALONE, GROUPS, STATIC_FLAGS
 from steelyard.scenario.load import read_trace, with_load
 from steelyard.scenario.parse import engine_and_scheduler, parse_pools, read_pools
@@ -387,20 +387,11 @@ def read_model(model: str | Model, generic: bool) -> Model:
     try:
         return load_model(model, generic=generic)
     except UnknownName:
-        if _takes(parse_cluster, model):
+        if takes(parse_cluster, model):
             raise InputError(f"{model!r} is a machine; expected a model, which comes first", field="model") from None
         raise
     except InputError as error:
         raise relabelled(error, "file", "model") from None
-
-
-def _takes(reader: Callable[[str], Any], text: str) -> bool:
-    """Whether a reader takes a text."""
-    try:
-        reader(text)
-    except InputError:
-        return False
-    return True
 
 
 def check_name(field_name: str, name: str) -> None:
