@@ -13,6 +13,7 @@ from steelyard.page.answers import Column, figure_html
 from steelyard.page.form import form_of
 from steelyard.page.question import Question
 from steelyard.page.screen import screens
+from steelyard.report.html import environment
 from steelyard.report.paper import figure as figure_text
 from steelyard.units import format_quantity
 
@@ -30,15 +31,7 @@ ASSETS = {path.name: path for path in sorted((Path(__file__).parent / "assets").
 
 @cache
 def _environment() -> Environment:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    found = environment(TEMPLATES)
     found.filters["q"] = _quantity
     found.filters["num"] = lambda value: "–" if value is None else figure_text(float(value))
     found.filters["pct"] = lambda share: "–" if share is None else f"{share:.0%}"

@@ -14,7 +14,7 @@ from steelyard.writing import write_text
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-__all__ = ["Table", "rendered", "write_html"]
+__all__ = ["Table", "environment", "rendered", "write_html"]
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -29,18 +29,28 @@ class Table:
     first_bold: bool = False
 
 
-@cache
-def _environment() -> Environment:
+def environment(folder: Path, **more: Any) -> Environment:
+    """Templates of a folder: every value is escaped, and one that is not given is an error.
+
+    Args:
+        folder: of the templates.
+        more: options of an environment of Jinja beside these.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    found = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+    return Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        keep_trailing_newline=True,
+        **more,
     )
+
+
+@cache
+def _environment() -> Environment:
+    found = environment(TEMPLATES, keep_trailing_newline=True)
     found.globals |= {"asset": lambda name: asset(name).read_text(encoding="utf-8"), "has_library": has_library}
     found.filters["items_text"] = lambda table: [f"{name}: {text}" for name, text in table.items()]
     return found
