@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.page.screen import Screen, Shown, Tell
+from steelyard.page.screen import Screen, Shown, Tell, fact
 from steelyard.report.figures import figures_of
 from steelyard.units import format_quantity as q
 
@@ -148,17 +148,7 @@ def _facts(d: Mapping[str, Any]) -> list[dict[str, Any]]:
     def time(label: str, name: str) -> dict[str, Any]:
         ends = spans.get(name, {}).get("p50")
         below = f"p90 {q(d[name]['p90'], 's')}, p99 {q(d[name]['p99'], 's')}" if d[name].get("p99") else ""
-        return {
-            "name": name,
-            "label": label,
-            "value": d[name].get("p50"),
-            "unit": "s",
-            "below": below,
-            "interval": ends,
-        }
-
-    def one(name: str, label: str, value: Any, unit: str, below: str = "", ends: Any = None) -> dict[str, Any]:
-        return {"name": name, "label": label, "value": value, "unit": unit, "below": below, "interval": ends}
+        return fact(name, label, d[name].get("p50"), "s", below, ends)
 
     good = through.get("goodput_frac")
     below = f"{good:.1%} of requests" if good is not None else ""
@@ -167,10 +157,10 @@ def _facts(d: Mapping[str, Any]) -> list[dict[str, Any]]:
         time("first token, median", "ttft_s"),
         time("per token, median", "tpot_s"),
         time("end to end, median", "e2e_s"),
-        one("output_tokens_per_s", "output tokens per second", through["output_tokens_per_s"], "1", tokens),
-        one("goodput_requests_per_s", "goodput, requests/s", through["goodput_requests_per_s"], "1", below),
-        one("energy_j_per_output_token", "energy per output token", d["energy_j_per_output_token"], "J"),
-        one("usd_per_million_output_tokens", "per million output tokens", d["usd_per_million_output_tokens"], "USD"),
+        fact("output_tokens_per_s", "output tokens per second", through["output_tokens_per_s"], "1", tokens),
+        fact("goodput_requests_per_s", "goodput, requests/s", through["goodput_requests_per_s"], "1", below),
+        fact("energy_j_per_output_token", "energy per output token", d["energy_j_per_output_token"], "J"),
+        fact("usd_per_million_output_tokens", "per million output tokens", d["usd_per_million_output_tokens"], "USD"),
     ]
 
 
