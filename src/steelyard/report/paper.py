@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "lines_table",
     "needed",
     "render",
+    "shares_table",
     "span",
     "spread",
     "styled",
@@ -186,6 +187,23 @@ def columns(
     for row in rows:
         made.add_row(*(x if isinstance(x, Text) else Text(_whole(str(x))) for x in row))
     return made
+
+
+def shares_table(parts_s: Mapping[str, float], names: Mapping[str, str], whole_s: float, share: str) -> Table:
+    """Parts of a time, the largest first, each with its share; what would show as 0.0 % is left out.
+
+    Args:
+        parts_s: of each part, s.
+        names: what each is called.
+        whole_s: the time they are parts of, s.
+        share: head of the column of shares.
+    """
+    rows = [
+        [names[part], format_quantity(time, "s"), f"{time / whole_s:.1%}"]
+        for part, time in sorted(parts_s.items(), key=lambda item: -item[1])
+        if time / whole_s >= 0.0005
+    ]
+    return columns(["part", "time", share], rows, numeric=["time", share])
 
 
 def kept(

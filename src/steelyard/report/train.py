@@ -6,7 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report import train_rewarded, train_run
-from steelyard.report.paper import Line, bullets, columns, figure, fitting, grid, lines_table, render, span, styled
+from steelyard.report.paper import (
+    Line,
+    bullets,
+    columns,
+    figure,
+    fitting,
+    grid,
+    lines_table,
+    render,
+    shares_table,
+    span,
+    styled,
+)
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
@@ -165,11 +177,6 @@ def parts(found: TrainEstimate) -> list[Any]:
         span(low, high),
         q(found.limit_s, "s"),
     )
-    shares = [
-        [BREAKDOWN[name], q(time, "s"), f"{time / found.step_s:.1%}"]
-        for name, time in sorted(found.breakdown_s.items(), key=lambda item: -item[1])
-        if time / found.step_s >= 0.0005
-    ]
     return [
         *title(found),
         "",
@@ -182,7 +189,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         *train_run.parts(found),
         "",
         styled((f"where the time of {'a step' if found.rewarded is None else 'an update'} goes", "bold")),
-        columns(["part", "time", "share"], shares, numeric=["time", "share"]),
+        shares_table(found.breakdown_s, BREAKDOWN, found.step_s, "share"),
         "",
         *_memory(found),
         "",

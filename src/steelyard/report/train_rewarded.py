@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import Line, columns, figure, grid, lines_table, span, styled
+from steelyard.report.paper import Line, figure, grid, lines_table, shares_table, span, styled
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -80,11 +80,6 @@ def parts(found: TrainEstimate) -> list[Any]:
     table = grid("left", "right", "right")
     table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval")))
     table.add_row(f"step of {step.task}", styled((q(done.step_s, "s"), "bold")), span(*done.ends_s))
-    rows = [
-        [PARTS[name], q(time, "s"), f"{time / done.step_s:.1%}"]
-        for name, time in sorted(done.parts_s.items(), key=lambda item: -item[1])
-        if time / done.step_s >= 0.0005
-    ]
     return [
         "",
         table,
@@ -92,7 +87,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         lines_table(list(_lines(done, step.stale))),
         "",
         styled((f"where the time of a step of {step.task} goes", "bold")),
-        columns(["part", "time", "of the step"], rows, numeric=["time", "of the step"]),
+        shares_table(done.parts_s, PARTS, done.step_s, "of the step"),
     ]
 
 
