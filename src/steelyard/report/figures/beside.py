@@ -13,11 +13,13 @@ from steelyard.report.figures.options import (
     categories,
     colour,
     dots,
+    far_apart,
     level,
     limit,
     line,
     named_rows,
     segments,
+    shape,
 )
 from steelyard.units import format_quantity as q
 
@@ -31,7 +33,6 @@ __all__ = ["accuracy", "comparison_figures", "llama_bench_figures", "place_figur
 
 #: Rows of a comparison that are drawn at most.
 _ROWS = 40
-_SHAPES = ("circle", "rect", "diamond", "triangle", "roundRect", "arrow")
 
 
 def comparison_figures(found: Comparison) -> list[Figure]:
@@ -100,7 +101,7 @@ def _measured(
     ]
     at = [float(i) for i in range(len(rows))]
     span = {"color": "--c0", "opacity": 0.3}
-    log = min(min(r) for r in rows) > 0 and max(max(r) for r in rows) / min(min(r) for r in rows) > 20
+    log = far_apart([x for r in rows for x in r])
     series = [
         segments("80 % interval", ends, width=8, lineStyle=span, itemStyle={"color": "--c0"}, silent=True),
         dots("predicted", [r[1] for r in rows], at, words=words, symbolSize=9, itemStyle={"color": "--c0"}),
@@ -191,8 +192,8 @@ def place_figures(found: Places) -> list[Figure]:
     option = {
         "height": 380,
         "trigger": "item",
-        "xAxis": axis(across[1], unit, log=max(x) / min(x) > 20, zero=False),
-        "yAxis": axis("tokens/s for one user", "", log=max(y) / min(y) > 20, zero=False),
+        "xAxis": axis(across[1], unit, log=far_apart(x), zero=False),
+        "yAxis": axis("tokens/s for one user", "", log=far_apart(y), zero=False),
         "series": [drawn],
     }
     best = max(range(len(y)), key=lambda i: y[i])
@@ -236,7 +237,7 @@ def scoreboard(
             words=[p[1] for p in mine],
             symbolSize=8,
             itemStyle=style,
-            symbol=_SHAPES[i // 6 % 6],
+            symbol=shape(i),
         )
         for item, p in zip(made["data"], mine, strict=True):
             if p[4] != "reproduced":

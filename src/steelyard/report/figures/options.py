@@ -7,17 +7,45 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["axis", "band", "bars", "categories", "colour", "dots", "level", "limit", "line", "named_rows", "segments"]
+__all__ = [
+    "axis",
+    "band",
+    "bars",
+    "categories",
+    "colour",
+    "dots",
+    "far_apart",
+    "level",
+    "limit",
+    "line",
+    "named_rows",
+    "segments",
+    "shape",
+]
 
 #: Colours of the stylesheet that tell series apart.
 COLOURS = 6
+#: Shapes of dots, each of which takes all colours in turn.
+_SHAPES = ("circle", "rect", "diamond", "triangle", "roundRect", "arrow")
 #: Points of a line at most.
 POINTS = 400
+#: An axis that may be logarithmic is so when its values are more than this many times apart.
+_LOG_FROM = 20.0
 
 
 def colour(i: int) -> str:
     """Colour ``i`` of the stylesheet; after the last the first again."""
     return f"--c{i % COLOURS}"
+
+
+def shape(i: int) -> str:
+    """Shape of the dots of group ``i``: another one each time the colours begin again."""
+    return _SHAPES[i // COLOURS % len(_SHAPES)]
+
+
+def far_apart(values: Sequence[float]) -> bool:
+    """Whether positive values are so far apart that their axis is logarithmic."""
+    return min(values) > 0 and max(values) / min(values) > _LOG_FROM
 
 
 def axis(name: str = "", unit: str = "", *, log: bool = False, zero: bool = True, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,18 @@ import numpy as np
 
 from steelyard.report import plan as report
 from steelyard.report.figures.figure import Figure
-from steelyard.report.figures.options import axis, colour, dots, level, limit, line, named_rows, segments
+from steelyard.report.figures.options import (
+    axis,
+    colour,
+    dots,
+    far_apart,
+    level,
+    limit,
+    line,
+    named_rows,
+    segments,
+    shape,
+)
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -22,7 +33,6 @@ __all__ = ["candidate_words", "front_figures", "plan_figures", "ways_figure"]
 _DOT, _BEST = 9, 16
 #: Points of the line of an API.
 _POINTS = 60
-_SHAPES = ("circle", "rect", "diamond", "triangle", "roundRect", "arrow")
 
 
 def plan_figures(answer: Answer) -> list[Figure]:
@@ -61,8 +71,7 @@ def front_figures(answer: Answer) -> list[Figure]:
         ttft = [t.limit_s for t in answer.question.targets if t.metric == "ttft_s"]
         marks = [limit(x=min(ttft), words=f"SLO: {q(min(ttft), 's')}")] if ttft else []
         rents = [c.rent_usd_per_hour or 0.0 for c in (*cost, *priced)]
-        log = min(rents) > 0 and max(rents) / min(rents) > 20
-        axes = axis("time to first token", "s"), axis("USD per hour", "", log=log)
+        axes = axis("time to first token", "s"), axis("USD per hour", "", log=far_apart(rents))
         found.append(
             _front(
                 ("rent", "Rent against latency"),
@@ -122,7 +131,7 @@ def _front(
         x, y = zip(*(place(c) for c, _ in mine), strict=True)
         style = {"color": colour(i), "borderColor": "--page", "borderWidth": 1}
         words = [candidate_words(c) for c, _ in mine]
-        made = dots(group, x, y, words=words, itemStyle=style, symbol=_SHAPES[i // 6 % 6])
+        made = dots(group, x, y, words=words, itemStyle=style, symbol=shape(i))
         for item, (_, on), won in zip(made["data"], mine, best, strict=True):
             item["symbolSize"] = _BEST if won else _DOT
             if won:

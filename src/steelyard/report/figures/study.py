@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from steelyard.report.figures.figure import Figure
-from steelyard.report.figures.options import COLOURS, axis, bars, categories, colour, dots, line
+from steelyard.report.figures.options import COLOURS, axis, bars, categories, colour, dots, far_apart, line
 from steelyard.report.paper import spread
 from steelyard.report.study_text import heading, quantity
 from steelyard.studies.findings import Findings
@@ -22,8 +22,6 @@ __all__ = ["colour_axis", "effect_figures", "front_figures", "known", "outline",
 DOTS = 3000
 #: Values of an axis drawn at most.
 _VALUES = 40
-#: An axis is logarithmic when its values are this many times apart.
-_LOG_FROM = 20.0
 
 
 def study_figures(findings: Findings) -> list[Figure]:
@@ -92,9 +90,8 @@ def _scatter(
     axes = []
     for j, objective in enumerate(pair):
         values = [(p[0], p[1])[j] for p in (*every, *front)]
-        log = min(values) > 0 and max(values) / min(values) > _LOG_FROM
         unit = "s" if columns[objective.metric].unit == "s" else ""
-        axes.append(axis(heading(objective.metric), unit, log=log, zero=False))
+        axes.append(axis(heading(objective.metric), unit, log=far_apart(values), zero=False))
     first, second = (heading(o.metric) for o in pair)
     says = f"{len(front):,} points that no other beats in every figure, of {len(findings.answered):,} with an answer"
     if front:
@@ -199,7 +196,7 @@ def _by_value(findings: Findings, objective: Objective, name: str) -> Figure:
         data = [{"value": v, "words": w} for v, w in zip(figures, words, strict=True)]
         series.append({"type": "line", "name": label, "data": data, "showSymbol": True})
     there = [v for v in (*best, *median) if v is not None]
-    log = bool(there) and min(there) > 0 and max(there) / min(there) > _LOG_FROM
+    log = bool(there) and far_apart(there)
     pick = (max if objective.maximise else min)(
         [i for i, v in enumerate(best) if v is not None], key=lambda i: best[i] or 0, default=None
     )

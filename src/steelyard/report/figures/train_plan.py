@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.failures import DAY_S
 from steelyard.report.figures.figure import Figure
-from steelyard.report.figures.options import axis, colour, dots, level, limit, line
+from steelyard.report.figures.options import axis, colour, dots, far_apart, level, limit, line
 from steelyard.report.figures.train import train_figures
 
 if TYPE_CHECKING:
@@ -77,11 +77,10 @@ def _front(answer: TrainAnswer) -> Figure | None:
         says += f"; the winner, {w.scenario.cluster}, takes {days:,.1f} days and {usd:,.0f} USD"
     if marks:
         series[0] |= level(marks)
-    days_ = [r.days for r in rows]
     option = {
         "height": 300,
         "trigger": "item",
-        "xAxis": axis("days", "", log=max(days_) / max(min(days_), 1e-9) > 20),
+        "xAxis": axis("days", "", log=far_apart([r.days for r in rows])),
         "yAxis": axis("USD", "", zero=False),
         "series": series,
     }
