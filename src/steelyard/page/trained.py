@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.page.screen import fact
 from steelyard.report import train as report
+from steelyard.report.paper import spare_text
 from steelyard.report.train_run import chances, count
 from steelyard.scenario.fields import fields_of
 from steelyard.units import figure
@@ -68,7 +69,6 @@ def view_of(found: TrainEstimate) -> dict[str, Any]:
         counted = f"{plan.gbs:,} sequence{'s' if plan.gbs > 1 else ''} of {plan.seq:,} tokens"
     many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
     fullest = found.stages[found.peak_stage]
-    spare = found.capacity_bytes - fullest.reserved_bytes
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
     return {
         "title": s.model.name,
@@ -78,7 +78,7 @@ def view_of(found: TrainEstimate) -> dict[str, Any]:
         "step": f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs} on each of {plan.dp:,} replicas",
         "fits": found.fits,
         "memory": f"{q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, "
-        f"{q(abs(spare), 'B')} {'to spare' if spare >= 0 else 'short'}",
+        + spare_text(found.capacity_bytes - fullest.reserved_bytes),
         "remedy": "" if found.fits else report.remedy(found),
         "facts": _facts(found),
         "run": _run(found),

@@ -36,6 +36,7 @@ __all__ = [
     "render",
     "shares_table",
     "span",
+    "spare_text",
     "spread",
     "styled",
 ]
@@ -131,10 +132,14 @@ def styled(*pieces: tuple[str, str] | str) -> Text:
 
 def fitting(fits: bool, used_bytes: float, capacity_bytes: float, where: str = "") -> Text:
     """Whether something fits a device's memory, what it takes of it, and what is to spare or short."""
-    spare = capacity_bytes - used_bytes
-    used, capacity, left = (format_quantity(x, "B") for x in (used_bytes, capacity_bytes, abs(spare)))
-    words = f"  {used} of {capacity}{where}, {left} {'to spare' if spare >= 0 else 'short'}"
+    used, capacity = (format_quantity(x, "B") for x in (used_bytes, capacity_bytes))
+    words = f"  {used} of {capacity}{where}, {spare_text(capacity_bytes - used_bytes)}"
     return styled(("fits", "bold green") if fits else ("does not fit", "bold red"), words)
+
+
+def spare_text(spare_bytes: float) -> str:
+    """``12.3 GiB to spare``, or of less than nothing ``12.3 GiB short``."""
+    return f"{format_quantity(abs(spare_bytes), 'B')} {'to spare' if spare_bytes >= 0 else 'short'}"
 
 
 def indented(text: RenderableType, by: int = 6) -> RenderableType:

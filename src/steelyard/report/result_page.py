@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.report.figures import figures_of
 from steelyard.report.html import Table, rendered, write_html
-from steelyard.units import format_quantity as q
+from steelyard.report.paper import spare_text
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
@@ -50,7 +50,7 @@ def _ledger(found: Any) -> dict[str, Any]:
 
 
 def _fits(fits: bool, headroom: float, change: Callable[[], str]) -> dict[str, Any]:
-    spare = f"{q(abs(headroom), 'B')} {'to spare' if headroom >= 0 else 'short'}"
+    spare = spare_text(headroom)
     because = spare if fits else f"{spare}; nearest change that fits: {change()}"
     return {"verdict": "fits" if fits else "does not fit", "good": fits, "because": because}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from steelyard.report.estimate import flops_of, shares_of
-from steelyard.report.paper import TIMES, Line, bullets, figure, grid, indented, lines_table, render, span
+from steelyard.report.paper import TIMES, Line, bullets, figure, grid, indented, lines_table, render, span, spare_text
 from steelyard.report.paper import styled as _text
 from steelyard.units import format_quantity as q
 
@@ -72,14 +72,14 @@ def _memory(e: Estimate) -> list[Any]:
     total, capacity = q(float(m.total), "B"), q(float(m.capacity), "B")
     if e.fits:
         head = _text(
-            ("fits", "bold green"), f"  {total} of {capacity} usable per device, {q(float(m.headroom), 'B')} to spare"
+            ("fits", "bold green"), f"  {total} of {capacity} usable per device, {spare_text(float(m.headroom))}"
         )
     elif float(m.headroom) >= 0:
         head = _text(("does not fit", "bold red"), f"  host memory; {total} of {capacity} usable per device")
     else:
         head = _text(
             ("does not fit", "bold red"),
-            f"  {total} of {capacity} usable per device, {q(-float(m.headroom), 'B')} short",
+            f"  {total} of {capacity} usable per device, {spare_text(float(m.headroom))}",
         )
     names = (("weights", m.weights), ("KV cache", m.kv_cache), ("activations", m.activations), ("buffers", m.other))
     parts = indented(_text(", ".join(f"{name} {q(float(x), 'B')}" for name, x in names)))

@@ -11,6 +11,7 @@ from steelyard.estimation.explanation import kernels as kernels_of
 from steelyard.estimation.start_up import memory_parts
 from steelyard.report.figures.figure import Figure
 from steelyard.report.figures.shared import Time, breakdown, distributions, fit_bar, roofline
+from steelyard.report.paper import spare_text
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -63,8 +64,7 @@ def memory_figure(e: Estimate) -> Figure:
     total, capacity = float(m.total), float(m.capacity)
     verdict = "does not fit the host's memory"
     if e.fits or m.headroom < 0:
-        spare = q(abs(float(m.headroom)), "B")
-        verdict = f"fits, {spare} to spare" if e.fits else f"does not fit, {spare} short"
+        verdict = f"{'fits' if e.fits else 'does not fit'}, {spare_text(float(m.headroom))}"
     says = (
         f"{q(total, 'B')} of {q(capacity, 'B')} usable per device: {verdict}. "
         f"Weights {q(float(m.weights), 'B')}, KV cache {q(float(m.kv_cache), 'B')}, "

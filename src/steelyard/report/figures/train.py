@@ -21,6 +21,7 @@ from steelyard.report.figures.options import (
     segments,
 )
 from steelyard.report.figures.shared import GIB, Time, breakdown, distributions
+from steelyard.report.paper import spare_text
 from steelyard.report.train_picture import PASSES, SHOWN, played_step
 from steelyard.scenario.run_limits import limits_of
 from steelyard.training.memory import PARTS
@@ -92,7 +93,7 @@ def _memory(found: TrainEstimate) -> Figure:
     largest = max(fullest.parts, key=lambda p: fullest.parts[p])
     says = (
         f"{q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')} on {names[found.peak_stage]}, fullest: "
-        f"{'fits, ' + q(spare, 'B') + ' to spare' if spare >= 0 else 'does not fit, ' + q(-spare, 'B') + ' short'}; "
+        f"{'fits' if spare >= 0 else 'does not fit'}, {spare_text(spare)}; "
         f"most of it {largest}, {q(fullest.parts[largest], 'B')}."
     )
     option = {
