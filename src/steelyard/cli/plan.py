@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from steelyard.cli.help import option
 from steelyard.cli.options import Wrong, options_of, words_of_options
-from steelyard.cli.output import Written, problems_of, write
+from steelyard.cli.output import Paged, Written, write
 from steelyard.cli.progress import status
 from steelyard.errors import DoesNotFit, InputError, Problem
 from steelyard.scenario.fields import field
@@ -32,23 +32,20 @@ def plan(
         str | None, option("play a plan.toml or plan.json again and compare the numbers, instead of planning")
     ] = None,
     written: Written = Written(),  # noqa: B008 - frozen
-    html: Annotated[str, option("page with the answer and its pictures")] = "",
+    paged: Paged = Paged(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Find the cheapest deployment that meets the SLOs, and write the files to launch it.
 
     Exit code 3 when nothing fits; the nearest changes that would are then named.
     """
-    from steelyard.report.records import check_path
-
     problems.read(written.check)
-    if html:
-        problems.add(problems_of(check_path, html, (".html", ".htm"), "html"))
+    problems.read(paged.check)
     if replay is not None:
         problems.add(
             [
                 Problem(name, "--replay plays the plan as it is in the file; leave this out")
-                for name in _beside(model, question, written, html)
+                for name in _beside(model, question, written, paged)
             ]
         )
         if not replay:
@@ -61,26 +58,26 @@ def plan(
     words = words_of_options("plan", question, problems) | ({"model": model} if model else {})
     with status(written.quiet, "planning") as tell:
         answer = plan_of(read_question({**words, "tell": tell}, problems))
-    _write(answer, written, html)
+    _write(answer, written, paged)
     if answer.winner is None:
         assert answer.infeasible is not None
         nearest = "; or ".join(c.text for c in answer.infeasible.nearest)
         raise DoesNotFit(f"nothing fits: {answer.infeasible.reason}", change=nearest or "none found")
 
 
-def _beside(model: str, question: Any, written: Written, html: str) -> list[str]:
+def _beside(model: str, question: Any, written: Written, paged: Paged) -> list[str]:
     """What was given that a replay has no use for."""
     asked = {f.name: getattr(question, f.name) != f.default for f in fields(question)}
     given = {
         "model": bool(model),
         **asked,
-        "html": bool(html),
+        "html": bool(paged.html),
         **{n: bool(getattr(written, n)) for n in ("out", "force")},
     }
     return [name for name, there in given.items() if there]
 
 
-def _write(answer: Answer, written: Written, html: str) -> None:
+def _write(answer: Answer, written: Written, paged: Paged) -> None:
     from steelyard.report import plan as report
 
     if written.folder and answer.winner is not None:
@@ -88,10 +85,10 @@ def _write(answer: Answer, written: Written, html: str) -> None:
         from steelyard.report.plan_files import plan_files
 
         write_folder(written.folder, plan_files(answer), force=written.force)
-    if html:
+    if paged.html:
         from steelyard.report.plan_page import write_page
 
-        write_page(answer, html)
+        write_page(answer, paged.html)
     files = written.folder if answer.winner is not None else ""
     write(
         written.output,

@@ -39,12 +39,9 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
 
     answer = sy.plan_training(**words, tell=lambda said: tell(said, None))
     w, asked = answer.winner, answer.question
-    limits = [f"within {asked.by_s / DAY_S:g} days"] if asked.by_s is not None else []
-    limits += [f"for at most {asked.budget_usd:,.0f} USD"] if asked.budget_usd is not None else []
-    sure = f", with {asked.sure:.0%}" if limits else ""
     view: dict[str, Any] = {"title": str(words["model"]), "fits": True, **({} if w is None else view_of(w))}
     view |= {
-        "asked": f"Wanted: least {asked.objective}{', ' if limits else ''}{' and '.join(limits)}{sure}.",
+        "asked": f"Wanted: {report.wish(answer)}.",
         "reason": "" if w is not None else answer.reason,
         "nearest": "" if w is not None else report.nearest(answer),
         "heads": HEADS,
