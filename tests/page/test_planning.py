@@ -14,6 +14,7 @@ from steelyard.cli.main import main
 from steelyard.page.answers import asked, shown_dict, shown_from
 from steelyard.page.question import read_question
 from steelyard.page.screen import Shown, screen
+from steelyard.page.trained import layout_of, view_of
 from steelyard.report import plan as plan_report
 from steelyard.report import train as train_report
 from steelyard.report.figures import has_library
@@ -126,6 +127,14 @@ def test_training_is_that_of_the_command(server: Server, capsys: pytest.CaptureF
     assert server.ask(f"/train?{urlencode({**TRAIN, 'tp': '3'})}").text.count("aria-invalid") >= 1
     short = server.ask("/train?model=llama-3.1-70b&on=h100_sxm:8&tp=1&pp=1&gbs=64").text
     assert "Does not fit." in short and "Files that launch it" not in short
+
+
+def test_a_layout_that_computes_some_layers_again_opens_as_it_is() -> None:
+    found = sy.train(**TRAIN, recompute="full:2")
+    placed = {n: TRAIN[n] for n in ("model", "on", "gbs", "tokens")}
+    assert sy.train(**placed, **layout_of(found.scenario.plan, "train")).step_s == found.step_s
+    assert found.step_s != sy.train(**TRAIN, recompute="full").step_s
+    assert "computed again: full:2" in view_of(found)["how"]
 
 
 def test_the_best_layout_is_that_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
 
-__all__ = ["LAYOUT", "layout_of", "sides_of", "view_of"]
+__all__ = ["LAYOUT", "again_text", "layout_of", "sides_of", "view_of"]
 
 #: Fields that are the layout: a plan leaves them open when it comes from one.
 LAYOUT = frozenset(f.name for f in fields(TrainPlan) if f.name in fields_of("train")) - {
@@ -55,10 +55,15 @@ def layout_of(plan: TrainPlan, verb: str) -> dict[str, Any]:
     known = fields_of(verb)
     words = {n: getattr(plan, n) for n in known if n in _SAID}
     words = {n: v for n, v in words.items() if v != known[n].default}
-    words |= {"recompute": ",".join(plan.recompute) or "none"}
+    words |= {"recompute": plan.again}
     if "dp" in known:
         words |= {"dp": plan.dp, **({"schedule": plan.schedule} if plan.pp > 1 else {})}
     return words
+
+
+def again_text(plan: TrainPlan) -> str:
+    """What is computed again, in words."""
+    return "nothing" if plan.again == "none" else plan.again.replace(",", ", ")
 
 
 def view_of(found: TrainEstimate) -> dict[str, Any]:
@@ -74,7 +79,7 @@ def view_of(found: TrainEstimate) -> dict[str, Any]:
         "title": s.model.name,
         "place": s.cluster.title,
         "how": f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; ZeRO {plan.zero}; "
-        f"computed again: {', '.join(plan.recompute) or 'nothing'}",
+        f"computed again: {again_text(plan)}",
         "step": f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs} on each of {plan.dp:,} replicas",
         "fits": found.fits,
         "memory": f"{q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, "

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from steelyard.deployment.failures import DAY_S
 from steelyard.page.screen import Screen, Shown, Tell, with_addresses
-from steelyard.page.trained import layout_of, sides_of, view_of
+from steelyard.page.trained import again_text, layout_of, sides_of, view_of
 from steelyard.report.figures import figures_of
 from steelyard.scenario.fields import fields_of
 from steelyard.units import format_quantity as q
@@ -72,7 +72,7 @@ def _rows(answer: TrainAnswer, words: Mapping[str, Any]) -> list[dict[str, Any]]
             (_why_not(answer, row), None),
         ]
         won = _key(s) == best
-        below = f"micro-batch {s.plan.mbs}, computed again: {', '.join(s.plan.recompute) or 'nothing'}"
+        below = f"micro-batch {s.plan.mbs}, computed again: {again_text(s.plan)}"
         made = {"cells": cells, "below": below, "winner": won, "open": _opened(row, words)}
         found.append(((not won, row.days, row.usd or 0.0, len(found)), made))
     return [made for _, made in sorted(found, key=lambda pair: pair[0])]
