@@ -193,9 +193,7 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
                 heads.append(called)
                 columns.append(values)
         last = max(float(found["at_s"][-1]) / scale for found in series.values())
-        tops = ", ".join(
-            f"{h} at most {_most(c)}{' ' + y_unit if y_unit else ''}" for h, c in zip(heads, columns, strict=True)
-        )
+        tops = [f"{h} at most {_most(c)}{' ' + y_unit if y_unit else ''}" for h, c in zip(heads, columns, strict=True)]
         option = {
             "height": 200,
             "xAxis": axis(f"time, {unit}", "", max=float(f"{last:.4g}"), ends=False),
@@ -203,8 +201,7 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
             "series": drawn,
         }
         named_ = ("run",) if len(series) > 1 else ()
-        says = tops[:1].upper() + tops[1:] + "."
-        return Figure(name, title, says, option, (*named_, f"time, {unit}", *lines.values()), tuple(rows))
+        return Figure(name, title, _sentence(tops), option, (*named_, f"time, {unit}", *lines.values()), tuple(rows))
 
     made = [drawn_over("requests", "Requests in the engine", {"running": "running", "waiting": "waiting"})]
     made.append(_flow(runs, scale, unit))
@@ -218,6 +215,12 @@ def _over_time(runs: Mapping[str, Simulation]) -> list[Figure]:
         ),
     ]
     return made
+
+
+def _sentence(pieces: Sequence[str]) -> str:
+    """Pieces as one sentence."""
+    text = ", ".join(pieces)
+    return text[:1].upper() + text[1:] + "."
 
 
 def _most(values: Floats) -> str:
@@ -246,7 +249,7 @@ def _flow(runs: Mapping[str, Simulation], scale: float, unit: str) -> Figure:
     return Figure(
         "flow",
         "Requests per second",
-        (", ".join(said)[:1].upper() + ", ".join(said)[1:]) + ".",
+        _sentence(said),
         option,
         heads,
         tuple(rows),

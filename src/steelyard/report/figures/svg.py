@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.report.figures.figure import Figure, asset
+from steelyard.report.figures.options import colour
 from steelyard.report.figures.scale import Scale, tick_label
 
 __all__ = ["picture", "svg_of"]
@@ -87,15 +88,9 @@ def _paint(token: str | None, usual: str) -> str:
 
 def _tone(series: dict[str, Any], i: int) -> tuple[str, float]:
     """Colour and opacity of a series."""
-    look = (
-        {**series.get("lineStyle", {}), **series.get("itemStyle", {})}
-        if series["type"] != "line"
-        else {
-            **series.get("itemStyle", {}),
-            **series.get("lineStyle", {}),
-        }
-    )
-    return _paint(look.get("color"), f"--c{i % 6}"), float(look.get("opacity", 1.0))
+    of_line, of_items = series.get("lineStyle", {}), series.get("itemStyle", {})
+    look = {**of_items, **of_line} if series["type"] == "line" else {**of_line, **of_items}
+    return _paint(look.get("color"), colour(i)), float(look.get("opacity", 1.0))
 
 
 def _drawn(figure: Figure, width: int) -> tuple[str, int]:
