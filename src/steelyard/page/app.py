@@ -7,7 +7,7 @@ is wrong is 422 with ``steelyard.problems/1``; nothing else of a failure leaves 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,10 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     return Guard(app, names_of(host), lambda scope, status, words: _said(scope["path"], status, words))
 
 
-def _said(path: str, status: int, words: str) -> Response:
-    """An error in the form that the path is of."""
+def _said(path: str, status: int, words: str, problems: Sequence[Wrong] = ()) -> Response:
+    """An error in the form that the path is of; ``problems``: each thing that is wrong, where more is known."""
     if path.startswith(("/api", "/drop", "/jobs")):
-        return _json(problems_dict([Wrong("", words)]), status)
+        return _json(problems_dict(problems or [Wrong("", words)]), status)
     return HTMLResponse(error_page(status, words, plain=status == 421), status)
 
 
@@ -275,9 +275,7 @@ class _Page:
     async def wrong(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, SteelyardError)
         status = 422 if isinstance(error, InputError) else 409 if error.exit_code == 3 else 503
-        if not request.url.path.startswith(("/api", "/drop", "/jobs")):
-            return HTMLResponse(error_page(status, str(error)), status)
-        return _json(problems_dict(wrong_of(error)), status)
+        return _said(request.url.path, status, str(error), wrong_of(error))
 
     async def too_large(self, request: Request, error: Exception) -> Response:
         return _said(request.url.path, 413, f"at most {MAX_BODY // 2**20} MiB are taken")

@@ -12,25 +12,23 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from steelyard.errors import UnknownName
+from steelyard.errors import InputError, UnknownName
 from steelyard.scenario.fields import Field
 
 __all__ = ["SCREENS", "Screen", "Shown", "fact", "screen", "screens", "with_addresses"]
 
 #: Modules of :mod:`steelyard.page.screens` in the order of the navigation; each has its ``SCREEN``.
 SCREENS = (
-    *(
-        "estimate",
-        "plan",
-        "simulate",
-        "train",
-        "train_plan",
-        "advise",
-        "literature",
-        "validation",
-        "catalogue",
-        "machine",
-    ),
+    "estimate",
+    "plan",
+    "simulate",
+    "train",
+    "train_plan",
+    "advise",
+    "literature",
+    "validation",
+    "catalogue",
+    "machine",
 )
 
 #: Called with what is being done, in words, and the share that is done (0 to 1) where it is known.
@@ -46,7 +44,7 @@ class Shown:
     rows: Sequence[Mapping[str, Any]] = ()
     """The rows of the CSV form."""
     figures: Sequence[Mapping[str, Any]] = ()
-    """Charts, as :func:`steelyard.page.drawing.plain_figures` makes them."""
+    """Charts, as :meth:`steelyard.report.figures.Figure.to_dict` makes them."""
     view: Mapping[str, Any] = field(default_factory=dict)
     """What the template needs beside these."""
     files: Mapping[str, str] = field(default_factory=dict)
@@ -98,6 +96,12 @@ class Screen:
     """Title and address of its sides for what is given, this one among them: shown as tabs above the answer."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What it takes beside the fields of its verb, by name with what it means (of a screen without a form)."""
+
+    def refuse_unknown(self, words: Mapping[str, Any]) -> None:
+        """Refuse a word that is none of its parameters. Raises :class:`InputError`."""
+        for name in words:
+            if name not in self.parameters:
+                raise InputError(UnknownName("parameter", name, self.parameters).message, field=name)
 
     @property
     def fragment(self) -> str:

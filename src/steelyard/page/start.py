@@ -94,8 +94,7 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
         store: folder of answers that took long.
 
     Raises:
-        InputError: no such port or address.
-        InputError: also where the extra is not installed.
+        InputError: no such port or address, or the extra is not installed.
     """
     try:
         import uvicorn

@@ -275,7 +275,7 @@ document.addEventListener('submit', event => {
 document.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button) return;
-  const {data} = {data: button.dataset};
+  const data = button.dataset;
   const all = state();
   if ('add' in data) {
     all.questions.push(new Map(all.questions[active - 1]));

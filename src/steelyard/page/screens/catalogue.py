@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import InputError
 from steelyard.page.screen import Screen, Shown, Tell
 from steelyard.report import listing
 from steelyard.report.entry import Entry, Kind, find, to_dict, unit_of, units_of
@@ -26,9 +26,7 @@ _ROOFS = (("bf16", "fp16", "fp32"), ("fp8", "int8", "fp4"))
 
 def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     """A list, or one entry of it."""
-    unknown = [n for n in words if n not in SCREEN.parameters]
-    if unknown:
-        raise InputError(UnknownName("parameter", unknown[0], SCREEN.parameters).message, field=unknown[0])
+    SCREEN.refuse_unknown(words)
     kind = str(words.get("kind", "machines"))
     if name := words.get("name"):
         return _entry(kind, str(name), str(words.get("beside", "")))

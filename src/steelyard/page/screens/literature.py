@@ -66,7 +66,8 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     for paper, found in run([p for p in chosen if not p.runs]):
         answers[paper.id] = found
     document = board.to_dict(chosen, answers)
-    figures = [scoreboard(points(chosen, answers)).to_dict()] if points(chosen, answers) else []
+    drawn = points(chosen, answers)
+    figures = [scoreboard(drawn).to_dict()] if drawn else []
     rows = [r for r in board.csv_rows(chosen, answers) if not words.get("verdict") or r["verdict"] == words["verdict"]]
     return Shown(document, rows, figures, _view(chosen, answers, document, str(words.get("verdict", ""))))
 

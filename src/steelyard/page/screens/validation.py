@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from steelyard.errors import InputError, UnknownName
+from steelyard.errors import UnknownName
 from steelyard.page.screen import Screen, Shown, Tell
 
 __all__ = ["SCREEN"]
@@ -26,9 +26,7 @@ def _rows() -> tuple[dict[str, Any], ...]:
 
 def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     """The rows of a source, or all, whose words hold a text."""
-    for name in words:
-        if name not in SCREEN.parameters:
-            raise InputError(UnknownName("parameter", name, SCREEN.parameters).message, field=name)
+    SCREEN.refuse_unknown(words)
     sources = list(dict.fromkeys(r["source"] for r in _rows()))
     source, text = str(words.get("source", "")), str(words.get("q", "")).lower()
     if source and source not in sources:
