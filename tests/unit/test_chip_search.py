@@ -13,7 +13,8 @@ from steelyard.cost.net_price import price_net
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
-from steelyard.search.chip import ChipSearch, front_of, search_chip
+from steelyard.pareto import front_of
+from steelyard.search.chip import ChipSearch, search_chip
 from steelyard.search.chip_space import read_space
 from steelyard.workload.nets import load_net
 

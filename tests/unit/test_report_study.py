@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 pytest.importorskip("duckdb", reason="needs the store extra")
 
 from steelyard.cli.main import main
+from steelyard.pareto import front_of
 from steelyard.report.figures.scale import Scale
 from steelyard.report.study import to_dict
 from steelyard.report.study_page import page
 from steelyard.report.study_text import text
-from steelyard.studies.findings import Findings, findings, front_of
+from steelyard.studies.findings import Findings, findings
 from steelyard.studies.store_results import Store, StudyRecord
 from steelyard.studies.study import Objective, parse_study
 from steelyard.studies.sweep import sweep

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from steelyard.documents import open_lines
 from steelyard.errors import InputError, show
 from steelyard.exploration.solver import Codes, Floats, find_solver
+from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
-from steelyard.studies.findings import front_of
 from steelyard.writing import check_target
 
 __all__ = ["BATCH", "Explored", "Figures", "explore", "front_kept", "hypervolume"]

@@ -24,11 +24,12 @@ from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
 from steelyard.machine.process import memory_area_m2, multiplier_area_m2, multiply_j, sram_j_per_byte
+from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
 from steelyard.search.chip_space import ChipSpace, follows, multipliers, read_space
 from steelyard.search.chip_work import Work, read_work
 
-__all__ = ["ChipPoint", "ChipSearch", "front_of", "search_chip"]
+__all__ = ["ChipPoint", "ChipSearch", "search_chip"]
 
 Floats = NDArray[np.float64]
 #: Nests weighed over all structures and layers, about; and of one layer at least and at most.
@@ -257,31 +258,6 @@ def _others(space: ChipSpace, work: Work, p: _Points, joules: Floats) -> tuple[F
             time[:, w] += np.maximum(flops / peak, moved)
             energy[:, w] += (passing + weights) * space.base.root.energy_j_per_byte + flops / 2.0 * joules[:, -1, 0]
     return time, energy
-
-
-def front_of(values: Floats) -> NDArray[np.int64]:
-    """Rows that no other is as good as in every column and better in one; less is better. The first column ascends.
-
-    Args:
-        values: ``[points, 3]``.
-    """
-    order = np.lexsort((values[:, 2], values[:, 1], values[:, 0]))
-    kept: list[int] = []
-    stairs_x = np.array([-np.inf, np.inf])  # second column, ascending, with the least third up to it
-    stairs_y = np.array([np.inf, -np.inf])
-    for i in order:
-        x, y = values[i, 1], values[i, 2]
-        at = int(np.searchsorted(stairs_x, x, side="right")) - 1
-        if stairs_y[at] <= y:
-            continue
-        kept.append(int(i))
-        end = at + 1
-        while stairs_y[end] >= y and end < len(stairs_x) - 1:
-            end += 1
-        begin = at if stairs_x[at] == x else at + 1
-        stairs_x = np.concatenate([stairs_x[:begin], [x], stairs_x[end:]])
-        stairs_y = np.concatenate([stairs_y[:begin], [y], stairs_y[end:]])
-    return np.array(kept, dtype=np.int64)
 
 
 def search_chip(

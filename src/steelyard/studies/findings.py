@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
+from steelyard.pareto import front_of
 from steelyard.scenario.fields import PRICE
 from steelyard.studies.store_results import StudyRecord
 from steelyard.studies.study import OPERATORS, Constraint, Objective
 from steelyard.studies.table import REPEATS, Row, Table, first_places
 
-__all__ = ["Axis", "Findings", "Row", "findings", "front_of", "objectives_of", "shown_metrics"]
+__all__ = ["Axis", "Findings", "Row", "findings", "objectives_of", "shown_metrics"]
 
 Places = NDArray[np.intp]
 
-#: Points tried first when a front is made, each against all others.
-_PIVOTS = 8
 #: Cells per point up to which the settings of an axis are laid out as a whole; numbers of settings before they are
 #: counted.
 _SPARSE, _MOST_SETTINGS = 4, 2**40
@@ -164,42 +163,6 @@ def _ranked(figures: NDArray[np.float64], able: NDArray[np.bool_], maximise: boo
         near = values <= np.partition(values, best - 1)[best - 1]
         places, values = places[near], values[near]
     return places[np.argsort(values, kind="stable")[:best]]
-
-
-def front_of(numbers: NDArray[np.float64]) -> Places:
-    """Points that no other beats in every figure; of equal points the first.
-
-    Args:
-        numbers: ``[points, figures]``, smaller is better.
-
-    Returns:
-        their places, by the first figure, then the next ones.
-    """
-    left = np.lexsort(numbers.T[::-1])
-    values = np.ascontiguousarray(numbers[left].T)
-    scale = np.abs(values).sum(axis=1, keepdims=True) + 1e-300
-    for _ in range(_PIVOTS):  # a point that is good in everything beats most of the others
-        if not len(left):
-            break
-        pivot = values[:, np.argmin((values / scale).sum(axis=0))]
-        kept = ~_no_better(values, pivot) | (values == pivot[:, None]).all(axis=0)
-        if kept.all():
-            break
-        left, values = left[kept], values[:, kept]
-    front: list[int] = []
-    while len(left):  # sorted: no point after the first beats it
-        front.append(int(left[0]))
-        kept = ~_no_better(values, values[:, 0])
-        left, values = left[kept], values[:, kept]
-    return np.array(front, dtype=np.intp)
-
-
-def _no_better(values: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Which points ``[figures, points]`` are in no figure better than this one."""
-    found: NDArray[np.bool_] = values[0] >= point[0]
-    for figures, one in zip(values[1:], point[1:], strict=True):
-        found &= figures >= one
-    return found
 
 
 def _sensitivity(

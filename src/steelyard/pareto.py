@@ -1,0 +1,52 @@
+"""Points that no other beats in every figure: a Pareto front of any number of figures."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["front_of"]
+
+#: Points that throw others out before the search of the front; points of the front found between two clearings.
+_PIVOTS, _TURNS = 8, 64
+
+
+def front_of(numbers: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Points that no other beats in every figure; of equal points the first.
+
+    Args:
+        numbers: ``[points, figures]``, smaller is better.
+
+    Returns:
+        their places, by the first figure, then the next ones.
+    """
+    left = np.lexsort(numbers.T[::-1])
+    values = np.ascontiguousarray(numbers[left].T)
+    scale = np.abs(values).sum(axis=1, keepdims=True) + 1e-300
+    for _ in range(_PIVOTS):  # a point that is good in everything beats most of the others
+        if not len(left):
+            break
+        pivot = values[:, np.argmin((values / scale).sum(axis=0))]
+        kept = ~_no_better(values, pivot) | (values == pivot[:, None]).all(axis=0)
+        if kept.all():
+            break
+        left, values = left[kept], values[:, kept]
+    front: list[int] = []
+    while len(left):  # sorted: no point after the first beats it
+        beaten, at = np.zeros(len(left), dtype=np.bool_), 0
+        for _ in range(_TURNS):
+            front.append(int(left[at]))
+            beaten |= _no_better(values, values[:, at])
+            at = int(beaten.argmin())
+            if beaten[at]:
+                break
+        left, values = left[~beaten], values[:, ~beaten]
+    return np.array(front, dtype=np.intp)
+
+
+def _no_better(values: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points ``[figures, points]`` are in no figure better than this one."""
+    found: NDArray[np.bool_] = values[0] >= point[0]
+    for figures, one in zip(values[1:], point[1:], strict=True):
+        found &= figures >= one
+    return found
