@@ -253,6 +253,15 @@ def _latency(out: Any, rates: Any, count: Any, fixed: Any) -> Any:
     return max(cycles + ends + waits, most)
 
 
+@njit_inner
+def _energy(out: Any, joules: Any, count: Any, arithmetic: Any) -> Any:
+    """Dynamic energy of a nest: ``arithmetic``, and bytes of every level at ``joules[v]`` read and written."""
+    total = arithmetic
+    for v in range(count):
+        total += out[3 + v] * joules[v, 0] + out[3 + LEVELS + v] * joules[v, 1]
+    return total
+
+
 @njit
 def _search(
     layer: Any, nests: Any, spans: Any, orders: Any, fixed: Any, levels: Any, bits: Any, rates: Any, joules: Any,
@@ -275,9 +284,7 @@ def _search(
             for g in range(goals.shape[0]):
                 at = int(goals[g, 2])
                 time = _latency(out, rates[at], count, fixed[i])
-                energy = joules[at, count, 0]
-                for v in range(count):
-                    energy += out[3 + v] * joules[at, v, 0] + out[3 + LEVELS + v] * joules[at, v, 1]
+                energy = _energy(out, joules[at], count, joules[at, count, 0])
                 value = time ** goals[g, 0] * (energy + time * joules[at, count, 1]) ** goals[g, 1]
                 if value < best[g]:
                     best[g] = value
@@ -463,9 +470,7 @@ def price_points(
             for j in range(found.shape[1]):
                 out = found[i, j]
                 took = _latency(out, rates[point], count, 0.0)
-                used = macs[i] * joules[point, count, 0]
-                for v in range(count):
-                    used += out[3 + v] * joules[point, v, 0] + out[3 + LEVELS + v] * joules[point, v, 1]
+                used = _energy(out, joules[point], count, macs[i] * joules[point, count, 0])
                 value = took ** goal[0] * (used + took * joules[point, count, 1]) ** goal[1]
                 if value < best:
                     best, time, joule = value, took, used
