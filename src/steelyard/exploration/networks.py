@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -277,7 +278,7 @@ class _Task:
         over = np.zeros(len(codes))
         for sheet, f in zip(self.sheets, found, strict=True):
             limit = self.limits.get(f"latency_s.{sheet.name}", math.inf)
-            slow = f.latency_s * np.exp(self.z * np.log(f.high_s / f.latency_s) / Z80)
+            slow = f.latency_s * np.exp(self.z * _spread(f))
             over = np.maximum(over, slow / limit - 1.0)
         for name in ("macs", "parameters"):
             over = np.maximum(over, getattr(found[0], name) / self.limits.get(name, math.inf) - 1.0)
@@ -340,8 +341,7 @@ class _Task:
             raise InputError(
                 "with measured devices name a solver, as evolution: their intervals do not add up", field="sure"
             )
-        one = sheet.of(sheet.scenario.codes)
-        return float(np.log(one.high_s[0] / one.latency_s[0]) / Z80)
+        return float(_spread(sheet.of(sheet.scenario.codes))[0])
 
     def nearest(self) -> str:
         """What the fastest drawn networks reach."""
@@ -357,7 +357,7 @@ class _Task:
         order = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), _FRONT)).astype(np.int64))]
         codes, scores = codes[order], scores[order]
         found = [sheet.of(codes) for sheet in self.sheets]
-        ledger, chance = Ledger(), np.ones(len(codes))
+        ledger, chance, normal = Ledger(), np.ones(len(codes)), NormalDist()
         for sheet, f in zip(self.sheets, found, strict=True):
             for what, source in f.ledger.sources.items():
                 ledger.cite(what, source)
@@ -365,8 +365,8 @@ class _Task:
                 ledger.assume(text)
             limit = self.limits.get(f"latency_s.{sheet.name}")
             if limit is not None:
-                spread = np.maximum(np.log(f.high_s / f.latency_s) / Z80, 1e-9)
-                chance = np.minimum(chance, _normal(np.log(limit / f.latency_s) / spread))
+                z = np.log(limit / f.latency_s) / np.maximum(_spread(f), 1e-9)
+                chance = np.minimum(chance, [normal.cdf(v) for v in z.tolist()])
         if self.score.proxy:
             ledger.assume(f"{self.score.name} is a proxy, {self.score.title}: it is no accuracy")
 
@@ -396,6 +396,6 @@ class _Task:
         )
 
 
-def _normal(z: Floats) -> Floats:
-    """Probabilities of a standard normal variable below ``z``."""
-    return np.array([0.5 * (1.0 + math.erf(v / math.sqrt(2.0))) for v in z])
+def _spread(found: SpaceEstimate) -> Floats:
+    """Spreads of the intervals of times: standard deviations of log(true / predicted)."""
+    return np.asarray(np.log(found.high_s / found.latency_s) / Z80)
