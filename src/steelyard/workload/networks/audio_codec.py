@@ -40,20 +40,32 @@ def _recurrent(net: Builder, x: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class AudioEncoder:
-    """Sound to codes: convolutions that leave every 320th place, an LSTM, and the nearest row of each book in turn."""
+class _Codec:
+    """``rates``: strides in the order they come; ``books``: 8 of 6 kbit/s, of ``rows`` each."""
 
-    rates: tuple[int, ...] = (2, 4, 5, 8)
+    rates: tuple[int, ...]
     width: int = 32
     code: int = 128
     books: int = 8
     rows: int = 1024
 
-    def build(self, net: Builder, size: tuple[int, ...]) -> int:
-        """See :class:`~steelyard.workload.networks._base.NetworkFamily`. ``books``: 8 of 6 kbit/s; ``rows``: of one."""
+    def frames(self, samples: int) -> int:
+        """Places with codes of so many samples."""
         hop = prod(self.rates)
-        if size[0] % hop:
-            raise InputError(f"expected a multiple of {hop} samples, got {size[0]}", field="size")
+        if samples % hop:
+            raise InputError(f"expected a multiple of {hop} samples, got {samples}", field="size")
+        return samples // hop
+
+
+@dataclass(frozen=True, slots=True)
+class AudioEncoder(_Codec):
+    """Sound to codes: convolutions that leave every 320th place, an LSTM, and the nearest row of each book in turn."""
+
+    rates: tuple[int, ...] = (2, 4, 5, 8)
+
+    def build(self, net: Builder, size: tuple[int, ...]) -> int:
+        """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
+        self.frames(size[0])
         x = _conv(net, net.input((symbol("batch"), 1, size[0])), self.width, 7)
         for i, rate in enumerate(self.rates):
             with net.within(f"layers.{i}"):
@@ -74,21 +86,14 @@ class AudioEncoder:
 
 
 @dataclass(frozen=True, slots=True)
-class AudioDecoder:
+class AudioDecoder(_Codec):
     """Codes to sound: sums of the books' rows, an LSTM, transposed convolutions. ``size`` is the samples."""
 
     rates: tuple[int, ...] = (8, 5, 4, 2)
-    width: int = 32
-    code: int = 128
-    books: int = 8
-    rows: int = 1024
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""
-        hop = prod(self.rates)
-        if size[0] % hop:
-            raise InputError(f"expected a multiple of {hop} samples, got {size[0]}", field="size")
-        batch, frames, total = symbol("batch"), size[0] // hop, -1
+        batch, frames, total = symbol("batch"), self.frames(size[0]), -1
         for _ in range(self.books):
             codes = net.input((batch, frames), "i64")
             row = net.node("gather", (net.buffer(self.rows, self.code), codes), (batch, frames, self.code), dtype="f32")
