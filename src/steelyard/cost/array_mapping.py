@@ -62,6 +62,8 @@ _PARTS = ("rs", "c1", "k1", "x1", "b", "c2", "k2", "p2")
 _HAS: NDArray[np.bool_] = np.array(
     [[d in "kcrsg" for d in DIMS], [d in "bcpqrsg" for d in DIMS], [d in "bkpqg" for d in DIMS]], dtype=np.bool_
 )
+#: An unrolling, and tiles of inputs, outputs and rows.
+Nest = tuple[int, float, float, float]
 
 
 @cache
@@ -313,9 +315,7 @@ def _fineness(left: NDArray[np.float64], most: float) -> int:
     return 3
 
 
-def _around(
-    one: tuple[int, float, float, float], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
-) -> Iterator[tuple[int, float, float, float]]:
+def _around(one: Nest, layer: NDArray[np.float64], unrolls: NDArray[np.float64]) -> Iterator[Nest]:
     """Tiles next to these in size, all at once, and every size of each alone."""
     u, *tile = one
     left = np.ceil(layer[:8] / unrolls[u])
@@ -360,9 +360,15 @@ def best_nests(
     Returns:
         ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal and number; nests weighed.
     """
+
+    def weigh(nests: list[Nest]) -> tuple[NDArray[np.float64], int, list[Nest]]:
+        """The best of these in every order: what it moves, how many were weighed, which it is."""
+        which, laid = laid_out(nests, layer, unrolls)
+        best, count = search_nests(layer, laid, fixed[which], levels, bits, rates, joules, goals)
+        return best, count, [nests[int(i)] for i in best[:, MOVED + 3]]
+
     coarse = coarse_nests(layer, unrolls, most // 2)
-    given = (layer, unrolls, fixed, levels, bits, rates, joules, goals)
-    found, weighed, at = _weigh(coarse, *given)
+    found, weighed, at = weigh(coarse)
     tried = set(coarse)
     for _ in range(ROUNDS):
         around = dict.fromkeys(n for one in dict.fromkeys(at) for n in _around(one, layer, unrolls))
@@ -370,7 +376,7 @@ def best_nests(
         tried.update(nearer)
         if not nearer:
             break
-        more, count, where = _weigh(nearer, *given)
+        more, count, where = weigh(nearer)
         weighed += count
         better = more[:, MOVED + 2] < found[:, MOVED + 2]
         if not better.any():
@@ -380,32 +386,13 @@ def best_nests(
     return found, weighed
 
 
-def _weigh(
-    nests: list[tuple[int, float, float, float]],
-    layer: NDArray[np.float64],
-    unrolls: NDArray[np.float64],
-    fixed: NDArray[np.float64],
-    levels: NDArray[np.float64],
-    bits: NDArray[np.float64],
-    rates: NDArray[np.float64],
-    joules: NDArray[np.float64],
-    goals: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], int, list[tuple[int, float, float, float]]]:
-    """The best of these nests, an unrolling and tiles each, in every order: what it moves, how many, which it is."""
-    which, laid = laid_out(nests, layer, unrolls)
-    found, count = search_nests(layer, laid, fixed[which], levels, bits, rates, joules, goals)
-    return found, count, [nests[int(i)] for i in found[:, MOVED + 3]]
-
-
 #: Unrollings with tiles of each nest, its first and last order, and the orders.
 Laid = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
 
-def coarse_nests(
-    layer: NDArray[np.float64], unrolls: NDArray[np.float64], most: int
-) -> list[tuple[int, float, float, float]]:
+def coarse_nests(layer: NDArray[np.float64], unrolls: NDArray[np.float64], most: int) -> list[Nest]:
     """Unrollings with sizes of tiles, as finely as about ``most`` nests allow."""
-    found: list[tuple[int, float, float, float]] = []
+    found: list[Nest] = []
     for u, unroll in enumerate(unrolls):
         left = np.ceil(layer[:8] / unroll)
         fine = _fineness(left, most / len(unrolls))
@@ -415,7 +402,7 @@ def coarse_nests(
 
 
 def laid_out(
-    nests: list[tuple[int, float, float, float]], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
+    nests: list[Nest], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], Laid]:
     """Which unrolling each nest has, and nests as :func:`search_nests` takes them."""
     begin = dict[tuple[bool, ...], tuple[int, int]]()
