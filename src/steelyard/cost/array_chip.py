@@ -20,7 +20,20 @@ from steelyard.machine.component import Compute, Machine, Memory
 from steelyard.machine.process import multiply_j, sram_j_per_byte
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["GOALS", "Chip", "Mapped", "chip_of", "fixed_cycles", "layer_levels", "layers_of", "mapped"]
+__all__ = [
+    "GOALS",
+    "Chip",
+    "Mapped",
+    "byte_j",
+    "chip_of",
+    "fixed_cycles",
+    "layer_levels",
+    "layers_of",
+    "level_row",
+    "mac_j",
+    "mapped",
+    "ways_of",
+]
 
 #: Exponents of time and energy by what a compiler maps for; where one is equal, the other decides.
 GOALS: Mapping[str, tuple[float, float]] = {"time": (1.0, 1e-3), "energy": (1e-3, 1.0), "both": (1.0, 1.0)}
@@ -58,12 +71,24 @@ class Chip:
         return (*words, self.keeps, *(a.tobytes() for a in arrays))
 
 
-def _joules(memory: Memory, nm: float, root: bool) -> tuple[float, float]:
-    """Energy of a byte read and written."""
-    read = memory.energy_j_per_byte
+def level_row(memory: Memory, each_bytes: float, copies: float, root: bool) -> list[float]:
+    """A level as the mapper takes it; ``root``: the outermost, which holds everything."""
+    held = [float(not memory.holds or o in memory.holds or root) for o in _OPERANDS]
+    return [each_bytes, copies, *held, memory.buffers, float(memory.waits)]
+
+
+def byte_j(memory: Memory, each_bytes: Any, nm: float, root: bool) -> tuple[Any, Any]:
+    """Energy of a byte read and written, J; the capacity of a copy may be an array."""
+    read: Any = memory.energy_j_per_byte
     if not read and nm and not root:
-        read = float(sram_j_per_byte(memory.capacity_bytes / memory.copies, nm))
+        read = sram_j_per_byte(each_bytes, nm)
     return read, memory.write_energy_j_per_byte or read
+
+
+def mac_j(engine: Compute, fmt: str, nm: float) -> float:
+    """Energy of a multiply-accumulate, J: as stated, by the process, or the usual one."""
+    stated = 2.0 * engine.energy_j_per_op.get(fmt, 0.0)
+    return stated or multiply_j(fmt, nm) or 2.0 * DEFAULT_ENERGY_J_PER_OP
 
 
 def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -> Chip:
@@ -84,20 +109,18 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
     levels, rates, joules = [], [], []
     for memory in path:
         root = memory is path[-1]
-        held = [float(not memory.holds or o in memory.holds or root) for o in _OPERANDS]
-        levels.append(
-            [memory.capacity_bytes / memory.copies, memory.copies, *held, memory.buffers, float(memory.waits)]
-        )
+        each = memory.capacity_bytes / memory.copies
+        levels.append(level_row(memory, each, memory.copies, root))
         write = memory.write_bandwidth_bytes_per_s
         rates.append([memory.bandwidth_bytes_per_s, write or memory.bandwidth_bytes_per_s, float(not write)])
-        joules.append(_joules(memory, machine.process_nm, root))
+        joules.append(byte_j(memory, each, machine.process_nm, root))
     rate = np.array(rates)
     rate[:, :2] /= engine.clock_hz
-    each = 2.0 * engine.energy_j_per_op.get(fmt, 0.0) or multiply_j(fmt, machine.process_nm)
     bits = np.array([precision.stored_bits, precision.bits, precision.bits, max(engine.sum_bits, precision.bits)])
     keeps = next((i for i, memory in enumerate(path[:-1]) if memory.keeps), -1)
-    each = each or 2.0 * DEFAULT_ENERGY_J_PER_OP
-    return Chip(engine, np.array(levels), rate, np.array(joules), each, machine.idle_w / engine.clock_hz, bits, keeps)
+    multiply = mac_j(engine, fmt, machine.process_nm)
+    cycle = machine.idle_w / engine.clock_hz
+    return Chip(engine, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,14 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard.cost.array_chip import GOALS, chip_of, fixed_cycles, layer_levels
+from steelyard.cost.array_chip import GOALS, byte_j, chip_of, fixed_cycles, layer_levels, level_row, mac_j, ways_of
 from steelyard.cost.array_mapping import MOVED, Laid, coarse_nests, laid_out, price_points, search_nests
-from steelyard.cost.array_unroll import unrollings
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
-from steelyard.machine.process import memory_area_m2, multiplier_area_m2, multiply_j, sram_j_per_byte
+from steelyard.machine.process import memory_area_m2, multiplier_area_m2
 from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
 from steelyard.search.chip_space import ChipSpace, follows, multipliers, read_space
@@ -143,20 +142,15 @@ def _areas(space: ChipSpace, p: _Points) -> Floats:
     return np.asarray(found + p.multipliers * np.where(stated > 0, stated, each), dtype=np.float64)
 
 
-def _energies(space: ChipSpace, p: _Points, fmt: str, each_j: float) -> Floats:
+def _energies(space: ChipSpace, p: _Points, fmt: str) -> Floats:
     """Energy of a byte read and written of every level; in the last row a multiply-accumulate, and an idle cycle."""
     path = space.base.path(space.engine)
     found = np.zeros((len(p.rows), len(path) + 1, 2))
-    stated = space.engine.energy_j_per_op.get(fmt, 0.0)
     for nm in np.unique(p.nm):
         at = p.nm == nm
-        found[at, -1, 0] = 2.0 * stated or multiply_j(fmt, float(nm)) or each_j
+        found[at, -1, 0] = mac_j(space.engine, fmt, float(nm))
         for i, level in enumerate(path):
-            read: Any = level.energy_j_per_byte
-            if not read and nm and i < len(path) - 1:
-                read = sram_j_per_byte(p.each_bytes[at, i], float(nm))
-            found[at, i, 0] = read
-            found[at, i, 1] = level.write_energy_j_per_byte or read
+            found[at, i, 0], found[at, i, 1] = byte_j(level, p.each_bytes[at, i], float(nm), level is path[-1])
     found[:, -1, 1] = space.base.idle_w / p.clock_hz
     return found
 
@@ -184,19 +178,8 @@ class _Pricer:
         """Cycles and dynamic energy ``[points, workloads]`` of the points of one structure, and nests weighed."""
         p, one, work = self.points, int(at[0]), self.work
         path = self.space.base.path(self.space.engine)
-        levels = np.array(
-            [
-                [
-                    p.each_bytes[one, i],
-                    p.copies[one, i],
-                    *_held(level.holds, level is path[-1]),
-                    level.buffers,
-                    level.waits,
-                ]
-                for i, level in enumerate(path)
-            ],
-            dtype=np.float64,
-        )
+        each, copies = p.each_bytes[one], p.copies[one]
+        levels = np.array([level_row(level, each[i], copies[i], level is path[-1]) for i, level in enumerate(path)])
         rates = np.empty((len(at), len(path), 3))
         rates[:, :, 0] = p.read[at] / p.clock_hz[at, None]
         rates[:, :, 1] = p.write[at] / p.clock_hz[at, None]
@@ -225,18 +208,14 @@ class _Pricer:
         key = (shape, i)
         if key not in self.laid:
             rows, columns, depth, units, flow, overlaps = shape
-            ways = unrollings(layer, rows, columns * units, depth, flow)[:WAYS]
-            which, laid = laid_out(coarse_nests(layer, ways, self.most), layer, ways)
             engine = Compute(
                 "array", "matrix", units, {"int8": 1.0}, rows=rows, columns=columns, depth=depth,
                 dataflow=flow, overlaps=overlaps,  # type: ignore[arg-type]
             )  # fmt: skip
+            ways = ways_of(layer, engine)[:WAYS]
+            which, laid = laid_out(coarse_nests(layer, ways, self.most), layer, ways)
             self.laid[key] = laid, np.full(len(which), fixed_cycles(layer, engine))
         return self.laid[key]
-
-
-def _held(holds: Sequence[str], root: bool) -> list[float]:
-    return [float(not holds or o in holds or root) for o in ("weights", "inputs", "outputs")]
 
 
 def _others(space: ChipSpace, work: Work, p: _Points, joules: Floats) -> tuple[Floats, Floats]:
@@ -321,7 +300,7 @@ def _search(
         raise DoesNotFit(f"no chip of {total:,} is that small: the least has {area.min() * 1e6:.3g} mm2")
     codes, area = codes[small], area[small]
     points = _points(space, codes)
-    joules = _energies(space, points, _format(space), chip.multiply_j)
+    joules = _energies(space, points, _format(space))
     groups = _structures(space, codes)
     most = int(np.clip(NESTS / (len(groups) * len(work.layers)), LEAST, MOST))
     pricer = _Pricer(space, work, points, joules, chip.bits, chip.keeps, most, {})
