@@ -58,12 +58,6 @@ class Chip:
     """The level where activations stay that fit it; -1: none."""
 
     @property
-    def multipliers(self) -> float:
-        """All of them."""
-        engine = self.engine
-        return engine.units * engine.rows * engine.columns * engine.depth
-
-    @property
     def key(self) -> tuple[Any, ...]:
         """What the loops of a layer depend on."""
         e, arrays = self.engine, (self.levels, self.rates, self.joules, self.bits)

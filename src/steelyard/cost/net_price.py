@@ -162,7 +162,7 @@ def price_net(
 
 def _on_peak(array: ArrayPrice) -> Array:
     """Least time of each kernel: its multiply-accumulates on all multipliers."""
-    return np.asarray(array.macs / (array.chip.multipliers * array.chip.engine.clock_hz), dtype=np.float64)
+    return np.asarray(array.macs / (array.chip.engine.multipliers * array.chip.engine.clock_hz), dtype=np.float64)
 
 
 def weighed(kernels: NetKernels, site: Site, runtime: Runtime, reach: Reach) -> Iterator[tuple[int, Array]]:

@@ -108,7 +108,7 @@ class NetEstimate(Result):
         for phase, array in zip(self.scenario.phases, arrays, strict=True):
             assert array is not None
             made += phase.repeats * float(array.macs[:, min(self.column, array.macs.shape[1] - 1)].sum())
-            most = array.chip.multipliers * array.chip.engine.clock_hz
+            most = array.chip.engine.multipliers * array.chip.engine.clock_hz
         return made / (most * self.latency_s)
 
     @property

@@ -78,6 +78,11 @@ class Compute:
         float, Quantity("m2", "silicon of all its multipliers; 0 = by the process and their number", ge=0)
     ] = 0.0
 
+    @property
+    def multipliers(self) -> float:
+        """All of them; 0 when it is no array."""
+        return self.units * self.rows * self.columns * self.depth
+
     def action(self, fmt: str) -> Action:
         """One operation in format ``fmt``."""
         return Action(self.peak[fmt], 0.0, self.energy_j_per_op.get(fmt, 0.0))

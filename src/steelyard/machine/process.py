@@ -114,7 +114,7 @@ def multipliers_area_m2(fmt: str, nm: float, count: Any) -> Any:
 def _engine_m2(engine: Compute, nm: float) -> float:
     if engine.area_m2 or not nm or not engine.rows:
         return engine.area_m2
-    return multiplier_area_m2(engine, nm) * engine.units * engine.rows * engine.columns * engine.depth
+    return multiplier_area_m2(engine, nm) * engine.multipliers
 
 
 def multiplier_area_m2(engine: Compute, nm: float) -> float:

@@ -25,7 +25,7 @@ from steelyard.machine.component import Compute
 from steelyard.machine.process import memory_area_m2, multiplier_area_m2
 from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
-from steelyard.search.chip_space import ChipSpace, follows, multipliers, read_space
+from steelyard.search.chip_space import ChipSpace, follows, read_space
 from steelyard.search.chip_work import Work, read_work
 
 __all__ = ["ChipPoint", "ChipSearch", "search_chip"]
@@ -105,7 +105,7 @@ def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
     rows, columns, depth, units, clock = (
         own(n).astype(np.float64) for n in ("rows", "columns", "depth", "units", "clock_hz")
     )
-    much = rows * columns * depth * units / multipliers(engine)
+    much = rows * columns * depth * units / engine.multipliers
     levels: dict[str, list[Any]] = {n: [] for n in ("each", "copies", "read", "write", "shared")}
     for level in base.path(engine):
         more = much if follows(level, engine) else np.ones(len(codes))
@@ -138,7 +138,7 @@ def _areas(space: ChipSpace, p: _Points) -> Floats:
             total = p.each_bytes[at, i] * p.copies[at, i]
             own = level.area_m2 / level.capacity_bytes * total
             found[at] += own if level.area_m2 or not nm else memory_area_m2(total, float(nm), p.copies[at, i])
-    stated = engine.area_m2 / multipliers(engine)
+    stated = engine.area_m2 / engine.multipliers
     return np.asarray(found + p.multipliers * np.where(stated > 0, stated, each), dtype=np.float64)
 
 

@@ -103,7 +103,7 @@ class ChipSpace:
         said = self.chosen(codes)
         own = {n.removeprefix(f"compute.{self.engine.name}."): v for n, v in said.items() if n.startswith("compute.")}
         engine = replace(self.engine, **own)
-        much = multipliers(engine) / multipliers(self.engine)
+        much = engine.multipliers / self.engine.multipliers
         rate = much * engine.clock_hz / self.engine.clock_hz
         engine = replace(engine, peak={f: p * rate for f, p in engine.peak.items()}, area_m2=engine.area_m2 * much)
         memory = []
@@ -132,14 +132,9 @@ class ChipSpace:
         )
 
 
-def multipliers(engine: Compute) -> float:
-    """Multipliers of an engine."""
-    return engine.units * engine.rows * engine.columns * engine.depth
-
-
 def follows(level: Memory, engine: Compute) -> bool:
     """Whether a level has a copy for each multiplier, and so grows with their number."""
-    return level.copies > 1 and level.copies == multipliers(engine)
+    return level.copies > 1 and level.copies == engine.multipliers
 
 
 def read_space(path: str | Path) -> ChipSpace:
