@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from steelyard.documents import open_lines
 from steelyard.errors import InputError, show
-from steelyard.exploration.solver import Codes, Floats, find_solver
+from steelyard.exploration.solver import SOLVERS, Codes, Floats
 from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
 from steelyard.writing import check_target
@@ -123,7 +123,7 @@ def explore(
     Raises:
         InputError: no such solver; the log is of another search or no log.
     """
-    made = find_solver(solver)(sizes, objectives, seed)
+    made = SOLVERS.get(solver)(sizes, objectives, seed)
     head = {
         "schema": SCHEMA,
         "question": content_hash(question),

@@ -221,7 +221,7 @@ class _Task:
         self, solver: str, budget: int, seed: int, log: str, progress: Callable[[int, int], object] | None
     ) -> tuple[Codes, int, str, bool, tuple[tuple[int, float], ...], str]:
         """Codes of the front, how many were tried, how, whether exactly, history, why it ended."""
-        listed = self.score.codes if self.score.codes is not None else None
+        listed = self.score.codes
         cheap = self.score.function is None or self.space.size <= budget
         if solver == "auto" and (listed is not None or (self.space.size <= LISTED and cheap)):
             codes = self.space.all() if listed is None else listed

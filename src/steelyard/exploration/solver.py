@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from steelyard.registry import Registry
 
-__all__ = ["SOLVERS", "Codes", "Floats", "Solver", "find_solver"]
+__all__ = ["SOLVERS", "Codes", "Floats", "Solver"]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -50,8 +50,3 @@ class Solver(Protocol):
 
 #: Solvers by name.
 SOLVERS: Registry[type[Solver]] = Registry("solver", "steelyard.solvers")
-
-
-def find_solver(name: str) -> type[Solver]:
-    """A solver's class by its name. Raises :class:`UnknownName`."""
-    return SOLVERS.get(name)

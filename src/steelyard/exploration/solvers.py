@@ -13,8 +13,8 @@ __all__ = ["Annealing", "Bandit", "Evolution", "Random", "crowding", "ranks"]
 
 
 def ranks(values: Floats, broken: Floats) -> NDArray[np.int64]:
-    """The front of each point, 0 the best: points that break less come first, among those that keep all limits the
-    fronts of :func:`numpy` dominance, one after the other.
+    """The front of each point, 0 the best: points that keep all limits come first, in fronts one after the other,
+    then those that break them, least first.
 
     Args:
         values: ``[n, m]``, small is good.
@@ -23,14 +23,11 @@ def ranks(values: Floats, broken: Floats) -> NDArray[np.int64]:
     found = np.full(len(values), -1, dtype=np.int64)
     kept = np.flatnonzero(broken <= 0)
     v = values[kept]
-    beaten = np.zeros((len(v), len(v)), dtype=bool) if len(v) else np.zeros((0, 0), dtype=bool)
-    if len(v):
-        no_worse = np.ones_like(beaten)
-        better = np.zeros_like(beaten)
-        for column in v.T:
-            no_worse &= column[:, None] <= column[None, :]
-            better |= column[:, None] < column[None, :]
-        beaten = no_worse & better  # row beats column
+    no_worse, better = np.ones((len(v), len(v)), dtype=bool), np.zeros((len(v), len(v)), dtype=bool)
+    for column in v.T:
+        no_worse &= column[:, None] <= column[None, :]
+        better |= column[:, None] < column[None, :]
+    beaten = no_worse & better  # row beats column
     left, level = np.ones(len(v), dtype=bool), 0
     while left.any():
         front = left & ~beaten[left].any(axis=0)

@@ -12,8 +12,8 @@ __all__ = ["WhisperDecoder", "WhisperEncoder"]
 
 
 def _heads(net: Builder, x: int, heads: int) -> int:
-    batch, rows, width = net.shape(x)
-    return net.transpose(net.view(x, batch, rows, heads, net.size(x, 2) // heads if width else 1), 1, 2)
+    batch, rows, _ = net.shape(x)
+    return net.transpose(net.view(x, batch, rows, heads, net.size(x, 2) // heads), 1, 2)
 
 
 def _joined(net: Builder, y: int, rows: int, width: int) -> int:
