@@ -7,8 +7,9 @@ stages). None of them is an accuracy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,9 +56,12 @@ class Score:
         if self.function is not None:
             parts = [self._called(space, codes[at : at + _AT_ONCE]) for at in range(0, len(codes), _AT_ONCE)]
             return np.concatenate(parts) if parts else np.zeros(0)
+        return np.array([self._table.get(row.tobytes(), np.nan) for row in np.ascontiguousarray(codes)])
+
+    @cached_property
+    def _table(self) -> Mapping[bytes, float]:
         assert self.codes is not None and self.known is not None
-        table = {row.tobytes(): v for row, v in zip(np.ascontiguousarray(self.codes), self.known, strict=True)}
-        return np.array([table.get(row.tobytes(), np.nan) for row in np.ascontiguousarray(codes)])
+        return {row.tobytes(): v for row, v in zip(np.ascontiguousarray(self.codes), self.known, strict=True)}
 
     def _called(self, space: Space, codes: Codes) -> Floats:
         assert self.function is not None
