@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -57,7 +58,7 @@ class Chip:
     keeps: int = -1
     """The level where activations stay that fit it; -1: none."""
 
-    @property
+    @cached_property
     def key(self) -> tuple[Any, ...]:
         """What the loops of a layer depend on."""
         e, arrays = self.engine, (self.levels, self.rates, self.joules, self.bits)
