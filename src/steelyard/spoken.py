@@ -87,7 +87,7 @@ json | format-json as-json
 """,
     "verb": """
 estimate | predict cost weigh size memory fit fits vram calc calculate price run eval
-simulate | serve bench benchmark sim play replay load-test loadtest traffic
+simulate | bench benchmark sim play replay load-test loadtest traffic
 plan | optimize optimise search recommend find choose deploy capacity tune autotune solve
 study | grid experiment batch matrix
 report | results result view

@@ -244,7 +244,7 @@ def test_a_scenario_of_another_verb_says_what_is_lost() -> None:
         ("show h100_sx", "name", "'h100_sxm (machine)'"),
         ("show fcsf", "name", "'fcfs (policy)'"),
         ("show x --kind machin", "--kind", "did you mean 'machine'?"),
-        ("serve x", "unknown verb 'serve'; did you mean 'simulate'? (`steelyard --help` lists all)", ""),
+        ("bench x", "unknown verb 'bench'; did you mean 'simulate'? (`steelyard --help` lists all)", ""),
         ("study x --jobs k --dryrun", "--dryrun", "did you mean --dry-run?"),
     ],
 )

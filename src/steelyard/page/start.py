@@ -110,9 +110,6 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
             print(f"port {port} is taken; using {place}", file=sys.stderr)
         if not is_loopback(host):
             print(f"warning: everybody who reaches {host} can use this page; there is no password", file=sys.stderr)
-        print(f"Steelyard is at {url} (Ctrl-C ends it)", flush=True)
-        if browser:
-            threading.Thread(target=_open, args=(url,), daemon=True).start()
         config = uvicorn.Config(
             make_app(folder, store, host),
             log_level="error",
@@ -126,8 +123,18 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
             ws="none",
             lifespan="on",
         )
+
+        class Told(uvicorn.Server):
+            """Says where it is once it answers and heeds Ctrl-C, which a shell's background is told to ignore."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                print(f"Steelyard is at {url} (Ctrl-C ends it)", flush=True)
+                if browser:
+                    threading.Thread(target=_open, args=(url,), daemon=True).start()
+
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[bound])
+            Told(config).run(sockets=[bound])
 
 
 def _open(url: str) -> None:
