@@ -324,3 +324,12 @@ def test_weights_inside_a_file_are_passed_over() -> None:
     data = made.SerializeToString()
     assert len(data) > 8 << 20 and len(slim(io.BytesIO(data), len(data))) < 1000
     assert read(data).parameters == 1024 * 2048
+
+
+def test_a_batch_that_the_file_calls_otherwise_is_asked_for_by_that_name(tmp_path: Path) -> None:
+    path = tmp_path / "named.onnx"
+    onnx.save(model([node("Relu", ["x"], ["y"])], [value("x", "N", 64, 64, 64)], "y"), path)
+    both = [steelyard.estimate(str(path), on="rtx_4090", **words) for words in ({"set": "N=16"}, {"batch": 16})]
+    assert both[0].scenario.batch == 16
+    assert both[0].latency_s == both[1].latency_s
+    assert steelyard.estimate(str(path), on="rtx_4090", set="N=16", batch=4).scenario.batch == 4

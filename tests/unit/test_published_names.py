@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import steelyard
-from steelyard.errors import InputError
+from steelyard.errors import InputError, UnknownName
 from steelyard.workload.catalogue import load_model
 
 NAMES = [
@@ -176,3 +176,10 @@ def test_show_and_compare_take_the_names_that_estimate_takes() -> None:
         assert (entry.find(name).kind, entry.find(name).name) == ("model", "Qwen/Qwen3-8B")
     with pytest.raises(InputError, match="unknown name 'h100:2'"):
         entry.find("h100:2")
+
+
+@pytest.mark.parametrize("name", ["resnet50", "flux.1-dev", "sdxl"])
+def test_a_network_is_no_served_model_and_the_answer_says_who_takes_it(name: str) -> None:
+    with pytest.raises(UnknownName, match="it is a network, which `steelyard estimate` and `explain` take") as found:
+        load_model(name)
+    assert name not in found.value.nearest

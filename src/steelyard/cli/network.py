@@ -43,7 +43,8 @@ def _answers(model: str, question: Any, problems: Problems) -> list[NetEstimate]
     found: list[NetEstimate] = []
     for on in [p.strip() for p in str(question.on).split(",") if p.strip()] or [""]:
         scenario = read_net_scenario({**words, "model": model, "on": on}, problems)
-        chosen = np.array([scenario.batch] if "batch" in sets_of(words.get("set", "")) else batches)
+        one = len(batches) == 1 or "batch" in sets_of(words.get("set", ""))
+        chosen = np.array([scenario.batch] if one else batches)
         found += estimates_of(scenario.with_batches(chosen))
     return found
 

@@ -199,6 +199,8 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     piped = _is_pipeline(values["model"])
     machine = cluster.machine
     in_file = str(values["model"]).lower().endswith(".onnx")
+    if in_file and phases and batch == known["batch"].default:  # the file may call its batch by another name
+        batch = phases[0].graph.symbols.get("batch", batch)
     runtime = runtime or usual_runtime(machine, onnx=in_file)
     check_runs(runtime, machine)
     stored = ""

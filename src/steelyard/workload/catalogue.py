@@ -251,9 +251,11 @@ def _hint() -> str:
 
 def _unknown(name: str) -> UnknownName:
     """The error of a name that is no model's, with the nearest of models, networks and pipelines."""
-    from steelyard.workload.nets import net_spellings
-    from steelyard.workload.pipelines import pipelines
+    from steelyard.workload.nets import is_net, net_spellings
+    from steelyard.workload.pipelines import is_pipeline, pipelines
 
+    if is_net(f"net:{name.removeprefix('net:')}") or is_pipeline(name):
+        return UnknownName("model", name, [], hint="it is a network, which `steelyard estimate` and `explain` take")
     known = [*_index()[1], *(n for n in _spoken() if "/" not in n), *net_spellings()]
     known += [n for one in pipelines().values() for n in (one.name, *one.aliases) if "/" not in n]
     return UnknownName("model", name, known, hint=_hint())
