@@ -226,3 +226,17 @@ def test_a_graph_is_read_from_regular_files_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "graph.json.gz")
     with pytest.raises(InputError, match="no regular file"):
         read_graph(tmp_path / "graph.json.gz")
+
+
+@pytest.mark.parametrize(
+    ("on", "words", "said"),
+    [
+        ("hailo8l", {}, "nothing that runs on hailo8l does"),
+        ("stm32f746", {}, "nothing that runs on stm32f746 does"),
+        ("rtx_4090", {"runtime": "tensorrt"}, "on rtx_4090 eager, compile do"),
+    ],
+)
+def test_what_only_infers_trains_nothing(on: str, words: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError, match=f"runs no steps of training; {said}"):
+        sy.estimate("resnet18", on, train=True, **words)
+    assert sy.estimate("resnet18", "rtx_4090", train=True, batch=8).latency_s > 0

@@ -333,3 +333,17 @@ def test_a_batch_that_the_file_calls_otherwise_is_asked_for_by_that_name(tmp_pat
     assert both[0].scenario.batch == 16
     assert both[0].latency_s == both[1].latency_s
     assert steelyard.estimate(str(path), on="rtx_4090", set="N=16", batch=4).scenario.batch == 4
+    with pytest.raises(InputError, match="give one"):
+        steelyard.estimate(str(path), on="rtx_4090", set="batch=5", batch=4)
+    with pytest.raises(InputError, match="given twice"):
+        steelyard.estimate(str(path), on="rtx_4090", set="N=5,N=4")
+
+
+def test_a_batch_that_stands_elsewhere_than_first_is_given_as_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "frames_first.onnx"
+    onnx.save(model([node("Relu", ["x"], ["y"])], [value("x", 10, "batch", 64)], "y"), path)
+    with pytest.raises(InputError, match="--set batch=64"):
+        steelyard.estimate(str(path), on="rtx_4090")
+    found = steelyard.estimate(str(path), on="rtx_4090", set="batch=64")
+    assert found.scenario.batch == 1
+    assert found.scenario.phases[0].graph.tensors[0].shape == (10, 64, 64)

@@ -26,6 +26,7 @@ __all__ = [
     "Reach",
     "Runtime",
     "check_runs",
+    "check_trains",
     "find_runtime",
     "planned_in_groups",
     "precision_named",
@@ -147,6 +148,7 @@ class Runtime:
     channels: Annotated[bool, "a convolution fills a tile's depth with channels of one point of its window"] = False
     precision: Annotated[str, "usual precision"] = "fp16"
     as_stored: Annotated[bool, "a file runs in its own element types, where no maker's compiler takes it over"] = False
+    trains: Annotated[bool, "it runs steps of training too"] = False
     terms: Annotated[
         Literal["classes", "groups", "loops"],
         "what its time is a sum of: kernel classes, groups where a compiler plans all, or loops mapped onto an array",
@@ -255,6 +257,15 @@ def check_runs(runtime: Runtime, machine: Machine) -> None:
     others = ", ".join(r.name for r in runtimes().values() if r.runs(machine) and r.name != usual)
     there = f"{usual}{f' (usual), {others}' if others else ''}"
     raise InputError(f"{runtime.name} does not run on {machine.name}, which runs {there}", field="runtime")
+
+
+def check_trains(runtime: Runtime, machine: Machine) -> None:
+    """Raises :class:`InputError` where a runtime runs no steps of training, with those that do there."""
+    if runtime.trains:
+        return
+    able = ", ".join(r.name for r in runtimes().values() if r.trains and r.runs(machine))
+    there = f"; on {machine.name} {able} do" if able else f"; nothing that runs on {machine.name} does"
+    raise InputError(f"{runtime.name} runs no steps of training{there}", field="train")
 
 
 def planned_in_groups(runtime: Runtime, reach: Reach) -> bool:

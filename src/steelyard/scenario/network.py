@@ -19,6 +19,7 @@ from steelyard.deployment.runtime import (
     Precision,
     Runtime,
     check_runs,
+    check_trains,
     find_runtime,
     precision_named,
     usual_runtime,
@@ -189,20 +190,29 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
     precision = problems.read(precision_named, values["precision"]) if values["precision"] else None
     problems.done()
     assert cluster is not None
+    in_file = str(values["model"]).lower().endswith(".onnx")
     with problems.collect():
-        if "batch" in sets:
-            values["batch"] = read_value(known["batch"], sets.pop("batch"), "set.batch")
+        if "batch" in sets:  # which a file may have elsewhere than first, as any other size
+            said = read_value(known["batch"], sets["batch"] if in_file else sets.pop("batch"), "set.batch")
+            if values["batch"] not in (known["batch"].default, said):
+                raise InputError(f"is {said} here and {values['batch']} as batch; give one", field="set.batch")
+            values["batch"] = said
     if cluster.unlike:
         kinds = ",".join(dict.fromkeys(m.name for m, _ in cluster.shares))
         raise InputError(f"a network runs on devices of one kind; ask each on its own, --on {kinds}", field="on")
     batch, phases = values["batch"], problems.read(_phases, values, sets)
     piped = _is_pipeline(values["model"])
     machine = cluster.machine
-    in_file = str(values["model"]).lower().endswith(".onnx")
-    if in_file and phases and batch == known["batch"].default:  # the file may call its batch by another name
-        batch = phases[0].graph.symbols.get("batch", batch)
+    if in_file and phases:
+        usual = phases[0].graph.symbols.get("batch")
+        if usual is None and "batch" in sets:  # an extent of the pass, which is then the item
+            batch = known["batch"].default
+        elif usual is not None and batch == known["batch"].default:  # the file may call it by another name
+            batch = usual
     runtime = runtime or usual_runtime(machine, onnx=in_file)
     check_runs(runtime, machine)
+    if values["train"]:
+        problems.read(check_trains, runtime, machine)
     stored = ""
     if precision is None:
         stored = _stored(phases or (), in_file and runtime.as_stored and not usual_runtime(machine).families)
@@ -291,5 +301,7 @@ def sets_of(text: str) -> dict[str, str]:
         name, equals, value = (x.strip() for x in part.partition("="))
         if not equals or not name or not value:
             raise InputError(f"expected NAME=VALUE, such as batch=1, got {show(part)}", field="set")
+        if name in found:
+            raise InputError(f"{show(name)} is given twice, {show(found[name])} and {show(value)}", field="set")
         found[name] = value
     return found
