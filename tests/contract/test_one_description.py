@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,7 @@ def declared(tree: ast.AST) -> Iterator[str]:
             yield from (k.arg for k in node.keywords if k.arg)
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Every file of the package, parsed."""
     return {str(f.relative_to(SRC)): ast.parse(f.read_text(encoding="utf-8")) for f in sorted(SRC.rglob("*.py"))}

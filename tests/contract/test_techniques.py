@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,11 @@ def _is_pass(name: str) -> bool:
 PASSES = tuple(filter(_is_pass, TEXTS))
 
 
+def taken(one: str, other: str, names: Sequence[str]) -> bool:
+    """Whether this pair is asked: one in three, or all with STEELYARD_ALL_ROWS=1."""
+    return os.environ.get("STEELYARD_ALL_ROWS") == "1" or (names.index(one) + names.index(other)) % 3 == 0
+
+
 @pytest.mark.parametrize("one", PASSES)
 def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one: str) -> None:
     """Two of them price a batch, whichever is named first; beside what acts while requests run the two are read."""
@@ -206,7 +213,7 @@ def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one:
         pair = (technique, beside)
         reasons = [{p.message.partition(": ")[2] for p in check_together(x)} for x in (pair, pair[::-1])]
         assert reasons[0] == reasons[1] or one == other
-        if reasons[0] or other not in PASSES or other <= one:
+        if reasons[0] or other not in PASSES or other <= one or not taken(one, other, PASSES):
             continue
         ordered = read_techniques({"techniques": pair})
         assert ordered == read_techniques({"techniques": pair[::-1]})
@@ -221,12 +228,17 @@ def test_what_changes_prices_alone_composes_with_everything_or_says_why_not(one:
 
 @pytest.mark.parametrize("one", [name for name in TEXTS if name not in PASSES])
 def test_any_two_compose_or_say_why_not(one: str) -> None:
-    """Runs of every pair answer every token, but for the pairs that are known to be apart: those name the reason."""
+    """Runs of a pair answer every token, but for the pairs that are known to be apart: those name the reason.
+
+    Of the other pairs one in three is played.
+    """
     names = [name for name in TEXTS if name not in PASSES]
     for other in names[names.index(one) + 1 :]:
         pair = {one, other}
         words = _POOLS if pair & set(POOLED) else _ONE if pair & set(DEPLOYMENTS) else SCENARIO
         reasons = [why for a, b, why in APART if (one in a and other in b) or (one in b and other in a)]
+        if not reasons and not taken(one, other, names):
+            continue
         refused = play_together(TEXTS[one][0], TEXTS[other][0], words)
         if reasons:
             assert any(why in refused for why in reasons), f"{one} with {other}: {refused or 'not refused'}"

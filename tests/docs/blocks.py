@@ -30,6 +30,7 @@ import tomllib
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -201,6 +202,21 @@ def commands(block: Block) -> Iterator[Command]:
         yield Command(words, block.line + start, block.line + first, shown)
 
 
+@cache
+def homes() -> dict[str, str]:
+    """The page each command is run on, by its words: the first that shows what it says, or the first that names it."""
+    found: dict[str, tuple[bool, str]] = {}
+    for page in pages():
+        for block in blocks(page):
+            if block.lang == "console" and not block.not_run:
+                for command in commands(block):
+                    for words, target in pieces(command.words):
+                        name, shows = shlex.join(words), bool(command.shown or target or "--out" in words)
+                        if name not in found or (shows and not found[name][0]):
+                            found[name] = shows, page
+    return {name: page for name, (_, page) in found.items()}
+
+
 def run(page: str, folder: Path) -> Session:
     """Run a page in a folder, which is the working directory meanwhile."""
     session = Session()
@@ -312,6 +328,9 @@ def _console(block: Block, folder: Path, session: Session) -> None:
                 wrong = True
                 continue
             session.ran += 1
+            told = command.shown or target or "--out" in words
+            if not told and homes().get(shlex.join(words), block.page) != block.page:
+                continue
             code, out, err = _spoken(words)
             out, err = (text.replace(f"{folder}{os.sep}", "") for text in (out, err))
             if target:

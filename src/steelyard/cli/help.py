@@ -42,7 +42,7 @@ _EXAMPLE = 56
 #: A command line of each verb, shown below its help.
 EXAMPLES = {
     "estimate": "steelyard estimate llama-3.1-70b --on h100_sxm:8 --batch 32 --isl 4000 --osl 500",
-    "fit": "steelyard fit llama-3.3-70b --max-usd-per-hour 8 --context 32000",
+    "fit": "steelyard fit llama-3.3-70b --max-usd-per-hour 8 --min-tokens-per-s 20 --context 32000",
     "here": "steelyard here --min-tokens-per-s 10",
     "simulate": "steelyard simulate llama-3.1-8b --on h100_sxm --rate 4/s --isl lognormal:1000 --osl 200",
     "advise": "steelyard advise llama-3.1-70b --on h100_sxm:8 --tp 8 --rate 10/s --isl 2000 --osl 200 --ttft p99:1s",
