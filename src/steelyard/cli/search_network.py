@@ -16,7 +16,7 @@ from steelyard.cli.output import Output, write
 class Wanted:
     """What is searched for."""
 
-    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)]
+    space: Annotated[str, option("nb201, fbnet, ofa, or a TOML file of your own", topic=FIRST)]
     on: Annotated[str, option("devices, separated by commas: machines, or devices known by few networks", topic=FIRST)]
     latency: Annotated[str, option("limit of a pass: 5ms, or DEVICE:5ms,DEVICE:8ms", topic=FIRST)] = ""
     score: Annotated[

@@ -11,7 +11,7 @@ from steelyard.cli.output import Output, write
 def search_predictor(
     *,
     measured: Annotated[str, option("CSV of architecture,seconds (or latency_ms)", topic=FIRST)],
-    space: Annotated[str, option("nb201, fbnet or ofa", topic=FIRST)],
+    space: Annotated[str, option("nb201, fbnet, ofa, or a TOML file of your own", topic=FIRST)],
     like: Annotated[str, option("machine of the catalogue that the device is, or is like", topic=FIRST)] = "",
     runtime: Annotated[str, option("its runtime, as for estimate", topic=FIRST)] = "",
     batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,

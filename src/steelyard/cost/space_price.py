@@ -54,26 +54,26 @@ def price_space(
     names = (*_OPS, *((*_KERNELS, "step_s") if price else ()))
     shared: dict[str, list[float]] = {name: [] for name in names}
     found = {name: np.zeros(len(space.features)) for name in names}
-    per_kind = np.bincount(space.kinds, minlength=len(space.choices))
     for code in space.probes():
         graph = graph_of(code)
         parts = list(_of_ops(graph))
         if price:
             parts += _of_kernels(price(graph))
-        at = {kind: space.offsets[kind] + choice for kind, choice in zip(space.kinds, code, strict=True)}
+        row = np.array([code])
+        at = [int(part.groups[0].features(row)[0]) for part in space.parts]
         for name, modules, values in parts:
-            sums = np.zeros(len(space.choices) + 1)
-            np.add.at(sums, [_kind(space, module) for module in modules], values)
+            sums = np.zeros(len(at) + 1)
+            np.add.at(sums, [_part(space, module) for module in modules], values)
             shared[name].append(float(sums[-1]))
-            for kind, feature in at.items():
-                found[name][feature] = sums[kind] / per_kind[kind]
+            for part, feature, total in zip(space.parts, at, sums, strict=False):
+                found[name][feature] = total / len(part.groups)
     return SpacePrices(space, {name: float(np.mean(values)) for name, values in shared.items()}, found)
 
 
-def _kind(space: Space, module: str) -> int:
-    """The kind of the place that a module lies in; -1: shared by all."""
+def _part(space: Space, module: str) -> int:
+    """The part that a module's kernels belong to; -1: shared by all."""
     name = module + "."
-    return next((kind for kind, prefix in enumerate(space.modules) if name.startswith(prefix)), -1)
+    return next((i for i, part in enumerate(space.parts) if name.startswith(part.module)), -1)
 
 
 def _of_ops(graph: TensorGraph) -> Iterable[tuple[str, list[str], Any]]:

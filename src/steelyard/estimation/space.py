@@ -136,8 +136,7 @@ def space_prices(scenario: SpaceScenario) -> SpacePrices:
     sets.pop("batch", None)
 
     def graph_of(code: Any) -> TensorGraph:
-        given = {**sets, **space.sets(code)}
-        return load_net(space.net, size=words.get("size") or None, sets=given)
+        return load_net(f"{space.prefix}:{space.spell(code)}", size=words.get("size") or None, sets=sets)
 
     def price(graph: TensorGraph) -> NetPrice:
         assert network is not None
@@ -155,7 +154,7 @@ def provenance_of(scenario: SpaceScenario) -> Mapping[str, Any]:
     """What is needed to run the same question again."""
     network = scenario.network
     inputs: dict[str, Any] = {
-        "model": f"{scenario.space.name}:{scenario.asked}",
+        "model": f"{scenario.space.prefix}:{scenario.asked}",
         "on": str(scenario.words.get("on")),
         "batch": scenario.batch,
     }

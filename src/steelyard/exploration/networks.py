@@ -35,6 +35,8 @@ Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 #: Architectures priced at once, most that are listed to be exact, and levels of time of a front by integer programs.
 _CHUNK, LISTED, _LEVELS = 20_000, LARGEST, 12
+#: Entries of a table of counts at most.
+_CELLS = 10_000_000
 #: Devices of one search, and points of a front that are kept.
 _MOST_DEVICES, _FRONT = 16, 200
 
@@ -78,7 +80,7 @@ class NetworkSearch(Result):
     @property
     def best(self) -> str:
         """The architecture of the best score within the limits."""
-        return f"{self.space.name}:{self.architectures[0]}"
+        return f"{self.space.prefix}:{self.architectures[0]}"
 
 
 @complete
@@ -104,7 +106,7 @@ def search_network(
     the choices (then by integer programs at several limits of time); elsewhere a solver looks for it.
 
     Args:
-        space: ``nb201``, ``fbnet``, ``ofa``.
+        space: ``nb201``, ``fbnet``, ``ofa``, or a file of one's own (docs/guide/search.md).
         on: devices, a list or separated by commas: machines, or devices known by a few measured networks.
         latency: limit of one pass: ``5ms`` for all devices, ``pixel_3:5ms,rk3588:8ms``, or a mapping.
         score: see :func:`steelyard.exploration.scores.read_score`; more is better.
@@ -156,7 +158,7 @@ def search_network(
         codes,
         {"sure": chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
         {
-            "space": known.name,
+            "space": known.prefix,
             "on": names,
             "latency": limits,
             "score": judged.name,
@@ -204,7 +206,7 @@ class _Sheet:
 
 
 def _sheet(space: Space, name: str, said: Mapping[str, Any]) -> _Sheet:
-    scenario = read_space_scenario({"model": f"{space.name}:{space.example}", "on": name, **said}, Problems())
+    scenario = read_space_scenario({"model": f"{space.prefix}:{space.example}", "on": name, **said}, Problems())
     return _Sheet(name, scenario, space_prices(scenario))
 
 
@@ -225,8 +227,6 @@ class _Task:
         cheap = self.score.function is None or self.space.size <= budget
         if solver == "auto" and (listed is not None or (self.space.size <= LISTED and cheap)):
             codes = self.space.all() if listed is None else listed
-            if self.space.required and listed is None:
-                codes = codes[self._sound(codes)]
             figures = self.price(codes, progress)
             front = front_kept(figures.values, figures.broken)
             return codes[front], len(codes), "every architecture", True, (), "every point"
@@ -235,16 +235,15 @@ class _Task:
             return codes, programs, "integer programs", True, (), "every level"
         name = "evolution" if solver == "auto" else solver
         question = {
-            "space": self.space.name,
+            "space": self.space.prefix,
             "on": list(self.devices),
             "limits": dict(self.limits),
             "score": self.score.name,
             "z": self.z,
         }
-        sizes = [len(self.space.choices[k]) - (p in self.space.required) for p, k in enumerate(self.space.kinds)]
         found: Explored = explore(
             self.price,
-            sizes,
+            self.space.sizes,
             1 + len(self.sheets),
             solver=name,
             budget=budget,
@@ -253,22 +252,17 @@ class _Task:
             question=question,
             progress=progress,
         )
-        front = np.unique(found.codes[found.front], axis=0)
+        front = np.unique(self.space.settled(found.codes[found.front]), axis=0)
         return front, len(found.codes), name, False, found.history, found.ended
-
-    def _sound(self, codes: Codes) -> NDArray[np.bool_]:
-        ok = np.ones(len(codes), dtype=bool)
-        for place in self.space.required:
-            ok &= codes[:, place] < len(self.space.choices[self.space.kinds[place]]) - 1
-        return ok
 
     def price(self, codes: Codes, progress: Callable[[int, int], object] | None = None) -> Figures:
         """Score (made small) and time on every device, and by how much limits are broken."""
-        parts = []
-        for at in range(0, len(codes), _CHUNK):
-            parts.append(self._priced(codes[at : at + _CHUNK]))
+        parts, codes = [], self.space.settled(codes)
+        chunk = max(100, min(_CHUNK, _CELLS // len(self.space.features)))
+        for at in range(0, len(codes), chunk):
+            parts.append(self._priced(codes[at : at + chunk]))
             if progress is not None:
-                progress(min(at + _CHUNK, len(codes)), len(codes))
+                progress(min(at + chunk, len(codes)), len(codes))
         return Figures(np.concatenate([p.values for p in parts]), np.concatenate([p.broken for p in parts]))
 
     def _priced(self, codes: Codes) -> Figures:
@@ -330,7 +324,7 @@ class _Task:
                     progress(programs, _LEVELS + 2)
                 if point is not None:
                     found.append(point)
-        codes = np.unique(np.array(found, dtype=np.int64).reshape(len(found), len(self.space.kinds)), axis=0)
+        codes = np.unique(np.array(found, dtype=np.int64).reshape(len(found), len(self.space.sizes)), axis=0)
         if not len(codes):
             return codes, programs
         figures = self.price(codes)

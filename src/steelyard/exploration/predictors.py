@@ -57,7 +57,7 @@ class Context:
         """Times as the machine's cost model says. Raises :class:`InputError`: no machine is named."""
         if not self.machine:
             raise InputError("expected a machine of the catalogue that the device is like", field="like")
-        words = {"model": f"{self.space.name}:{self.space.example}", "on": self.machine, "batch": self.batch}
+        words = {"model": f"{self.space.prefix}:{self.space.example}", "on": self.machine, "batch": self.batch}
         scenario = read_space_scenario({**words, **self.words, "runtime": self.words.get("runtime", "")}, Problems())
         plain = replace(scenario, device=None)
         return answer_space(replace(plain, codes=codes), space_prices(plain)).latency_s
@@ -141,7 +141,7 @@ class Macs(_Line):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         space = context.space
-        scenario = read_space_scenario({"model": f"{space.name}:{space.example}", "on": "rtx_3090"}, Problems())
+        scenario = read_space_scenario({"model": f"{space.prefix}:{space.example}", "on": "rtx_3090"}, Problems())
         self.prices = space_prices(scenario)
 
     def known(self, codes: Codes) -> Floats:
@@ -211,7 +211,7 @@ def search_predictor(
 
     Args:
         measured: CSV with the columns ``architecture`` and ``seconds`` (or ``latency_ms``).
-        space: ``nb201``, ``fbnet``, ``ofa``.
+        space: ``nb201``, ``fbnet``, ``ofa``, or a file of one's own.
         like: a machine of the catalogue that the device is or resembles, for the predictor ``priced``.
         batch: items of a pass.
         predictors: names separated by commas; empty: all there are.

@@ -116,5 +116,5 @@ def _table(path: str, space: Space) -> Score:
             problems.append(Problem(f"score: row {row}", f"expected a number, got {show(text)}"))
         values.append(value)
     raise_all(problems[:10])
-    codes = space.codes(a.removeprefix(f"{space.name}:") for a in columns["architecture"])
+    codes = space.codes(a.removeprefix(f"{space.prefix}:") for a in columns["architecture"])
     return Score(path, "a table", False, codes=codes, known=np.array(values))

@@ -83,7 +83,7 @@ def read_space_scenario(words: Mapping[str, Any], problems: Problems) -> SpaceSc
     device = _device(words, space)
     problems.done()
     assert codes is not None
-    first = f"{space.name}:{space.spell(codes[0])}"
+    first = f"{space.prefix}:{space.spell(codes[0])}"
     network = None
     try:
         network = read_net_scenario({**words, "model": first}, Problems() if device else problems)

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from math import prod
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.choices import LARGEST, Choices, When, flattened, read_choices
 from steelyard.cost.array_unroll import MAPPED
 from steelyard.documents import build, parse_document, read_text
-from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
+from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Compute, Machine, Memory
 from steelyard.units import Quantity, parse_quantity
 
 __all__ = ["LARGEST", "ChipSpace", "read_space"]
 
-#: Most points of a space.
-LARGEST = 20_000_000
 #: What can be chosen of a component, with its unit; ``copy_bytes``: the capacity of each copy of a level.
 _COMPUTE = {"rows": "1", "columns": "1", "depth": "1", "units": "1", "clock_hz": "Hz", "dataflow": "", "overlaps": ""}
 _MEMORY = {
@@ -34,24 +32,15 @@ _MEMORY = {
 
 
 @dataclass(frozen=True, slots=True)
-class _When:
-    __pydantic_config__ = {"extra": "forbid"}
-
-    field: Annotated[str, "a chosen field"]
-    values: Annotated[tuple[Any, ...], "its values that the fields below belong to"]
-    choose: Annotated[Mapping[str, tuple[Any, ...]], "fields with the values to try there; elsewhere as in the base"]
-
-
-@dataclass(frozen=True, slots=True)
 class _File:
     __pydantic_config__ = {"extra": "forbid"}
 
     base: Annotated[str, "machine file, beside this one, or machine of the catalogue"]
-    choose: Annotated[Mapping[str, tuple[Any, ...]], "fields of the machine with the values to try"]
+    choose: Annotated[Mapping[str, Any], "fields of the machine with the values to try"]
     name: str = ""
     precision: Annotated[str, "number format of networks"] = "int8"
     most: Annotated[float, Quantity("1", "most points", ge=1, le=LARGEST)] = LARGEST
-    when: tuple[_When, ...] = field(default=())
+    when: tuple[When, ...] = field(default=())
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,18 +59,7 @@ class ChipSpace:
     @cached_property
     def codes(self) -> NDArray[np.int16]:
         """Every point, ``[points, fields]``."""
-        sizes = [len(v) for v in self.values]
-        found = np.zeros((1, 0), dtype=np.int16)
-        for i, size in enumerate(sizes):
-            need = self.needs[i]
-            some = np.ones(len(found), dtype=np.bool_) if need is None else np.isin(found[:, need[0]], need[1])
-            every = np.repeat(found[some], size, axis=0)
-            column = np.tile(np.arange(size, dtype=np.int16), int(some.sum()))[:, None]
-            none = found[~some]
-            if len(every) + len(none) > LARGEST:
-                raise InputError(f"expected at most {LARGEST:,} points", field="choose")
-            found = np.vstack([np.hstack([every, column]), np.hstack([none, np.full((len(none), 1), -1, np.int16)])])
-        return found
+        return Choices(self.fields, self.values, self.needs).listed()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -144,101 +122,39 @@ def read_space(path: str | Path) -> ChipSpace:
         InputError: the file cannot be read; fields that no chip has; values of another kind; too many points.
     """
     where = Path(path).name
-    file = build(_File, _flattened(parse_document(read_text(path, field="space"), where)), where)
+    file = build(_File, flattened(parse_document(read_text(path, field="space"), where)), where)
     beside = Path(path).parent / file.base
     base = find_machine(str(beside) if file.base.lower().endswith((".toml", ".json", ".yaml")) else file.base)
     engine = next((c for c in base.compute if c.dataflow and c.rows and c.columns and c.clock_hz), None)
     if engine is None:
         raise InputError(f"{base.name} has no array with rows, columns, dataflow and clock", field="base")
-    problems: list[Problem] = []
-    fields: list[str] = []
-    values: list[tuple[Any, ...]] = []
-    needs: list[tuple[int, tuple[int, ...]] | None] = []
-
-    def add(chosen: Mapping[str, tuple[Any, ...]], at: str, need: tuple[int, tuple[int, ...]] | None) -> None:
-        for name, raw in chosen.items():
-            if name in fields:
-                problems.append(Problem(f"{at}.{name}", "chosen twice"))
-                continue
-            found = list(_values(name, raw, base, engine, f"{at}.{name}", problems))
-            fields.append(name)
-            values.append(tuple(found))
-            needs.append(need)
-
-    add(file.choose, "choose", None)
-    for i, when in enumerate(file.when):
-        at = f"when[{i}]"
-        if when.field not in fields:
-            problems.append(Problem(f"{at}.field", UnknownName("chosen field", when.field, fields).message))
-            continue
-        parent = fields.index(when.field)
-        of = list(_values(when.field, when.values, base, engine, f"{at}.values", problems))
-        unknown = [v for v in of if v not in values[parent]]
-        problems += [Problem(f"{at}.values", f"{show(str(v))} is no value of {when.field}") for v in unknown]
-        add(when.choose, f"{at}.choose", (parent, tuple(values[parent].index(v) for v in of if v not in unknown)))
-    raise_all(problems)
-    if prod(len(v) for v, need in zip(values, needs, strict=True) if need is None) > LARGEST:
-        raise InputError(f"expected at most {LARGEST:,} points", field=f"{where}.choose")
+    chosen = read_choices(file.choose, file.when, partial(_value, base, engine))
     found = ChipSpace(
-        file.name or Path(path).stem, base, engine, file.precision, tuple(fields), tuple(values), tuple(needs)
+        *(file.name or Path(path).stem, base, engine, file.precision), chosen.fields, chosen.values, chosen.needs
     )
+    if chosen.count > LARGEST:
+        raise InputError(f"expected at most {LARGEST:,} points, got {chosen.count:,.0f}", field=f"{where}.choose")
     if len(found) > file.most:
         raise InputError(f"expected at most {file.most:,.0f} points, got {len(found):,}", field=f"{where}.choose")
     return found
 
 
-def _flattened(data: dict[str, Any]) -> dict[str, Any]:
-    """Tables of chosen fields with one level: ``compute.array.rows`` is a name, in quotation marks or not."""
-
-    def flat(value: Any, path: str = "") -> dict[str, Any]:
-        if not isinstance(value, Mapping):
-            return {path: value}
-        return {k: v for n, x in value.items() for k, v in flat(x, f"{path}.{n}" if path else str(n)).items()}
-
-    found = dict(data)
-    if isinstance(found.get("choose"), Mapping):
-        found["choose"] = flat(found["choose"])
-    if isinstance(found.get("when"), list):
-        tables = [w if isinstance(w, Mapping) else {} for w in found["when"]]
-        found["when"] = [
-            {**w, "choose": flat(w["choose"])} if isinstance(w.get("choose"), Mapping) else w for w in tables
-        ]
-    return found
-
-
-def _values(
-    name: str, raw: tuple[Any, ...], base: Machine, engine: Compute, at: str, problems: list[Problem]
-) -> Iterator[Any]:
-    """Values of a field, as the machine takes them."""
+def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> Any:
+    """A value of a field, as the machine takes it. Raises :class:`InputError`."""
     known = {f"compute.{engine.name}.{f}": unit for f, unit in _COMPUTE.items()}
     known |= {f"memory.{m.name}.{f}": unit for m in base.memory for f, unit in _MEMORY.items()}
     known["process_nm"] = "nm"
     if name not in known:
-        problems.append(Problem(at, UnknownName("field of a chip", name, known).message))
-        return
-    if not raw:
-        problems.append(Problem(at, "expected a list of values, got none"))
-    seen: list[Any] = []
-    for value in raw:
-        if name.endswith(".dataflow"):
-            if value not in MAPPED:
-                problems.append(Problem(at, UnknownName("dataflow", str(value), MAPPED).message))
-                continue
-        elif name.endswith(".overlaps"):
-            if not isinstance(value, bool):
-                problems.append(Problem(at, f"expected true or false, got {show(str(value))}"))
-                continue
-        else:
-            try:
-                value = parse_quantity(value, known[name], at)
-            except InputError as error:
-                problems += error.problems
-                continue
-            if not 0 < value < 1e18 or (known[name] == "1" and value != int(value)):
-                problems.append(
-                    Problem(at, f"expected a positive {'whole ' if known[name] == '1' else ''}number, got {value:g}")
-                )
-                continue
-        if value not in seen:
-            seen.append(value)
-            yield value
+        raise InputError(UnknownName("field of a chip", name, known).message, field=at)
+    if name.endswith(".dataflow"):
+        if value not in MAPPED:
+            raise InputError(UnknownName("dataflow", str(value), MAPPED).message, field=at)
+        return value
+    if name.endswith(".overlaps"):
+        if not isinstance(value, bool):
+            raise InputError(f"expected true or false, got {show(str(value))}", field=at)
+        return value
+    number, whole = parse_quantity(value, known[name], at), known[name] == "1"
+    if not 0 < number < 1e18 or (whole and number != int(number)):
+        raise InputError(f"expected a positive {'whole ' if whole else ''}number, got {number:g}", field=at)
+    return number

@@ -24,7 +24,8 @@ from steelyard.units import Quantity
 from steelyard.workload.extent import stated
 from steelyard.workload.networks._base import NETWORKS
 from steelyard.workload.networks.builder import Builder
-from steelyard.workload.networks.search_space import space_of
+from steelyard.workload.networks.search_space import Space, space_of
+from steelyard.workload.networks.space_file import Template
 from steelyard.workload.tensor_graph import TensorGraph
 
 __all__ = [
@@ -242,12 +243,22 @@ def load_net(
         return _with(library_net(library, rest, sides), values)
     if (found := space_of(name)) is not None:
         space, architecture = found
-        named = _named(find_net(space.net), sides, {**values, **space.sets(space.read(architecture))})
-        return replace(named, name=f"{space.name}:{architecture.strip()}")
+        code = space.read(architecture)
+        if space.input_of(code) and sides:
+            raise InputError(f"{space.name} chooses the size of its input itself", field="size")
+        graph = _named(_entry_of(space), sides or space.input_of(code), {**values, **space.sets(code)})
+        return replace(graph, name=f"{space.name}:{architecture.strip()}")
     if isinstance(given, Path) or name.lower().endswith(_FILES):
         return _read(Path(given).expanduser(), sides, values)
     entry = find_net(name)
     return _named(entry, sides, values)
+
+
+def _entry_of(space: Space) -> NetEntry:
+    """The network whose parameters a space chooses."""
+    if not isinstance(space, Template):
+        return find_net(space.net)
+    return NetEntry(space.name, space.family, space.config, space.usual, source=space.source)
 
 
 def _read(path: Path, sides: tuple[int, ...], values: dict[str, Any]) -> TensorGraph:
@@ -278,7 +289,7 @@ def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> T
         return _with(kept_net(entry.name), values)
     known = _parameters(entry.family)
     own = {k: _value(values.pop(k)) for k in list(values) if k in known}
-    graph = _built(entry.name, sides or entry.size, _frozen({**entry.config, **own}))
+    graph = _built(*(entry.name, entry.family, entry.source), sides or entry.size, _frozen({**entry.config, **own}))
     return _with(graph, values, known)
 
 
@@ -288,14 +299,15 @@ def _parameters(family: str) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def _built(name: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any], ...]) -> TensorGraph:
-    entry = find_net(name)
-    kind = NETWORKS.get(entry.family)
-    known = _parameters(entry.family)
+def _built(
+    name: str, family_name: str, source: str, sides: tuple[int, ...], parameters: tuple[tuple[str, Any], ...]
+) -> TensorGraph:
+    kind = NETWORKS.get(family_name)
+    known = _parameters(family_name)
     wrong = [k for k, _ in parameters if k not in known]
     raise_all([Problem(f"{name}.config", UnknownName("parameter", k, known).message) for k in wrong])
     family = build(kind, {k: list(v) if isinstance(v, tuple) else v for k, v in parameters}, name)
-    net = Builder(name, source=entry.source)
+    net = Builder(name, source=source)
     try:
         made = family.build(net, sides)
     except InputError as error:

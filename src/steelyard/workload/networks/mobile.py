@@ -14,6 +14,7 @@ A row of blocks is text, ``KIND CHANNELS WORD...``:
 
 ``k3`` kernel, ``s2`` stride of the first block, ``x6`` expansion, ``n4`` blocks, ``r4`` squeeze and excitation at a
 fourth, ``g2`` groups of the 1x1, ``a3`` as above, ``relu``, ``relu6``, ``silu``, ``hardswish``: the activation.
+``mb 24 k3 s2 x6 | mb 24 k5 x3`` is a row of unlike blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from steelyard.errors import InputError, show
 from steelyard.units import Quantity
 from steelyard.workload.networks.builder import Builder
 
-__all__ = ["Block", "Mobile", "Once", "rounded"]
+__all__ = ["Block", "Mobile", "Once", "blocks_of", "rounded"]
 
 _KINDS = ("conv", "sep", "ds", "mb", "fused", "uib")
 _WORD = re.compile(r"([ksxnrga])(\d+(?:\.\d+)?)")
@@ -89,6 +90,16 @@ def _read(row: str) -> tuple[Block, int]:
     return block, count
 
 
+def blocks_of(row: str, width: float = 1.0, depth: float = 1.0, act: str = "") -> list[Block]:
+    """The blocks of a row, widths and the number of like ones scaled. Raises :class:`InputError`."""
+    found: list[Block] = []
+    for text in row.split("|"):
+        block, count = _read(text)
+        first = replace(block, channels=rounded(block.channels * width), act=block.act or act)
+        found += [first] + [replace(first, stride=1)] * (ceil(count * depth) - 1)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Mobile:
     """A stem, rows of blocks and a head.
@@ -114,9 +125,7 @@ class Mobile:
     def blocks(self) -> Iterator[Sequence[Block]]:
         """Every row as its blocks, widths and depths scaled."""
         for row in self.stages:
-            block, count = _read(row)
-            first = replace(block, channels=rounded(block.channels * self.width), act=block.act or self.act)
-            yield [first] + [replace(first, stride=1)] * (ceil(count * self.depth) - 1)
+            yield blocks_of(row, self.width, self.depth, self.act)
 
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`."""

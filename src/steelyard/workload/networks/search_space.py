@@ -1,11 +1,12 @@
-"""Spaces of networks as rows of choices, whose costs add up: ``nb201``, ``fbnet``, ``ofa``.
+"""Spaces of networks as rows of choices, whose costs add up: ``nb201``, ``fbnet``, ``ofa``, and files of one's own.
 
 An architecture is one choice at each place. Places of one **kind** cost alike wherever they lie (the six edges of a
 NAS-Bench-201 cell); the counts of every choice of every kind are the features of an additive model::
 
     cost of an architecture = cost of what all share + sum over kinds and choices of count x cost
 
-A space is reached by its prefix: ``nb201:|nor_conv_3x3~0|+...``, ``fbnet:3-3-8-...``, ``ofa:k7e6-k7e6+k3e3-...``.
+A space is reached by its prefix: ``nb201:|nor_conv_3x3~0|+...``, ``fbnet:3-3-8-...``, ``ofa:k7e6-k7e6+k3e3-...``,
+``mine.toml:size=192+...`` (:mod:`steelyard.workload.networks.space_file`).
 """
 
 from __future__ import annotations
@@ -13,20 +14,29 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.choices import Group
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.workload.networks.spaces import CELL_OPS, FBNET_OPS
 
-__all__ = ["LARGEST", "SPACES", "Space", "find_space", "space_of"]
+__all__ = ["LARGEST", "SPACES", "Part", "Space", "find_space", "space_of"]
 
 #: Most architectures of one call, and of a space that is listed whole.
 LARGEST = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Kernels of one module, and the groups of places that they depend on; each group's features cost alike."""
+
+    module: str
+    groups: tuple[Group, ...]
 
 
 @dataclass(frozen=True)
@@ -47,22 +57,51 @@ class Space:
     """Places that may not take the last choice, which is to be left out."""
 
     @property
+    def prefix(self) -> str:
+        """What stands before the colon of an architecture's name."""
+        return self.name
+
+    @property
     def features(self) -> tuple[str, ...]:
         """A name for every feature, ``KIND.CHOICE``."""
         return tuple(f"{self.modules[k]}{c}" for k, choices in enumerate(self.choices) for c in choices)
 
-    @property
-    def offsets(self) -> NDArray[np.intp]:
-        """Where the features of each kind begin."""
-        return np.cumsum([0, *(len(c) for c in self.choices)])[:-1]
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The modules, and the places that each one's kernels depend on."""
+        at = np.cumsum([0, *(len(c) for c in self.choices)]).tolist()
+        found = []
+        for kind, (module, choices) in enumerate(zip(self.modules, self.choices, strict=True)):
+            places = [place for place, k in enumerate(self.kinds) if k == kind]
+            groups = [Group((p,), (len(choices),), at[kind], self._able(p)) for p in places]
+            found.append(Part(module, tuple(groups)))
+        return tuple(found)
+
+    def _able(self, place: int) -> NDArray[np.bool_]:
+        """Which choices a place may make."""
+        return np.arange(len(self.choices[self.kinds[place]])) < self.sizes[place]
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups of all parts."""
+        return tuple(group for part in self.parts for group in part.groups)
 
     @property
-    def size(self) -> int:
+    def sizes(self) -> tuple[int, ...]:
+        """How many choices each place has."""
+        return tuple(len(self.choices[k]) - (place in self.required) for place, k in enumerate(self.kinds))
+
+    @property
+    def size(self) -> float:
         """How many architectures it has."""
         total = 1
-        for kind in self.kinds:
-            total *= len(self.choices[kind])
+        for size in self.sizes:
+            total *= size
         return total
+
+    def settled(self, codes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Any choices of the sizes made those of an architecture."""
+        return codes
 
     def codes(self, architectures: Iterable[str]) -> NDArray[np.int64]:
         """Choices ``[n, places]`` of architectures as text. Raises :class:`InputError`: the first ten wrong ones."""
@@ -92,33 +131,32 @@ class Space:
         """Parameters of the network family for an architecture."""
         raise NotImplementedError
 
+    def input_of(self, code: Sequence[int]) -> tuple[int, ...]:
+        """Sides of the input, where the space chooses them; else empty."""
+        return ()
+
     def counts(self, codes: NDArray[np.int64]) -> NDArray[np.float64]:
         """How often each architecture ``[n, places]`` makes each choice: ``[n, features]``."""
-        found = np.zeros((len(codes), sum(len(c) for c in self.choices)))
-        at, rows = self.offsets, np.arange(len(codes))
-        for place, kind in enumerate(self.kinds):
-            found[rows, at[kind] + codes[:, place]] += 1.0
+        found, rows = np.zeros((len(codes), len(self.features))), np.arange(len(codes))
+        for group in self.groups:
+            found[rows, group.features(codes)] += 1.0
         return found
 
     def all(self) -> NDArray[np.int64]:
         """Every architecture. Raises :class:`InputError`: too many to list."""
         if self.size > LARGEST:
             raise InputError(f"{self.name} has {self.size:.2g} architectures; name a file of some", field="model")
-        return np.array(list(product(*(range(len(self.choices[k])) for k in self.kinds))), dtype=np.int64)
+        return np.array(list(product(*map(range, self.sizes))), dtype=np.int64)
 
     def draw(self, n: int, seed: int = 0) -> NDArray[np.int64]:
         """Architectures drawn evenly."""
         rng = np.random.default_rng(seed)
-        columns = [
-            rng.integers(0, len(self.choices[k]) - (place in self.required), n) for place, k in enumerate(self.kinds)
-        ]
+        columns = [rng.integers(0, size, n) for size in self.sizes]
         return np.stack(columns, axis=1)
 
     def probes(self) -> list[tuple[int, ...]]:
         """Architectures that make every choice at every place once: those that choose alike everywhere."""
-        most = max(len(c) for c in self.choices)
-        last = [len(self.choices[k]) - 1 - (place in self.required) for place, k in enumerate(self.kinds)]
-        return [tuple(min(i, end) for end in last) for i in range(most)]
+        return [tuple(min(i, size - 1) for size in self.sizes) for i in range(max(self.sizes))]
 
 
 class _Cells(Space):
@@ -245,15 +283,29 @@ def _prefixes() -> Mapping[str, Space]:
 
 
 def space_of(given: str) -> tuple[Space, str] | None:
-    """The space of ``PREFIX:ARCHITECTURE`` and the architecture; None: another name."""
-    prefix, colon, rest = given.partition(":")
+    """The space of ``PREFIX:ARCHITECTURE`` and the architecture; None: another name.
+
+    Raises:
+        InputError: the prefix is a file that is no space.
+    """
+    prefix, colon, rest = given.rpartition(":") if _FILE.search(given) else given.partition(":")
     space = _prefixes().get(prefix.lower())
+    if space is None and colon and prefix.lower().endswith(".toml"):
+        space = find_space(prefix)
     return (space, rest) if colon and space else None
 
 
+#: A file of a space with an architecture.
+_FILE = re.compile(r"\.toml:[^/\\]*$", re.IGNORECASE)
+
+
 def find_space(name: str) -> Space:
-    """The space of this name. Raises :class:`UnknownName`."""
+    """The space of this name, or of a file ``.toml``. Raises :class:`UnknownName`, :class:`InputError`."""
     space = _prefixes().get(name.strip().lower().rstrip(":"))
+    if space is None and name.lower().endswith(".toml"):
+        from steelyard.workload.networks.space_file import read_space
+
+        return read_space(name)
     if space is None:
-        raise UnknownName("space", name, SPACES)
+        raise UnknownName("space", name, SPACES, hint="or a file of your own, mine.toml")
     return space
