@@ -222,7 +222,9 @@ def rate_lines(found: TrainEstimate) -> list[Line]:
     item = "token" if found.scenario.plan.seq > 1 else "item"
     money = "no price known; give one with --price"
     if found.usd_per_trillion_tokens is not None:
-        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion {item}s ({found.price_note})"
+        money = f"{found.usd_per_trillion_tokens:,.0f} USD per trillion tokens ({found.price_note})"
+        if item == "item":
+            money = f"{figure(found.usd_per_trillion_tokens / 1e6)} USD per million items ({found.price_note})"
     watts = found.energy_j / found.step_s / found.scenario.cluster.count
     use = f"MFU {found.mfu_frac:.1%}, HFU {found.hfu_frac:.1%}"
     return [
