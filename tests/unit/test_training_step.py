@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -193,3 +194,16 @@ def test_no_schedule_is_faster_than_one_micro_batch_through_all_stages(schedule:
     words = {"pp": 4, "dp": 2, "gbs": 2}
     plain, other = trained(**words), trained(**words, schedule=schedule)
     assert other.step_s >= 0.6 * plain.step_s
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"model": "llama-3.2-1b", "mbs": 4, "seq": 2048, "framework": "megatron"}, {"model": "resnet50", "mbs": 64}],
+    ids=("language", "network"),
+)
+def test_devices_answer_for_their_share_of_a_host(words: dict[str, Any]) -> None:
+    """One device of a node of eight does not pay for the fans of all."""
+    one, eight = (sy.train(**words, on=f"h100_sxm:{n}") for n in (1, 8))
+    alone, together = one.energy_j / one.step_s, eight.energy_j / eight.step_s / 8
+    assert alone == pytest.approx(together, rel=0.1)
+    assert 300 < alone < 1100

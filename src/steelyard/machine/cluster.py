@@ -86,6 +86,11 @@ class Cluster:
         return math.ceil(self.count / self.per_node)
 
     @property
+    def hosts_w(self) -> float:
+        """W of the hosts, to the devices' share of them: two devices of a node of eight answer for a quarter."""
+        return self.host_w * self.count / self.per_node
+
+    @property
     def peer_bandwidth_bytes_per_s(self) -> float:
         """Per device and direction inside a node: the device's own links, else the network's figure."""
         links = self.machine.links("peer")

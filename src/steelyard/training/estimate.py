@@ -338,7 +338,7 @@ def run_of_scenario(
         writers=cluster.count if plan.zero else cluster.count // plan.dp,
         slower=float(slowest_factor(nodes, jitter)) if jitter else 1.0,
     )
-    idle_w = idle_power_w(cluster.machine) * cluster.count + cluster.host_w * nodes
+    idle_w = idle_power_w(cluster.machine) * cluster.count + cluster.hosts_w
     prices = Prices(usd, words["power_price"], watts, idle_w, words["carbon"])
     return run_of(
         step,
@@ -371,7 +371,7 @@ def _energy_j(cost: StepCost, step: float, cluster: Cluster, site: Site) -> floa
     passing = _one(cost.breakdown_s["elementwise"]) + _one(cost.breakdown_s["optimizer"])
     moved = passing * root.bandwidth_bytes_per_s * (root.energy_j_per_byte + TRANSPORT_J_PER_BYTE)
     drawn = min(static_power_w(machine) * step + operations + moved, machine.most_w * step)
-    return drawn * cluster.count + cluster.host_w * cluster.node_count * step
+    return drawn * cluster.count + cluster.hosts_w * step
 
 
 def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Ledger) -> None:

@@ -38,7 +38,7 @@ def answer_net_train(scenario: NetTrainScenario) -> TrainEstimate:
     busy = turns * (one.latency_s - update) / max(products + rest, 1e-30)
     parts |= {"gemm": busy * products, "elementwise": busy * rest, "optimizer": update, "dp": waits}
     energy = (one.energy_j_per_item * plan.mbs * turns + static_power_w(cluster.machine) * waits) * cluster.count
-    energy += cluster.host_w * cluster.node_count * step
+    energy += cluster.hosts_w * step
     hourly = hourly_price(cluster.machine, scenario.words.get(PRICE), ledger, cluster.system)
     _account(scenario, one, ledger)
     run = None

@@ -360,7 +360,7 @@ def _spent(
 
 
 def _idle_w(cluster: Cluster) -> float:
-    return idle_power_w(cluster.machine) * cluster.count + cluster.host_w * cluster.node_count
+    return idle_power_w(cluster.machine) * cluster.count + cluster.hosts_w
 
 
 def _account(found: TrainEstimate, step: RewardedStep, rollouts: Rollouts | None) -> None:
