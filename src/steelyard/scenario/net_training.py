@@ -54,7 +54,7 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     """
     for name in OF_MODELS:
         if values[name] not in (None, "", fields_of("train")[name].default):
-            problems.add([Problem(name, "is for language models: a network is copied whole to every device (gbs, mbs, zero)")])
+            problems.add([Problem(name, "is for language models: a network is copied to every device (gbs, mbs)")])
     if values["precision"] not in _PRECISIONS:
         known = ", ".join(_PRECISIONS)
         problems.add([Problem("precision", f"networks are trained in {known}, got {values['precision']}")])
