@@ -11,8 +11,9 @@ from steelyard.deployment.train_plan import TrainPlan
 from steelyard.page.screen import fact
 from steelyard.report import train as report
 from steelyard.report.paper import spare_text
-from steelyard.report.train_run import chances, count
+from steelyard.report.train_run import count
 from steelyard.scenario.fields import fields_of
+from steelyard.training.columns import chances
 from steelyard.units import figure
 from steelyard.units import format_quantity as q
 

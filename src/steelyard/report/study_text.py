@@ -21,7 +21,10 @@ __all__ = ["FIXED", "heading", "listing", "objective_text", "parts", "quantity",
 #: Rows of the front, and reasons of missing answers, before the rest is only counted.
 _FRONT, _REASONS = 12, 5
 #: Inputs that every row shares and that are worth naming.
-FIXED = ("model", "on", "weights", "kv", "engine", "batch", *LENGTHS, "trace", "rate", "ttft", "tpot")
+FIXED = (
+    *("model", "on", "weights", "kv", "engine", "batch", *LENGTHS, "trace", "rate", "ttft", "tpot"),
+    *("task", "framework", "precision", "gbs", "seq", "tokens"),
+)
 
 
 def quantity(kind: str, name: str, value: Any) -> str:
@@ -52,6 +55,10 @@ def heading(name: str) -> str:
         ("tokens_per", "tok/s"),
         ("goodput_requests_per", "goodput/s"),
         ("memory_total", "memory"),
+        ("peak_memory", "memory"),
+        ("usd_per_trillion_tokens", "USD/T"),
+        ("mfu_frac", "MFU"),
+        ("kgco2", "kg CO2"),
     ):
         if words == long:
             return short

@@ -20,6 +20,7 @@ from steelyard.report.paper import (
     styled,
 )
 from steelyard.report.plain import plain
+from steelyard.training.columns import chances, columns_of, layout_of
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
             "nodes": int(s.cluster.node_count),
         },
         "plan": plan.to_dict(),
+        "layout": layout_of(found),
         "fits": found.fits,
         "step_s": {"value": found.step_s, "low": low, "high": high},
         "tokens_per_step": found.tokens_per_step,
@@ -88,7 +90,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "energy_j_per_token": found.energy_j_per_token,
         "usd_per_device_hour": found.usd_per_device_hour,
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
-        "run": None if found.run is None else found.run.to_dict() | train_run.chances(found),
+        "run": None if found.run is None else found.run.to_dict() | chances(found),
         "rl": train_rewarded.to_dict(found),
         "framework": {
             "name": framework.name,
@@ -120,7 +122,6 @@ def files(found: TrainEstimate) -> dict[str, str]:
 def flat(found: TrainEstimate) -> dict[str, Any]:
     """The answer as one row of text and numbers."""
     s, plan = found.scenario, found.scenario.plan
-    low, high = found.interval["step_s"]
     return plain(  # type: ignore[no-any-return]
         {
             "model": s.model.name,
@@ -129,18 +130,7 @@ def flat(found: TrainEstimate) -> dict[str, Any]:
             "framework": plan.framework.name,
             **{n: v for n, v in plan.to_dict().items() if n not in ("recompute", "devices")},
             "recompute": plan.again,
-            "fits": found.fits,
-            "step_s": found.step_s,
-            "step_low_s": low,
-            "step_high_s": high,
-            "tokens_per_s": found.tokens_per_s,
-            "tokens_per_s_per_device": found.tokens_per_s_per_device,
-            "model_tflops_per_device": found.model_tflops_per_device,
-            "mfu_frac": found.mfu_frac,
-            "hfu_frac": found.hfu_frac,
-            "peak_memory_bytes": found.stages[found.peak_stage].reserved_bytes,
-            "energy_j_per_token": found.energy_j_per_token,
-            "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
+            **columns_of(found),
             **train_rewarded.flat(found),
         }
     )

@@ -65,9 +65,7 @@ def flat(found: TrainEstimate) -> dict[str, Any]:
     done = found.rewarded
     if done is None:
         return {}
-    return {"rl_step_s": done.step_s, "rl_tokens_per_s": done.tokens_per_s, "rl_usd": done.usd} | {
-        f"rl_{name}_s": time for name, time in done.parts_s.items()
-    }
+    return {f"rl_{name}_s": time for name, time in done.parts_s.items()}
 
 
 def parts(found: TrainEstimate) -> list[Any]:

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from steelyard.deployment.failures import DAY_S
 from steelyard.report.paper import Line, grid, lines_table, styled
 from steelyard.scenario.run_limits import limits_of
+from steelyard.training.columns import chances
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
     from steelyard.training.run import Run
 
-__all__ = ["HEADS", "chances", "count", "lines", "parts", "rows"]
+__all__ = ["HEADS", "count", "lines", "parts", "rows"]
 
 #: Shares of time beside the effective one, in words.
 _SHARES: Mapping[str, str] = {
@@ -25,19 +26,6 @@ _SHARES: Mapping[str, str] = {
     "waiting": "waiting for nodes",
     "silent": "steps done again for wrong numbers",
 }
-
-
-def chances(found: TrainEstimate) -> dict[str, float | None]:
-    """Chance to keep the deadline and the budget, where they were given."""
-    run, limits = found.run, limits_of(found.scenario.words)
-    if run is None:
-        return {}
-    kept: dict[str, float | None] = {}
-    if limits.by_s is not None:
-        kept["chance_by"] = run.chance_by(limits.by_s / DAY_S)
-    if limits.budget_usd is not None:
-        kept["chance_within_budget"] = run.chance_within(limits.budget_usd)
-    return kept
 
 
 def parts(found: TrainEstimate) -> list[Any]:

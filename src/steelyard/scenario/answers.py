@@ -342,33 +342,46 @@ machine.per_node | integer | - | - | devices of one node
 machine.nodes | integer | - | - | nodes used
 plan | {} | - | - | the layout: degrees, zero, shard, schedule, mbs, gbs, seq, ring, offload, docs, task, micro_batches,
     sequence_parallel, recompute, precision, optimizer, devices
-fits | boolean | - | - | whether the fullest stage fits its devices
-step_s.value | number | s | - | time of a step, s
-step_s.low | number | s | - | 80 % interval
-step_s.high | number | s | - | 80 % interval
-tokens_per_step | number | - | - | tokens, or items of a network, of a step
-tokens_per_s | number | 1/s | - | of all devices
-tokens_per_s_per_device | number | 1/s | - | of one device
-model_tflops_per_device | number | - | - | 1e12 operations of the model a second and device; computed again not counted
-mfu_frac | number | - | - | operations of the model over what the devices could do
-hfu_frac | number | - | - | the same with what is computed again
+layout | string | - | = | the same in words: degrees above 1, micro-batch, ZeRO, what is computed again
+fits | boolean | - | = | whether the fullest stage fits its devices
+step_s.value | number | s | step_s | time of a step, s
+step_s.low | number | s | step_low_s | 80 % interval
+step_s.high | number | s | step_high_s | 80 % interval
+tokens_per_step | number | 1 | = | tokens, or items of a network, of a step
+tokens_per_s | number | 1/s | = | of all devices
+tokens_per_s_per_device | number | 1/s | = | of one device
+model_tflops_per_device | number | 1 | = | 1e12 operations of the model a second and device; computed again not counted
+mfu_frac | number | 1 | = | operations of the model over what the devices could do
+hfu_frac | number | 1 | = | the same with what is computed again
 breakdown_s | {} | s | - | time of a step by part: gemm, attention, elementwise, head_loss, recompute, tp, cp, ep,
     pp_bubble, pp_send, dp, optimizer, host, offload
 memory_bytes | array | B | - | of every stage: stage, layers, weights, gradients, optimizer, activations, logits,
     buffers, allocated, reserved, capacity, headroom
 peak_stage | integer | - | - | the stage that holds most
-peak_memory_bytes | number | B | - | what it reserves
+peak_memory_bytes | number | B | = | what it reserves
 techniques | array | - | - | techniques on the scenario, in words
-energy_j_per_token | number | J | - | devices and hosts
-usd_per_device_hour | number? | USD/h | - | price used
-usd_per_trillion_tokens | number? | USD | - | rent; null without a price
-run | {}? | - | - | of a run whose length was given: tokens, steps, ideal_days, days, usd, kwh and kgco2 (p10, p50,
-    p90), ettr_frac, interruptions, mtbf_s, shares, checkpoint_interval_s, checkpoint_bytes, checkpoints_kept_bytes,
-    storage_bytes_per_s, failures
+energy_j_per_token | number | J | = | devices and hosts
+usd_per_device_hour | number? | USD/h | = | price used
+usd_per_trillion_tokens | number? | USD | = | rent; null without a price
+run | {}? | - | - | of a run whose length was given, null else: the figures below, and tokens, ideal_days, mtbf_s,
+    shares, checkpoint_interval_s, checkpoint_stall_s, checkpoint_bytes, checkpoints_kept_bytes, storage_bytes_per_s,
+    failures
+run.steps | number | 1 | steps | steps of the run
+run.days | {} | d | days_p10 days days_p90 | days: p10, p50, p90 (so many percent of runs end by then)
+run.usd | {}? | USD | usd_p10 usd usd_p90 | money, the same; null without a price
+run.kwh | {} | kWh | kwh_p10 kwh kwh_p90 | electricity of devices and hosts, the same
+run.kgco2 | {}? | kg | kgco2_p10 kgco2 kgco2_p90 | its carbon dioxide, the same; null without `carbon`
+run.ettr_frac | number | 1 | ettr_frac | time of steps that end up in the model, of all
+run.interruptions | number | 1 | interruptions | failures that are expected in the run
+run.chance_by | number | 1 | chance_by | where a deadline was given: chance to keep it
+run.chance_within_budget | number? | 1 | chance_within_budget | where a budget was given: chance to keep it
 rl | {}? | - | - | of a task that learns from scored answers, the whole step (step_s above is an update): task, step_s
     and its ends, parts_s (rollout, switch, policy, reference, critic, reward, train, weights), updates, answers,
     tokens, output_tokens, tokens_per_s, devices, stale, idle_frac (train, rollout), energy_j, usd, rollouts (machine,
     engine, degrees, time_s, half_done_s, tokens, idle_frac, batch_mean, memory_frac, away_bytes)
+rl.step_s.value | number | s | rl_step_s | time of the whole step, s
+rl.tokens_per_s | number | 1/s | rl_tokens_per_s | prompts and answers over the step, of all devices
+rl.usd | number? | USD | rl_usd | rent of a step; null without a price
 framework.name | string | - | - | what trains it
 framework.version | string | - | - | its version
 framework.facts | {} | - | - | what it does by itself, as used

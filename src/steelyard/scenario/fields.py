@@ -451,7 +451,7 @@ _USUAL = "on batch rate concurrency trace isl osl requests weights tp engine ttf
 USUAL = frozenset(_USUAL.split())
 
 #: Kinds of question of a study.
-KINDS = ("estimate", "simulate", "plan")
+KINDS = ("estimate", "simulate", "plan", "train")
 
 #: Fields by what they are about, where it matters: the static batch, the traffic, the SLOs, what requests show beside
 #: text, what the planner chooses.

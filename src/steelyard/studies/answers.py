@@ -22,8 +22,8 @@ __all__ = ["BROKEN", "NO_FIT", "OK", "REFUSED", "Chunk", "Priced", "chunks_of", 
 #: What became of a point: answered; cannot be asked; does not fit the machine; our own error or a worker that died.
 OK, REFUSED, NO_FIT, BROKEN = "ok", "refused", "no fit", "failed"
 
-#: Points of one chunk at most: bounds what a kill can lose.
-CHUNK_POINTS = 1000
+#: Points of one chunk at most, and of one of trainings: bounds what a kill can lose.
+CHUNK_POINTS, TRAININGS = 1000, 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def chunks_of(kind: str, folder: str, points: Sequence[Point]) -> list[Chunk]:
     """Points by program, in the order of their first point; equal points once.
 
     A simulation or a plan is a chunk of its own; estimates of one program are priced together, which takes some tens
-    of milliseconds however few they are.
+    of milliseconds however few they are; trainings of a model on the same devices follow one another.
     """
     groups: dict[str, dict[str, Point]] = {}
     for point in points:
@@ -88,8 +88,9 @@ def chunks_of(kind: str, folder: str, points: Sequence[Point]) -> list[Chunk]:
     found, by = [], answered_by(kind)
     for group in groups.values():
         unique = list(group.values())
-        for start in range(0, len(unique), CHUNK_POINTS):
-            part = unique[start : start + CHUNK_POINTS]
+        most = TRAININGS if kind == "train" else CHUNK_POINTS
+        for start in range(0, len(unique), most):
+            part = unique[start : start + most]
             found.append(Chunk(kind, folder, tuple(p.hash for p in part), tuple(p.values for p in part), by))
     return found
 
@@ -155,7 +156,7 @@ def _estimates(chunk: Chunk) -> Priced:
 
 def _one_by_one(chunk: Chunk) -> Priced:
     found = Priced(chunk.kind)
-    answer = _simulation if chunk.kind == "simulate" else _plan
+    answer = {"simulate": _simulation, "plan": _plan, "train": _training}[chunk.kind]
     for one in chunk.alone():
         try:
             columns, more, sources = answer(_arguments(one.folder, one.values[0]))
@@ -223,6 +224,22 @@ def _plan(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], di
             "nearest": [change.text for change in found.infeasible.nearest],
         }
     return row, more, _told(found.ledger)
+
+
+def _training(arguments: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    from steelyard.scenario.training import read_train_scenario
+    from steelyard.training.columns import columns_of as row_of
+    from steelyard.training.estimate import answer_train, provenance_of
+
+    found = answer_train(read_train_scenario(arguments))
+    row = row_of(found)
+    more = {
+        "breakdown_s": dict(found.breakdown_s),
+        "memory_bytes": [{**stage.parts, "reserved": stage.reserved_bytes} for stage in found.stages],
+        "run": None if found.run is None else found.run.to_dict(),
+        "inputs": provenance_of(found.scenario)["inputs"],
+    }
+    return {c.name: row.get(c.name) for c in columns_of("train").values() if not c.asked}, more, _told(found.ledger)
 
 
 def _told(ledger: Any) -> dict[str, Any]:

@@ -57,10 +57,12 @@ def _checks(kind: str, generic: bool, machines: Callable[[], list[Machine]]) -> 
     found["techniques"] = partial(_technique, "techniques")
     if kind == "plan":
         found |= _of_plans()
+    elif kind == "train":
+        found |= _of_training()
     else:
         found |= {"on": read_cluster, **dict.fromkeys(FORMATS, find_format)}
         found["engine"] = find_engine if kind == "estimate" else engine_and_scheduler
-    found |= _of_traffic(kind) if kind != "estimate" else {}
+    found |= _of_traffic(kind) if kind in ("simulate", "plan") else {}
     return found | ({"disaggregate": partial(_pools, machines)} if kind == "simulate" else {})
 
 
@@ -69,6 +71,18 @@ def _of_plans() -> dict[str, Callable[[Any], Any]]:
 
     names = ("on", "engine", "weights", "kv", "mode", "budget", "max_power", "rack_power", "headroom", "speculate")
     return {name: partial(check_word, name) for name in names}
+
+
+def _of_training() -> dict[str, Callable[[Any], Any]]:
+    from steelyard.deployment.frameworks import find_framework
+    from steelyard.deployment.optimizers import find_optimizer
+    from steelyard.scenario.network import asks_net
+
+    def model(name: Any) -> None:
+        if not asks_net({"model": name}):  # networks are read where they are weighed
+            read_model(name, True)
+
+    return {"model": model, "on": read_cluster, "framework": find_framework, "optimizer": find_optimizer}
 
 
 def _of_traffic(kind: str) -> dict[str, Callable[[Any], Any]]:

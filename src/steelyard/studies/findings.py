@@ -39,6 +39,7 @@ _DEFAULT: dict[str, tuple[tuple[str, bool, str], ...]] = {
         ("ttft_p99_s", False, ""),
     ),
     "plan": ((PRICE, False, "feasible"), ("ttft_s", False, "feasible")),
+    "train": (("usd_per_trillion_tokens", False, "fits"), ("tokens_per_s", True, "fits")),
 }
 
 #: Figures of every table.
@@ -52,6 +53,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
         *("usd_per_million_output_tokens", "kv_max_frac"),
     ),
     "plan": ("devices", PRICE, "usd_per_million_tokens", "ttft_s", "tpot_s", "max_rate_per_s", "watts"),
+    "train": ("step_s", "mfu_frac", "peak_memory_bytes", "layout", "days", "usd", "kwh"),
 }
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from itertools import product
 from sys import intern
@@ -84,7 +85,7 @@ class Point:
     @property
     def inputs(self) -> dict[str, Any]:
         """The input columns of the store: resolved."""
-        if self.group.endswith(self.hash):  # priced by itself
+        if self.group.startswith("train.") or self.group.endswith(self.hash):  # priced by itself
             return dict(self.told)
         return {**self.told, **_sizes(self.values)}
 
@@ -169,6 +170,9 @@ def _point(
     place = (study, ordinal, case, repeat, swept, values)
     if study.kind == "plan":
         return _whole(*place, {}, "")
+    if study.kind == "train":
+        alike = content_hash([values.get("model"), values.get("on")])  # one after another in one process
+        return replace(_whole(*place, _trained(study.folder, values), ""), group=intern(f"train.{alike}"))
     key = tuple(values.get(name) for name in SHARED)
     try:
         shared, digest, scenario = _resolved(study.kind, study.folder, key)
@@ -218,6 +222,8 @@ def _text(value: Any) -> str:
 
 def _seed(study: Study, values: Mapping[str, Any], repeat: int) -> int:
     """From the traffic and the number of the repeat, so that deployments are compared on the same arrivals."""
+    if study.kind == "train":  # all see the same draws
+        return int(content_hash(["train", repeat]), 16) % 2**31
     traffic = {
         k: by_content(study.folder, v) for k, v in values.items() if k not in _NO_TRAFFIC and not k.startswith(FLAGS)
     }
@@ -233,7 +239,8 @@ def answered_by(kind: str) -> str:
     """Version of the program and of the answer, and a digest of prices and fitted parameters on this computer."""
     digest = hashlib.sha256()
     parts = ["calibration", "prices", "engines", "networks", "nodes"]
-    parts += ["machines", "models"] if kind == "plan" else []  # elsewhere the ones asked for count, no others
+    parts += ["machines", "models"] if kind in ("plan", "train") else []  # elsewhere the ones asked for count alone
+    parts += ["frameworks", "optimizers", "failures", "nets"] if kind == "train" else []
     for root in catalogue_folders():
         for part in parts:
             for file in sorted((root / part).rglob("*.toml")) if (root / part).is_dir() else ():
@@ -284,6 +291,17 @@ def _resolved(kind: str, folder: str, key: tuple[Any, ...]) -> tuple[dict[str, A
     beside = [{n: words[n]} for n in UNSAID if words.get(n)]
     digest = content_hash([shared, model_digest, cluster_digest, scenario.usd_per_hour, *beside])
     return shared, digest, scenario
+
+
+def _trained(folder: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Input columns of a training that are resolved: its model and devices; what cannot be is as it was written."""
+    given = located(folder, {n: v for n, v in values.items() if n in ("model", "on")})
+    found: dict[str, Any] = {}
+    with suppress(InputError):
+        cluster = _cluster(given["on"])[0]
+        found |= {"on": str(cluster), "machine": cluster.machine.name, "devices": cluster.count}
+        found["model"] = _model(given["model"], values.get("generic", False))[0].transformer.name
+    return found
 
 
 def shared_inputs(folder: str, values: Mapping[str, Any]) -> Mapping[str, Any]:

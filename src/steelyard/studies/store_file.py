@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 #: Form of the tables; a store of another form is refused.
-FORM = 1
+FORM = 2
 #: How long a reader or a commit waits for another process to let go of the file, s.
 WAIT_S = 5.0
 #: Between two tries, s.

@@ -36,7 +36,7 @@ MAX_TABLES = 10_000
 #: Fields of a study file and their meaning.
 STUDY_FIELDS = {
     "name": "what the study is called in the store",
-    "kind": "estimate, simulate or plan",
+    "kind": "estimate, simulate, plan or train",
     "about": "what the study is for, in a sentence",
     "fixed": "fields with one value for all points",
     "grid": "fields with several values; every combination is a point",

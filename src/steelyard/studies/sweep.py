@@ -24,7 +24,7 @@ __all__ = ["Preview", "Progress", "Swept", "document_of", "preview", "sweep"]
 
 #: Time between two commits, s; longer where they would take more than a tenth of a core.
 COMMIT_S, COMMIT_SHARE = 1.0, 0.1
-#: Chunks of estimates up to which processes would take longer to start than the work.
+#: Chunks of estimates and trainings up to which processes would take longer to start than the work.
 FEW_CHUNKS = 24
 
 
@@ -148,7 +148,7 @@ def sweep(
             wanted = set(list(dict.fromkeys(p.hash for p in missing))[:limit])
             missing = [p for p in missing if p.hash in wanted]
         chunks = chunks_of(study.kind, study.folder, missing)
-        if executor == "process" and study.kind == "estimate" and len(chunks) <= FEW_CHUNKS:
+        if executor == "process" and study.kind in ("estimate", "train") and len(chunks) <= FEW_CHUNKS:
             executor = "serial"
         asked = {p.hash: p for p in missing}
         committer = _Committer(store, study.kind, asked, commit_every_s)
