@@ -16,7 +16,7 @@ from steelyard.page.problems import Wrong, wrong_of
 from steelyard.page.question import Question
 from steelyard.page.screen import Screen, Shown
 from steelyard.provenance import content_hash
-from steelyard.report.figures import Figure
+from steelyard.report.figures.figure import markup
 
 __all__ = ["Answers", "Column", "asked", "column_of", "figure_html", "json_text", "key_of", "shown_dict", "shown_from"]
 
@@ -60,9 +60,7 @@ class Column:
 
 def figure_html(figure: Mapping[str, Any], column: int = 1) -> str:
     """A figure that was made plain, as HTML; its name is that of its column."""
-    rows = tuple(tuple(row) for row in figure["rows"])
-    found = Figure(**{**figure, "heads": tuple(figure["heads"]), "rows": rows})
-    return (found if column == 1 else replace(found, name=f"{found.name}-{column}")).__html__()
+    return markup(figure if column == 1 else {**figure, "name": f"{figure['name']}-{column}"})
 
 
 def nothing(words: str, share: float | None = None) -> None:

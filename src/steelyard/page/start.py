@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import ipaddress
 import os
 import socket
@@ -42,7 +43,8 @@ def listening(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise InputError(f"expected 0 (any that is free) to 65535, got {port}", field="port")
     try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        name = host.encode() if host.isascii() else host  # of text the tables of international names are read
+        family, *_, address = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         made = socket.socket(family, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise InputError(f"{show(host)} is no address of this computer: {error}", field="host") from None
@@ -96,6 +98,7 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
     Raises:
         InputError: no such port or address, or the extra is not installed.
     """
+    gc.disable()  # until it listens: what is read meanwhile stays
     try:
         import uvicorn
     except ImportError:
@@ -129,6 +132,8 @@ def serve(port: int, host: str, *, browser: bool, store: Path | None) -> None:
 
             async def startup(self, sockets: list[socket.socket] | None = None) -> None:
                 await super().startup(sockets)
+                gc.freeze()
+                gc.enable()
                 print(f"Steelyard is at {url} (Ctrl-C ends it)", flush=True)
                 if browser:
                     threading.Thread(target=_open, args=(url,), daemon=True).start()

@@ -12,6 +12,7 @@ address that a click on it opens; ``height`` is that of the picture in pixels.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from html import escape
@@ -20,7 +21,7 @@ from typing import Any, Final
 
 from steelyard.report.plain import plain
 
-__all__ = ["LIBRARY", "Figure", "asset", "has_library"]
+__all__ = ["LIBRARY", "Figure", "asset", "has_library", "markup"]
 
 _ASSETS: Final = Path(__file__).parent.parent / "assets"
 #: The chart library, which is fetched when the package is built.
@@ -76,34 +77,41 @@ class Figure:
 
     def __html__(self) -> str:
         """The element that ``figures.js`` fills, with its data: caption, table of the numbers, no inline script."""
-        data = json.dumps(self.to_dict(), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-        name = escape(self.name)
-        height = int(self.option.get("height", 240))
-        return (
-            f'<figure class="figure" data-figure="{name}" data-height="{height}">'
-            f'<figcaption><b class="title">{escape(self.title)}</b> <span class="says">{escape(self.says)}</span>'
-            f'</figcaption>{self._table()}</figure>\n<script type="application/json" id="figure-{name}">{data}</script>'
-        )
-
-    def _table(self) -> str:
-        """The numbers, folded; what is text in the first row is on the left."""
-        words = [isinstance(x, str) for x in self.rows[0]] if self.rows else [False] * len(self.heads)
-        head = "".join(_cell("th", h, w) for h, w in zip(self.heads, words, strict=True))
-        lines = (
-            "<tr>" + "".join(_cell("td", _shown(x), w) for x, w in zip(row, words, strict=True)) + "</tr>"
-            for row in self.rows[:SHOWN]
-        )
-        rest = len(self.rows) - SHOWN
-        more = f"<p>{rest:,} more rows in the CSV file</p>" if rest > 0 else ""
-        return (
-            f'<details class="twin"><summary>numbers</summary><div class="wide" tabindex="0" role="region" '
-            f'aria-label="{escape(self.title)}: numbers"><table><thead><tr>{head}</tr></thead>'
-            f"<tbody>{''.join(lines)}</tbody></table></div>{more}</details>"
-        )
+        return markup(self.to_dict())
 
 
 #: Rows of the table under a figure at most; its CSV file has all.
 SHOWN: Final = 200
+
+
+def markup(figure: Mapping[str, Any]) -> str:
+    """A figure, as :meth:`Figure.to_dict` makes it, as HTML."""
+    data = json.dumps(figure, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+    name = escape(figure["name"])
+    height = int(figure["option"].get("height", 240))
+    return (
+        f'<figure class="figure" data-figure="{name}" data-height="{height}">'
+        f'<figcaption><b class="title">{escape(figure["title"])}</b> <span class="says">{escape(figure["says"])}</span>'
+        f'</figcaption>{_table(figure)}</figure>\n<script type="application/json" id="figure-{name}">{data}</script>'
+    )
+
+
+def _table(figure: Mapping[str, Any]) -> str:
+    """The numbers, folded; what is text in the first row is on the left."""
+    heads, rows = figure["heads"], figure["rows"]
+    words = [isinstance(x, str) for x in rows[0]] if rows else [False] * len(heads)
+    head = "".join(_cell("th", h, w) for h, w in zip(heads, words, strict=True))
+    lines = (
+        "<tr>" + "".join(_cell("td", _shown(x), w) for x, w in zip(row, words, strict=True)) + "</tr>"
+        for row in rows[:SHOWN]
+    )
+    rest = len(rows) - SHOWN
+    more = f"<p>{rest:,} more rows in the CSV file</p>" if rest > 0 else ""
+    return (
+        f'<details class="twin"><summary>numbers</summary><div class="wide" tabindex="0" role="region" '
+        f'aria-label="{escape(figure["title"])}: numbers"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>{more}</details>"
+    )
 
 
 def _cell(tag: str, text: str, words: bool) -> str:
