@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.net_cycles import arena_bytes
 from steelyard.cost.net_kernels import Lowering, is_product, product_of, settle
 from steelyard.deployment.runtime import Precision, Runtime
 from steelyard.workload.op import Array
@@ -44,6 +45,8 @@ def alive_bytes(
         precision: how numbers are kept.
         train: all that the backward pass reads, at its beginning.
     """
+    if runtime.library is not None:
+        return arena_bytes(graph, sizes, runtime, precision)
     if train:
         return _kept(graph, sizes, precision) * (1.0 + runtime.beside)
     if runtime.fuses != "nothing":

@@ -22,6 +22,7 @@ from steelyard.cost.energy import (
     static_power_w,
 )
 from steelyard.cost.net_backward import with_backward
+from steelyard.cost.net_cycles import kernel_cycles
 from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
@@ -139,7 +140,13 @@ def price_net(
         array = on_array(graph, kernels, sizes, site, precision)
     if train:
         kernels = with_backward(kernels, graph.parameters)
-    kernel_s, limit = _times(kernels, site, runtime, reach) if array is None else (array.kernel_s, _on_peak(array))
+    if array is not None:
+        kernel_s, limit = array.kernel_s, _on_peak(array)
+    elif runtime.library is not None:
+        kernel_s = kernel_cycles(graph, kernels, sizes, site, runtime.library) / site.clock_hz
+        limit = np.minimum(limits(kernels, site)[0], kernel_s)
+    else:
+        kernel_s, limit = _times(kernels, site, runtime, reach)
     host = reach.host_s * (len(kernels) + sum(effect.launches for effect in effects)) * np.ones(kernel_s.shape[1])
     busy: Any = kernel_s.sum(axis=0)
     busy = busy + sum((effect.exchange_s(kernels) for effect in effects if effect.exchange_s is not None), 0.0)
@@ -151,7 +158,9 @@ def price_net(
         time, host = time * passes, host * passes
     arithmetic = _arithmetic_j(kernels, site, effects)
     launch_s = reach.kernel_s * scale_of(site.machine, reach)[2]
-    if array is None:
+    if runtime.library is not None:  # a core draws what it draws, whatever its instructions are
+        kernel_j = machine.most_w * kernel_s
+    elif array is None:
         kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
     else:
         kernel_j = array.kernel_j + static_power_w(machine) * kernel_s

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Literal
 
+from steelyard.deployment.library import Library
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.folders import catalogue_files
@@ -150,9 +151,11 @@ class Runtime:
     as_stored: Annotated[bool, "a file runs in its own element types, where no maker's compiler takes it over"] = False
     trains: Annotated[bool, "it runs steps of training too"] = False
     terms: Annotated[
-        Literal["classes", "groups", "loops"],
-        "what its time is a sum of: kernel classes, groups where a compiler plans all, or loops mapped onto an array",
+        Literal["classes", "groups", "loops", "cycles"],
+        "what its time is a sum of: kernel classes, groups where a compiler plans all, loops mapped onto an array, or "
+        "cycles of the instructions of a core",
     ] = "classes"
+    library: Annotated[Library | None, "its kernels for a core whose instructions are counted"] = None
     keeps_network: Annotated[bool, "a network stays on chip where it fits, and is loaded in parts where not"] = False
     kernel_bytes: Annotated[
         float, Quantity("byte", "on-chip memory of a kernel beside its weights, of a network that stays", ge=0)
@@ -199,6 +202,8 @@ class Runtime:
     def _problems(self) -> Iterator[Problem]:
         if self.precision not in PRECISIONS:
             yield Problem("precision", UnknownName("precision", self.precision, PRECISIONS).message)
+        if (self.terms == "cycles") != (self.library is not None):
+            yield Problem("library", "expected the kernels of a library with terms = 'cycles', and only there")
 
 
 @dataclass(frozen=True, slots=True)

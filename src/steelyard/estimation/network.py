@@ -17,6 +17,7 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
+from steelyard.cost.net_cycles import stored_bytes
 from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_memory import alive_bytes, past_index
 from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
@@ -90,13 +91,17 @@ class NetEstimate(Result):
     interval: Mapping[str, tuple[float, float]]
     limit_s: float
     ledger: Ledger
+    storage_capacity_bytes: float = 0.0
+    """Of the flash that holds the weights where activations lie in a memory of their own, to which peak and capacity
+    belong; 0: one memory holds both."""
     past_index: bool = False
     """Whether a kernel has more elements than its index reaches (:func:`steelyard.cost.net_memory.past_index`)."""
 
     @property
     def fits(self) -> bool:
         """Whether weights and activations fit the device, and every kernel reaches all elements."""
-        return self.peak_memory_bytes <= self.capacity_bytes and not self.past_index
+        stored = not self.storage_capacity_bytes or self.weight_bytes <= self.storage_capacity_bytes
+        return self.peak_memory_bytes <= self.capacity_bytes and stored and not self.past_index
 
     @property
     def utilisation(self) -> float | None:
@@ -141,7 +146,11 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         beyond = beyond | past_index(graph, sizes, scenario.runtime)
         if graph.name not in held:  # phases of one network share its weights
             kept = prod(effect.weights for effect in effects)
-            weights += graph.weight_bytes(bits, phase.sizes) * kept + (graph.parameters * STATE_BYTES if train else 0.0)
+            if scenario.runtime.library is None:
+                stored = graph.weight_bytes(bits, phase.sizes)
+            else:
+                stored = stored_bytes(graph, scenario.runtime, precision)
+            weights += stored * kept + (graph.parameters * STATE_BYTES if train else 0.0)
         held.add(graph.name)
         done = phase.repeats * phase.devices * prod(effect.macs for effect in effects)
         macs += float(np.max(graph.macs({**sizes, "batch": phase.items}))) * done
@@ -204,10 +213,11 @@ def _estimate(
         energy_j_per_item=energy,
         arithmetic_j_per_item=arithmetic / scenario.batch,
         usd_per_million_items=usd,
-        peak_memory_bytes=weights + activations + machine.reserved_bytes,
+        peak_memory_bytes=(0.0 if machine.apart else weights) + activations + machine.reserved_bytes,
         activation_bytes=activations,
         weight_bytes=weights,
-        capacity_bytes=machine.root.capacity_bytes,
+        capacity_bytes=(machine.apart or machine.root).capacity_bytes,
+        storage_capacity_bytes=machine.root.capacity_bytes if machine.apart else 0.0,
         macs=macs,
         activations=sum(_activations(p) for p in scenario.phases),
         parameters=sum({p.graph.name: p.graph.parameters for p in scenario.phases}.values()),

@@ -16,7 +16,7 @@ from steelyard.documents import build_file
 from steelyard.folders import catalogue_files
 from steelyard.units import Quantity
 
-__all__ = ["Family", "Kind", "Stack", "families", "family_named", "kinds", "stack_named", "stacks"]
+__all__ = ["Core", "Family", "Kind", "Stack", "cores", "families", "family_named", "kinds", "stack_named", "stacks"]
 
 _STRICT = {"extra": "forbid"}
 
@@ -98,15 +98,30 @@ class Family:
 
 
 @dataclass(frozen=True, slots=True)
+class Core:
+    """A processor core whose time is that of the instructions it is given."""
+
+    __pydantic_config__ = _STRICT
+
+    name: str
+    title: str = ""
+    cycles_per_instruction: Annotated[
+        float, Quantity("1", "mean of inner loops of products, with waits for memory", gt=0, le=100)
+    ] = 1.0
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class _ClassFile:
     __pydantic_config__ = _STRICT
 
     kind: tuple[Kind, ...] = ()
     stack: tuple[Stack, ...] = ()
     family: tuple[Family, ...] = ()
+    core: tuple[Core, ...] = ()
 
 
-_Class = TypeVar("_Class", Kind, Stack, Family)
+_Class = TypeVar("_Class", Kind, Stack, Family, Core)
 
 
 @cache
@@ -129,6 +144,12 @@ def kinds() -> Mapping[str, Kind]:
 def stacks() -> Mapping[str, Stack]:
     """Every software stack."""
     return _by_name(tuple(s for file in _files() for s in file.stack))
+
+
+@cache
+def cores() -> Mapping[str, Core]:
+    """Every processor core whose instructions are counted."""
+    return _by_name(tuple(c for file in _files() for c in file.core))
 
 
 @cache

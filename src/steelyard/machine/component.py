@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from steelyard.errors import InputError, Problem, UnknownName, complete, printable, raise_all, show
-from steelyard.machine.classes import kinds
+from steelyard.machine.classes import cores, kinds
 from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
@@ -74,6 +74,7 @@ class Compute:
     maps_for: Annotated[
         Literal["both", "time", "energy"], "what its compiler chooses loops for: least time, energy or their product"
     ] = "both"
+    core: Annotated[str, "the processor core that it is (`classes/*.toml`), where instructions are counted"] = ""
     area_m2: Annotated[
         float, Quantity("m2", "silicon of all its multipliers; 0 = by the process and their number", ge=0)
     ] = 0.0
@@ -209,6 +210,8 @@ class Machine:
         if not self.compute:
             yield Problem("compute", "a machine needs at least one compute engine")
         for compute in self.compute:
+            if compute.core and compute.core not in cores():
+                yield Problem(f"compute.{compute.name}.core", str(UnknownName("core", compute.core, cores())))
             if not compute.peak:
                 yield Problem(f"compute.{compute.name}.peak", "expected the peak of at least one number format")
         levels = {m.name for m in self.memory}
@@ -272,6 +275,13 @@ class Machine:
         """The compute engines of one kind, fastest first."""
         found = [c for c in self.compute if c.kind == kind]
         return tuple(sorted(found, key=lambda c: -max(c.peak.values())))
+
+    @property
+    def apart(self) -> Memory | None:
+        """Where activations lie when the root holds weights alone, as flash does; None: they share the root."""
+        if self.root.holds != ("weights",):
+            return None
+        return next((m for m in self.memory if "outputs" in m.holds), None)
 
     @property
     def cache(self) -> Memory | None:

@@ -17,6 +17,7 @@ from steelyard.report.paper import (
     lines_table,
     render,
     span,
+    spare_text,
     styled,
 )
 from steelyard.report.plain import ESTIMATE, plain
@@ -69,6 +70,7 @@ def to_dict(found: NetEstimate) -> dict[str, Any]:
             "activation_bytes": found.activation_bytes,
             "weight_bytes": found.weight_bytes,
             "capacity_bytes": found.capacity_bytes,
+            "storage_capacity_bytes": found.storage_capacity_bytes or None,
             "macs": found.macs,
             "activations": found.activations,
             "parameters": found.parameters,
@@ -163,7 +165,13 @@ def _chip(found: NetEstimate) -> list[Line]:
 
 def parts(found: NetEstimate) -> list[Any]:
     """The report as renderables."""
-    verdict = fitting(found.fits, found.peak_memory_bytes, found.capacity_bytes)
+    machine = found.scenario.cluster.machine
+    where = f" {machine.apart.name}" if machine.apart else ""
+    verdict = [fitting(found.fits, found.peak_memory_bytes, found.capacity_bytes, where)]
+    if found.storage_capacity_bytes:
+        used, spare = q(found.weight_bytes, "B"), spare_text(found.storage_capacity_bytes - found.weight_bytes)
+        stored = q(found.storage_capacity_bytes, "B")
+        verdict.append(styled(f"      {used} of {stored} {machine.root.name}, {spare}"))
     table = grid("left", "right", "right", "right", "left")
     table.add_row(*(styled((x, "bold")) for x in TIMES))
     for i, (label, value, *rest) in enumerate(time_rows(found)):
@@ -173,7 +181,7 @@ def parts(found: NetEstimate) -> list[Any]:
     return [
         *title(found),
         "",
-        verdict,
+        *verdict,
         "",
         table,
         "",
@@ -326,14 +334,18 @@ def shortfall(found: NetEstimate) -> str:
     if found.past_index:
         runtime = found.scenario.runtime
         return f"{runtime.title} reaches fewer than 2^31 elements in kernels of {', '.join(runtime.indexed)}"
-    short = q(found.peak_memory_bytes - found.capacity_bytes, "B")
-    return f"{q(found.peak_memory_bytes, 'B')} of {q(found.capacity_bytes, 'B')}, {short} short"
+    used, capacity = found.peak_memory_bytes, found.capacity_bytes
+    if found.storage_capacity_bytes and used <= capacity:
+        used, capacity = found.weight_bytes, found.storage_capacity_bytes
+    return f"{q(used, 'B')} of {q(capacity, 'B')}, {q(used - capacity, 'B')} short"
 
 
 def remedy(found: NetEstimate) -> str:
     """The nearest batch that fits, in words."""
     if found.past_index:
         return f"--batch {max(1, found.scenario.batch // 2)}"
+    if found.storage_capacity_bytes:
+        return "none with a batch of 1: a smaller network or size" if found.scenario.batch == 1 else "--batch 1"
     fixed = found.weight_bytes + found.scenario.cluster.machine.reserved_bytes
     each = (found.peak_memory_bytes - fixed) / found.scenario.batch
     most = int((found.capacity_bytes - fixed) // each) if each else 0

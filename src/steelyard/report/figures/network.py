@@ -35,10 +35,11 @@ def network_figures(found: NetEstimate) -> list[Figure]:
 
 def _memory(found: NetEstimate) -> Figure:
     capacity, peak = found.capacity_bytes, found.peak_memory_bytes
+    weights = 0.0 if found.storage_capacity_bytes else found.weight_bytes  # elsewhere they lie in flash
     parts = [
-        ("weights", found.weight_bytes, "weights"),
+        ("weights", weights, "weights"),
         ("activations", found.activation_bytes, "step"),
-        ("runtime and driver", peak - found.weight_bytes - found.activation_bytes, "rest"),
+        ("runtime and driver", peak - weights - found.activation_bytes, "rest"),
         ("free", max(capacity - peak, 0.0), "free"),
     ]
     verdict = "fits" if found.fits else "does not fit"

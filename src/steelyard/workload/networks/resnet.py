@@ -13,7 +13,7 @@ __all__ = ["ResNet"]
 
 @dataclass(frozen=True, slots=True)
 class ResNet:
-    """Four stages of residual blocks after a 7x7 (or three 3x3) and a pool.
+    """Stages of residual blocks, four after a 7x7 (or three 3x3) and a pool; ``stem = "small"``: after one 3x3 alone.
 
     ``groups`` and ``base_width`` make ResNeXt (32 x 4) and Wide (base 128) of the bottleneck; ``reduce``: channels of
     squeeze and excitation are cut by so much (0: none); ``pooled``: shortcuts pool before their 1x1, as in
@@ -28,7 +28,7 @@ class ResNet:
     widths: tuple[int, ...] = (64, 128, 256, 512)
     groups: int = 1
     base_width: int = 64
-    stem: Literal["7x7", "3x3"] = "7x7"
+    stem: Literal["7x7", "3x3", "small"] = "7x7"
     stem_width: int = 32
     pooled: bool = False
     reduce: int = 0
@@ -45,10 +45,10 @@ class ResNet:
         """What each stage puts out for an image."""
         if self.stem == "7x7":
             x = net.conv_norm(x, 64, 7, 2)
-        else:
+        elif self.stem == "3x3":
             x = net.conv_norm(x, self.stem_width, 3, 2)
             x = net.conv_norm(net.conv_norm(x, self.stem_width, 3), 64, 3)
-        x = net.max_pool(x, 3, 2, 1)
+        x = net.conv_norm(x, self.widths[0], 3) if self.stem == "small" else net.max_pool(x, 3, 2, 1)
         made = []
         for stage, (depth, width) in enumerate(zip(self.depths, self.widths, strict=True)):
             for i in range(depth):

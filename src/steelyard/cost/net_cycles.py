@@ -1,0 +1,226 @@
+"""Networks on a processor core: cycles of the instructions that a library's kernels give it, and the memory they need.
+
+A kernel is loops (:class:`steelyard.deployment.library.Loop`): turns of its innermost one, each of so many
+instructions for a block of outputs, pixels and depth; what it copies before, and what it does to each output, input and
+weight. Counts are read off the library's source, cycles of an instruction are the core's.
+
+``cycles = CPI (turns x turn + gathered x elements + output x outputs + input x inputs + weight x weights)``
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from steelyard.cost.net_kernels import NetKernels, is_product, product_of
+from steelyard.cost.site import Site
+from steelyard.deployment.library import Library, Loop
+from steelyard.deployment.runtime import Precision, Runtime
+from steelyard.errors import InputError
+from steelyard.machine.classes import cores
+from steelyard.workload.op import Array
+from steelyard.workload.tensor_graph import Node, TensorGraph
+
+__all__ = ["arena_bytes", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
+
+
+def kernel_cycles(
+    graph: TensorGraph, kernels: NetKernels, sizes: Mapping[str, Any], site: Site, library: Library
+) -> Array:
+    """Cycles of each kernel, ``[kernels, scenarios]``.
+
+    Raises:
+        InputError: the machine is no core whose instructions are counted.
+    """
+    if site.engine.core not in cores():
+        named = ", ".join(cores())
+        raise InputError(f"expected the core of the machine ({named}) to count its cycles", field="compute.core")
+    given = {**graph.symbols, **sizes}
+    found = np.zeros(kernels.flops.shape)
+    for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
+        found[i] = instructions(graph, node, name, given, library)
+    return found * cores()[site.engine.core].cycles_per_instruction * library.slower
+
+
+def library_of(runtime: Runtime) -> Library:
+    """The kernels of a runtime whose instructions are counted. Raises :class:`InputError` where it has none."""
+    if runtime.library is None:
+        raise InputError(f"{runtime.name} has no kernels whose instructions are counted", field="runtime")
+    return runtime.library
+
+
+def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, Any], library: Library) -> Any:
+    """Instructions of the kernel of a class that a node is."""
+    loop = _loop_of(library, name, node)
+    outputs = graph.elements(node.outputs[0], sizes)
+    inputs = sum(graph.elements(i, sizes) for i in node.inputs if graph.tensors[graph.storage(i)].role in _MOVING)
+    if not is_product(node):
+        return loop.output * outputs + loop.input * inputs
+    rows, columns, depth, groups = _extents(graph, node, sizes)
+    depthwise = node.op == "conv" and groups > 1 and bool(np.all(columns == 1))
+    if depthwise:  # channels are what a turn has several of
+        columns, groups = groups, 1.0
+    turns = groups * _up(columns, loop.outputs) * _up(rows, loop.pixels) * _up(depth, loop.depth)
+    pixels = rows * groups * depth * (columns if depthwise else 1.0)
+    weights = columns * depth * groups
+    return (
+        turns * loop.turn + loop.gathered * pixels + loop.output * outputs + loop.input * inputs + loop.weight * weights
+    )
+
+
+_MOVING = ("input", "activation")
+
+
+def _up(x: Any, by: float) -> Any:
+    return np.ceil(np.asarray(x, dtype=np.float64) / by)
+
+
+def _extents(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Pixels, outputs of a pixel, depth of an output, and groups of a product."""
+    out = graph.shape(node.outputs[0], sizes)
+    if node.op == "conv":
+        weight, groups = graph.shape(node.inputs[1], sizes), float(node.facts.get("groups", 1))
+        return prod(out, start=1.0) / out[1], out[1] / groups, prod(weight[1:], start=1.0), groups
+    _, flops, _ = product_of(graph, node, sizes)
+    columns = out[-1]
+    rows = prod(out[:-1], start=1.0)
+    return rows, columns, flops / 2.0 / rows / columns, 1.0
+
+
+def _loop_of(library: Library, name: str, node: Node) -> Loop:
+    """The first loop made for a class and its window; of what no loop is for, the one without a class."""
+    window = tuple(node.facts.get("kernel", ())) if node.op == "conv" else ()
+    for loop in library.loops:
+        if (not loop.of or name in loop.of) and (not loop.windows or all(k in loop.windows for k in window)):
+            return loop
+    return Loop()
+
+
+def stored_bytes(graph: TensorGraph, runtime: Runtime, precision: Precision) -> float:
+    """Bytes of flash: weights, what is stored for each output channel (bias, multiplier, shift), and code."""
+    library, weights, channels = library_of(runtime), 0.0, 0.0
+    for node in graph.nodes:
+        if is_product(node):
+            owned = [i for i in node.inputs[1:2] if graph.tensors[graph.storage(i)].role == "weight"]
+            weights += float(sum(graph.elements(i, graph.symbols) for i in owned)) * precision.stored_bits / 8
+            channels += _channels(graph, node)
+    steps = sum(_is_step(node, runtime) for node in graph.nodes)
+    return weights + channels * library.channel_bytes + steps * library.node_bytes + library.code_bytes
+
+
+def _channels(graph: TensorGraph, node: Node) -> float:
+    out = graph.shape(node.outputs[0], graph.symbols)
+    return float(out[1] if node.op == "conv" else out[-1])
+
+
+def arena_bytes(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> Array:
+    """Most bytes of memory in use at once: tensors, buffers of kernels, and what the library keeps, ``[scenarios]``.
+
+    Ops that the runtime joins write over what they alone read; so do depthwise convolutions where its kernels work in
+    place. An output that nothing reads is not made.
+    """
+    library = library_of(runtime)
+    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
+    lives, buffers, kept = _lives(graph, given, runtime, precision)
+    count = np.broadcast_shapes((1,), *(np.shape(one[0]) for one in lives))
+    rows = np.array([np.broadcast_to(size, count) for size, _, _ in lives])
+    times = [(first, last) for _, first, last in lives]
+    if library.planner == "greedy":
+        columns, inverse = np.unique(rows, axis=1, return_inverse=True)
+        planned = np.array([_greedy(column, times) for column in columns.T])[inverse.reshape(-1)]
+    else:
+        ends = range(1 + max(last for _, last in times))
+        planned = np.max([sum((r for r, (a, b) in zip(rows, times, strict=True) if a <= t <= b)) for t in ends], axis=0)
+    own = sum(_channels(graph, n) for n in graph.nodes if is_product(n)) * library.arena_channel_bytes
+    return np.asarray(planned + buffers + kept + own + library.arena_bytes, dtype=np.float64)
+
+
+def _lives(
+    graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision
+) -> tuple[list[tuple[Any, int, int]], Any, float]:
+    """Bytes of everything that has a place for a while, with its first and last time, and buffers that stay.
+
+    An op has two times, since one that works in place has what is the larger of its input and output at both.
+    """
+    library = library_of(runtime)
+    first: dict[int, int] = {s: 0 for s, t in enumerate(graph.tensors) if t.role == "input" and t.of < 0}
+    last: dict[int, int] = {}
+    scratch: list[tuple[Any, int, int]] = []
+    buffers, kept, now = np.zeros(1), 0.0, 0
+    for node in graph.nodes:
+        own = _is_step(node, runtime)
+        over = own and node.op == "conv" and _in_place(graph, node, library)
+        for t in node.inputs:
+            last[graph.storage(t)] = now + (0 if over else 1)
+        for t in node.outputs:
+            first.setdefault(graph.storage(t), now + (1 if over else 0))
+        buffer, copied = _buffers(graph, node, sizes, library)
+        kept = max(kept, copied)
+        if library.buffers_beside:
+            buffers = np.maximum(buffers, buffer)
+        elif np.any(buffer):
+            scratch.append((buffer, now, now + 1))
+        now += 2 if own else 0
+    last |= {graph.storage(o): now for o in graph.outputs}
+    alive = [s for s in first if s in last and graph.tensors[s].role in _MOVING]
+    made = [(graph.elements(s, sizes) * precision.bits / 8, first[s], last[s]) for s in alive]
+    return [*made, *scratch], buffers, kept
+
+
+def _greedy(sizes: Array, times: Sequence[tuple[int, int]]) -> float:
+    """Bytes of a plan that gives places by size, the largest first: each the lowest gap among those alive with it."""
+    placed: list[tuple[float, float, int, int]] = []
+    for i in np.argsort(-sizes, kind="stable"):
+        size, (first, last), at = _up(sizes[i], _ALIGNED) * _ALIGNED, times[i], 0.0
+        for low, high, a, b in sorted(placed):
+            if a <= last and first <= b:
+                if low - at >= size:
+                    break
+                at = max(at, high)
+        placed.append((at, at + size, first, last))
+    return max(high for _, high, _, _ in placed)
+
+
+#: Bytes to which a tensor's place is aligned.
+_ALIGNED = 16.0
+
+
+def _is_step(node: Node, runtime: Runtime) -> bool:
+    """Whether an op is a step of the library, and not part of the one before it or a view."""
+    joined = node.op in runtime.joins or (runtime.folds_norm and node.op == "batch_norm")
+    return not joined and node.kind.group not in ("view", "fill")
+
+
+def _in_place(graph: TensorGraph, node: Node, library: Library) -> bool:
+    groups = float(node.facts.get("groups", 1))
+    return library.depthwise_in_place and groups > 1 and groups == _channels(graph, node)
+
+
+def _joined(graph: TensorGraph, runtime: Runtime) -> TensorGraph:
+    """The graph where ops that a kernel does to its outputs write over what they alone read."""
+    tensors, users = list(graph.tensors), graph.users()
+    for node in graph.nodes:
+        if not (node.op in runtime.joins or (runtime.folds_norm and node.op == "batch_norm")):
+            continue
+        over, out = node.inputs[0], node.outputs[0]
+        if tensors[out].of < 0 and len(users.get(over, ())) == 1 and tensors[over].role == "activation":
+            tensors[out] = replace(tensors[out], of=over)
+    return replace(graph, tensors=tuple(tensors))
+
+
+def _buffers(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], library: Library) -> tuple[Any, float]:
+    """Bytes that the kernel of a product needs beside its tensors while it runs, and those of weights it copies."""
+    if node.op not in ("conv", "linear"):
+        return 0.0, 0.0
+    name, _, _ = product_of(graph, node, sizes)
+    loop = _loop_of(library, name, node)
+    _, columns, depth, groups = _extents(graph, node, sizes)
+    found = loop.column_bytes * depth * groups
+    if loop.plane_bytes and node.op == "conv":
+        source, window = graph.shape(node.inputs[0], sizes), node.facts["kernel"]
+        found = found + loop.plane_bytes * prod((s + k - 1 for s, k in zip(source[2:], window, strict=True)), start=1.0)
+    return found, float(np.max(loop.weight_bytes * columns * depth * groups))

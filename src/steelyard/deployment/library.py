@@ -1,0 +1,55 @@
+"""A library of kernels for a processor core: instructions of its loops, and how it uses memory.
+
+It is data of a runtime (``[runtime.library]`` of ``catalogue/runtimes``). Counts are those of the library's source:
+loads, stores, multiply-accumulates, shuffles of bytes, additions and branches.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from steelyard.units import Quantity
+
+__all__ = ["Library", "Loop"]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A kernel: instructions of its loops, and the buffers it needs."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    of: Annotated[tuple[str, ...], "kernel classes it is; empty: all that no earlier loop is"] = ()
+    windows: Annotated[tuple[int, ...], "sides of windows it is for; empty: any"] = ()
+    outputs: Annotated[float, Quantity("1", "outputs of a pixel in a turn of its inner loop", ge=1)] = 1.0
+    pixels: Annotated[float, Quantity("1", "pixels, or rows, in a turn", ge=1)] = 1.0
+    depth: Annotated[float, Quantity("1", "products that are added in a turn", ge=1)] = 1.0
+    turn: Annotated[float, Quantity("1", "instructions of a turn", ge=0)] = 0.0
+    gathered: Annotated[float, Quantity("1", "instructions of an element that is copied before (im2col)", ge=0)] = 0.0
+    output: Annotated[float, Quantity("1", "instructions of an output: rescaled, clamped, stored", ge=0)] = 0.0
+    input: Annotated[float, Quantity("1", "instructions of an input", ge=0)] = 0.0
+    weight: Annotated[float, Quantity("1", "instructions of a weight once a pass, as sums of offsets", ge=0)] = 0.0
+    column_bytes: Annotated[float, Quantity("B", "buffer of an element that a pixel's outputs need", ge=0)] = 0.0
+    plane_bytes: Annotated[float, Quantity("B", "buffer of an element of one channel with its border", ge=0)] = 0.0
+    weight_bytes: Annotated[float, Quantity("B", "buffer of a weight that is copied to SRAM", ge=0)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """Its kernels, the first that fits being taken, and how it lays out memory."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    loops: Annotated[tuple[Loop, ...], "its kernels"]
+    slower: Annotated[float, Quantity("1", "times the cycles of what is counted, as an older release", gt=0)] = 1.0
+    planner: Annotated[
+        Literal["live", "greedy"], "places of tensors: as many bytes as live at once, or by size, the largest first"
+    ] = "live"
+    depthwise_in_place: Annotated[bool, "a depthwise convolution writes over its input"] = False
+    buffers_beside: Annotated[bool, "buffers of kernels have memory of their own, beside that of tensors"] = False
+    arena_channel_bytes: Annotated[float, Quantity("B", "kept in SRAM for each output channel", ge=0)] = 0.0
+    arena_bytes: Annotated[float, Quantity("B", "kept in SRAM whatever runs", ge=0)] = 0.0
+    channel_bytes: Annotated[float, Quantity("B", "stored for each output channel: bias, multiplier", ge=0)] = 0.0
+    node_bytes: Annotated[float, Quantity("B", "stored for each op that is no part of another", ge=0)] = 0.0
+    code_bytes: Annotated[float, Quantity("B", "code of library and program", ge=0)] = 0.0

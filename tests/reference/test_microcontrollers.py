@@ -1,0 +1,108 @@
+"""Published rows of microcontrollers, typed by hand: latency, SRAM and flash as the public verb answers them.
+
+Sources: README.md of mit-han-lab/tinyengine at 022fc11 (tables of December 2022: latency, SRAM and flash on an STM32H743;
+its kB are KiB); README.md of mit-han-lab/tinyml (mcunet), tables "Comparison on STM32F746", "Int8 models" and "under
+different latency constraints"; results.txt of mlcommons/tiny_results_v1.0, closed/OctoML/results/microtvm_cmsis_nn.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from statistics import mean, median
+
+import pytest
+
+import steelyard as sy
+from steelyard.estimation.network import NetEstimate
+
+# network, then milliseconds, KiB of SRAM and KiB of flash with TFLite Micro, CMSIS-NN and TinyEngine
+H743 = {
+    "mcunet_vww0": ((587, 163, 627), (53, 163, 646), (27, 59, 453)),
+    "mcunet_vww1": ((1120, 220, 718), (97, 220, 736), (51, 92, 521)),
+    "mcunet_vww2": ((5310, 385, 1016), (478, 390, 1034), (234, 174, 741)),
+    "mcunet_in0": ((586, 161, 1072), (51, 161, 1090), (25, 49, 842)),
+    "mcunet_in1": ((1227, 219, 937), (103, 219, 956), (56, 96, 727)),
+    "mcunet_in2": ((6463, 460, 1084), (642, 469, 1102), (280, 215, 830)),
+    "mcunet_in3": ((7821, 493, 1091), (770, 493, 1106), (336, 260, 835)),
+    "mcunet_in4": (None, None, (463, 416, 1825)),
+    "mobilenetv2_035_tiny": (None, None, (124, 295, 839)),
+    "proxylessnas_030_tiny": ((3801, 453, 1065), (380, 453, 1075), (176, 259, 842)),
+}
+# TinyEngine of the paper, 2020: machine, network, milliseconds
+PAPER = (
+    ("stm32f746", "mobilenetv2_035_tiny", 393),
+    ("stm32f746", "proxylessnas_030_tiny", 572),
+    ("stm32f746", "mcunet_in3", 1075),
+    ("stm32f746", "mcunet_in1", 197),
+    ("stm32f746", "mcunet_in0", 92),
+    ("stm32f412", "mcunet_in2", 3535),
+    ("stm32h743", "mcunet_in4", 617),
+)
+# inferences per second, and uJ each where measured, with CMSIS-NN under microTVM
+TINY = {
+    "stm32l4r5": {
+        "tiny_resnet8": (2.566, 20236),
+        "tiny_ds_cnn": (9.997, 5230),
+        "tiny_mobilenet": (3.347, 15531),
+        "tiny_autoencoder": (116.207, 443),
+    },
+    "nrf5340": {
+        "tiny_resnet8": (3.163, 0),
+        "tiny_ds_cnn": (13.143, 0),
+        "tiny_mobilenet": (4.310, 0),
+        "tiny_autoencoder": (159.579, 0),
+    },
+}
+RUNTIMES = ("tflm", "cmsis_nn", "tinyengine")
+
+
+@cache
+def _asked(network: str, machine: str, runtime: str) -> NetEstimate:
+    found = sy.estimate(network, on=machine, runtime=runtime)
+    assert isinstance(found, NetEstimate)
+    return found
+
+
+def _rows(column: int, runtimes: tuple[str, ...] = RUNTIMES) -> list[float]:
+    """Predicted over published of one column of the table of an STM32H743."""
+    ratios = []
+    for network, rows in H743.items():
+        for runtime, row in zip(RUNTIMES, rows, strict=True):
+            if row is None or runtime not in runtimes:
+                continue
+            one = _asked(network, "stm32h743", runtime)
+            says = (one.latency_s * 1e3, one.peak_memory_bytes / 1024, one.weight_bytes / 1024)
+            ratios.append(says[column] / row[column])
+    return ratios
+
+
+def test_latencies_of_three_libraries_on_a_cortex_m7() -> None:
+    assert max(abs(r - 1) for r in _rows(0)) < 0.25
+    assert median(abs(r - 1) for r in _rows(0)) < 0.18
+
+
+def test_peaks_of_sram() -> None:
+    assert max(abs(r - 1) for r in _rows(1, ("tinyengine",))) < 0.01  # in place, by what is alive
+    others = [abs(r - 1) for r in _rows(1, ("tflm", "cmsis_nn"))]
+    assert median(others) < 0.05 and max(others) < 0.11
+
+
+def test_flash() -> None:
+    assert max(abs(r - 1) for r in _rows(2)) < 0.01
+
+
+def test_the_engine_of_the_paper_on_three_machines() -> None:
+    ratios = [_asked(n, m, "tinyengine_2020").latency_s * 1e3 / ms for m, n, ms in PAPER]
+    assert max(abs(r - 1) for r in ratios) < 0.25
+
+
+def test_mlperf_tiny_on_two_cores() -> None:
+    for machine, rows in TINY.items():
+        found = {n: _asked(n, machine, "cmsis_nn") for n in rows}
+        assert all(abs(found[n].latency_s * rate - 1) < 0.09 for n, (rate, _) in rows.items())
+        energies = [found[n].energy_j_per_item * 1e6 / uj for n, (_, uj) in rows.items() if uj]
+        assert not energies or 0.95 < mean(energies) < 1.05
+
+
+def test_the_network_of_the_first_paper_on_cmsis_nn() -> None:
+    assert _asked("cifar10_cmsis", "stm32f746", "cmsis_nn").latency_s == pytest.approx(0.0991, rel=0.05)
