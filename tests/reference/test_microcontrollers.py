@@ -1,7 +1,7 @@
 """Published rows of microcontrollers, typed by hand: latency, SRAM and flash as the public verb answers them.
 
-Sources: README.md of mit-han-lab/tinyengine at 022fc11 (tables of December 2022: latency, SRAM, flash on an STM32H743; its
-kB are KiB); README.md of mit-han-lab/tinyml (mcunet), tables "Comparison on STM32F746", "Int8 models" and "under
+Sources: README.md of mit-han-lab/tinyengine at 022fc11 (tables of December 2022: latency, SRAM, flash on an STM32H743;
+its kB are KiB); README.md of mit-han-lab/tinyml (mcunet), tables "Comparison on STM32F746", "Int8 models" and "under
 different latency constraints"; results.txt of mlcommons/tiny_results_v1.0, closed/OctoML/results/microtvm_cmsis_nn.
 """
 
