@@ -62,7 +62,7 @@ def test_every_paper_of_the_seed_has_a_file_and_ids_are_in_order() -> None:
 def test_scenarios_name_fields_and_techniques_that_there_are(paper: Paper) -> None:
     for name in paper.scenario:
         verb, words = paper.scene(name)
-        assert command(verb, words).startswith(f"steelyard {verb}")
+        assert command(verb, words).startswith(f"steelyard {verb.replace('search_', 'search ')}")
         named = words.get("techniques", ())
         for text in (named,) if isinstance(named, str) else named:
             parse(text)

@@ -37,6 +37,8 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "shift-add": ("shift-add", "shift-add:0.5,added=0"),
     "analogue-arrays": ("analogue-arrays", "analogue-arrays:0.5,pass_s=1e-7"),
     "layer-bits": ("layer-bits:0.5,few=8",),
+    "fixed-point-training": ("fixed-point-training", "fixed-point-training:1,bits=8"),
+    "chip-array": ("chip-array:flow=output_stationary", "chip-array:rows=16,columns=16,buffer=65536,memory=5e8"),
 }
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
@@ -44,6 +46,8 @@ NETS |= {"token-reduction": "deit_small_patch16_224"}
 NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
 WORDS: dict[str, dict[str, Any]] = {
     "adversarial-step": {"train": True},
+    "fixed-point-training": {"train": True, "precision": "fp32"},
+    "chip-array": {"on": "eyeriss", "precision": ""},
     "low-bit": {"precision": ""},
     **{n: {"batch": 64} for n in ("spiking", "network-pruning", "shift-add", "layer-bits")},
 }

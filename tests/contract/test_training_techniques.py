@@ -16,7 +16,10 @@ TEXTS = {
     "token-dropping": "token-dropping:0.5",
     "sparse-attention": "sparse-attention:0.1",
     "critic": "critic",
+    "cxl-memory": "cxl-memory:2,share=0.5",
 }
+#: Words that a technique needs.
+NEEDS: dict[str, dict[str, Any]] = {"cxl-memory": {"offload": "optimizer"}}
 #: Of replicas: on eight devices that reduce their gradients over a slow network.
 OF_REPLICAS = {
     "gradient-compression": "gradient-compression:4",
@@ -26,6 +29,7 @@ OF_REPLICAS = {
     "federated": "federated:10,every=20",
     "large-batch": "large-batch:1e6",
     "balanced-attention": "balanced-attention",
+    "robust-aggregation": "robust-aggregation:3",
 }
 
 
@@ -43,7 +47,7 @@ def test_every_technique_of_training_is_tested_here() -> None:
 def test_it_is_read_back_from_its_words_and_changes_the_step(name: str) -> None:
     technique = parse(TEXTS[name])
     assert parse(str(technique)) == technique
-    plain, changed = _trained(), _trained(TEXTS[name])
+    plain, changed = _trained(**NEEDS.get(name, {})), _trained(TEXTS[name], **NEEDS.get(name, {}))
     assert changed.step_s != plain.step_s
     assert changed.step_s >= changed.limit_s
     assert sum(changed.breakdown_s.values()) == pytest.approx(changed.step_s)
@@ -64,7 +68,7 @@ def test_a_share_of_all_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_layout_that_is_chosen_takes_what_it_takes_when_asked_for(name: str) -> None:
-    words: dict[str, Any] = {"gbs": 8, "seq": 1024, "framework": "fsdp", "techniques": [TEXTS[name]]}
+    words = {"gbs": 8, "seq": 1024, "framework": "fsdp", "techniques": [TEXTS[name]], **NEEDS.get(name, {})}
     chosen = sy.train("llama-3.2-1b", "a100_sxm:2", **words)
     plan = chosen.scenario.plan
     degrees = {n: getattr(plan, n) for n in ("tp", "pp", "cp", "dp", "mbs")}

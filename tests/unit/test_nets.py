@@ -253,3 +253,23 @@ def test_the_family_of_the_guide_is_a_network() -> None:
         net = Builder("guide")
         graph = net.graph(NETWORKS.get("two_layers_of_the_guide")().build(net, (32, 32)))
     assert graph.macs() == 16 * 16 * 16 * 27 + 160 and graph.parameters == 432 + 32 + 170
+
+
+def test_a_supernet_computes_every_choice_and_a_part_of_the_channels_less() -> None:
+    cells, part = load_net("darts_supernet"), load_net("darts_supernet", sets={"parts": "4"})
+    # 1,930,618 of the published super-network, whose normalisations have neither scale nor offset
+    plain = cells.parameters - sum(
+        2 * cells.tensors[n.outputs[0]].shape[1] for n in cells.nodes if n.op == "batch_norm"
+    )
+    assert plain == pytest.approx(1_930_618, rel=0.03)
+    assert part.macs() < cells.macs() / 3
+    assert load_net("fbnet_supernet").macs() > 3 * load_net("fbnet_space").macs()
+    with pytest.raises(InputError, match="no 3 parts"):
+        load_net("darts_supernet", sets={"parts": "3"})
+
+
+def test_layers_of_once_for_all_are_left_out_at_the_end_of_a_stage_alone() -> None:
+    from steelyard.workload.networks.search_space import SPACES
+
+    assert SPACES["ofa"].size == (9 + 9**2 + 9**3 + 9**4) ** 5
+    assert SPACES["nb201"].size == 15_625

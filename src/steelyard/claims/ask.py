@@ -61,6 +61,10 @@ def answer(verb: str, words: Mapping[str, Any]) -> dict[str, Any]:
         from steelyard.report.plan import to_dict as of_plan
 
         return of_plan(found)
+    if verb == "search_network":
+        from steelyard.report.search_network import to_dict as of_search
+
+        return _with_ends(of_search(found))
     from steelyard.report.places import to_dict as of_places
 
     return of_places(found)
@@ -116,6 +120,19 @@ def _with_rates(document: dict[str, Any]) -> dict[str, Any]:
     for name, to in (("tokens_per_s", 1), ("tokens_per_s_per_device", 1), ("usd_per_million_tokens", -1)):
         if document.get(name):
             ends[name] = sorted(document[name] * x**to for x in (low, high))
+    return document
+
+
+def _with_ends(document: dict[str, Any]) -> dict[str, Any]:
+    """The answer of ``search network`` with the network of the best score and the fastest by name, and how far a solver
+    came: ``best_score.latency_s.pixel_3``, ``fastest.macs``, ``hypervolume_frac``."""
+    front, history = document["front"], document["history"]
+    document |= {"best_score": front[0], "fastest": front[-1]}
+    for name in ("best_score", "fastest"):
+        ends = {d: [document[name][f"latency_s_{end}"][d] for end in ("low", "high")] for d in document["devices"]}
+        document.setdefault("intervals", {})[name] = {"latency_s": ends}
+    if history:
+        document["hypervolume_frac"] = history[-1]["hypervolume_frac"]
     return document
 
 
@@ -198,6 +215,9 @@ def command(verb: str, words: Mapping[str, Any]) -> str:
 
     from steelyard.scenario.fields import fields_of
 
+    if verb == "search_network":  # its options are described by its own signature
+        parts = [f"--{name.replace('_', '-')}={_spelled(value)}" for name, value in words.items()]
+        return shlex.join(["steelyard", "search", "network", *parts])
     known = fields_of(_FIELDS.get(verb, verb))
     parts = ["steelyard", verb]
     for name, value in words.items():

@@ -60,7 +60,7 @@ __all__ = [
 ]
 
 #: Verbs that a scenario may ask.
-ASKED = ("estimate", "explain", "simulate", "plan", "fit", "train")
+ASKED = ("estimate", "explain", "simulate", "plan", "fit", "train", "search_network")
 #: What becomes of the figures: subject over baseline, the other way round, 1 less subject over baseline, subject over
 #: baseline less 1, their difference, the subject alone, the slope of the subject in the logs of a sweep.
 FORMS = ("ratio", "inverse", "reduction", "gain", "difference", "value", "exponent")
@@ -101,7 +101,7 @@ class Scene:
 
     __pydantic_config__ = {"extra": "forbid"}
 
-    verb: Annotated[str, "estimate, explain, simulate, plan or fit"] = ""
+    verb: Annotated[str, "estimate, explain, simulate, plan, fit, train or search_network"] = ""
     like: Annotated[str, "the scenario whose verb and words it takes over"] = ""
     words: Annotated[Mapping[str, Any], "fields of the question; an empty text takes one away"] = field(
         default_factory=dict

@@ -56,6 +56,7 @@ def to_dict(found: NetworkSearch) -> dict[str, Any]:
             "schema": SCHEMA,
             "kind": "network",
             "space": found.space.name,
+            "architectures": found.space.size,
             "devices": list(found.devices),
             "score": {"name": found.score_name, "meaning": found.score_title, "proxy": found.proxy},
             "limits": dict(found.limits),

@@ -25,6 +25,9 @@
 ``balanced-attention``
     Attention of packed documents (``--docs``) is shared out over all replicas by its pairs (DistCA): none waits for the
     one with the longest documents. What is sent for it is taken to be hidden behind work.
+``robust-aggregation``
+    Gradients of all ``n`` replicas are looked at side by side, so that wrong ones do not count: each of ``iterations``
+    of least squares reads them all, ``4 n`` bytes of a parameter, and nothing can be added up on the way.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ __all__ = [
     "GradientCompression",
     "LargeBatch",
     "LocalSgd",
+    "RobustAggregation",
     "StaleGradients",
 ]
 
@@ -243,3 +247,23 @@ class BalancedAttention(OfTraining, Technique):
         """See :class:`OnTraining`."""
         even = replace(scenario.plan.packing, varies=0.0)
         return replace(scenario, plan=replace(scenario.plan, packing=even))
+
+
+@dataclass(frozen=True)
+class RobustAggregation(OfTraining, Technique):
+    """See the module's text."""
+
+    name: ClassVar[str] = "robust-aggregation"
+    effect: ClassVar[str] = "gradients of all replicas are weighed against each other before they are added"
+    costs: ClassVar[str] = "every replica's gradients travel whole"
+    paper: ClassVar[Citation] = Citation(
+        "Flag aggregator: scalable distributed training under failures and augmented losses using convex optimization",
+        "arXiv:2302.05865",
+    )
+    first: ClassVar[str] = "iterations"
+
+    iterations: Annotated[int, Quantity("1", "of least squares, each over all gradients", ge=1, le=1000)] = 5
+
+    def training(self, scenario: Any) -> Any:
+        """See :class:`OnTraining`."""
+        return _exchanging(scenario, gathered=True, bytes=4.0 * scenario.plan.dp * (self.iterations + 1))

@@ -210,6 +210,11 @@ _OFA = tuple(f"k{k}e{e}" for k in (3, 5, 7) for e in (3, 4, 6))
 class _Stages(Space):
     """Once-for-all of MobileNetV3: five stages of up to four layers, each ``kKeE``."""
 
+    @property
+    def size(self) -> int:
+        """How many architectures it has: layers are left out at the end of a stage alone."""
+        return int(sum(len(_OFA) ** depth for depth in range(1, 5)) ** 5)
+
     def read(self, text: str) -> tuple[int, ...]:
         stages = [stage.split("-") for stage in text.strip()[:400].lower().split("+")]
         if len(stages) != 5 or not all(1 <= len(s) <= 4 and all(x in _OFA for x in s) for s in stages):

@@ -11,7 +11,7 @@ from steelyard.units import Quantity
 from steelyard.workload.networks.builder import Builder
 from steelyard.workload.networks.mobile import Block, Once, rounded
 
-__all__ = ["CELL_OPS", "FBNET_OPS", "FbNet", "NasBench201", "OnceForAll"]
+__all__ = ["CELL_OPS", "FBNET_OPS", "FbNet", "NasBench201", "OnceForAll", "fbnet_layer", "fbnet_layers"]
 
 #: What an edge of a NAS-Bench-201 cell does.
 CELL_OPS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -93,11 +93,27 @@ FBNET_OPS = ("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6", "k5_e1", "k5_e1_g2", "k5_e3"
 _FBNET_ROWS = ((16, 1, 1), (24, 4, 2), (32, 4, 2), (64, 4, 2), (112, 4, 1), (184, 4, 2), (352, 1, 1))
 
 
+def fbnet_layers() -> list[tuple[int, int]]:
+    """Channels and stride of the 22 layers of an FBNet."""
+    return [(c, s if not i else 1) for c, n, s in _FBNET_ROWS for i in range(n)]
+
+
+def fbnet_layer(net: Builder, x: int, op: int, channels: int, stride: int) -> int:
+    """One layer of an FBNet: an inverted residual, or nothing; where the size changes a 1x1 convolution instead."""
+    kernel, *rest = FBNET_OPS[op].split("_")
+    if kernel != "skip":
+        groups = 2 if len(rest) > 1 else 1
+        block = Block("mb", channels, int(kernel[1:]), stride, float(rest[0][1:]), groups=groups, act="relu")
+        return Once(net, block)(x)
+    return x if stride == 1 and net.channels(x) == channels else net.conv_norm(x, channels, 1, stride)
+
+
 @dataclass(frozen=True, slots=True)
 class FbNet:
     """22 layers, each one of nine; ``ops`` are their places in :data:`FBNET_OPS`, as ``3-3-8-...`` or a list."""
 
     ops: tuple[int, ...] = (3,) * 22
+    width: Annotated[float, Quantity("1", "times the channels of every layer", gt=0, le=100)] = 1.0
     stem: int = 16
     head: int = 1984
     channels: int = 3
@@ -106,19 +122,13 @@ class FbNet:
     def build(self, net: Builder, size: tuple[int, ...]) -> int:
         """See :class:`~steelyard.workload.networks._base.NetworkFamily`. A layer left out where the size changes is a
         1x1 convolution."""
-        layers = [(c, s if not i else 1) for c, n, s in _FBNET_ROWS for i in range(n)]
+        layers = fbnet_layers()
         if len(self.ops) != len(layers) or not all(0 <= op < len(FBNET_OPS) for op in self.ops):
             raise InputError(f"expected 22 numbers from 0 to 8, got {show(list(self.ops))}", field="ops")
-        x = net.conv_norm(net.image(self.channels, size), self.stem, 3, 2)
+        x = net.conv_norm(net.image(self.channels, size), rounded(self.stem * self.width), 3, 2)
         for i, (op, (c, stride)) in enumerate(zip(self.ops, layers, strict=True)):
-            kernel, *rest = FBNET_OPS[op].split("_")
             with net.within(f"blocks.{i}"):
-                if kernel != "skip":
-                    groups = 2 if len(rest) > 1 else 1
-                    block = Block("mb", c, int(kernel[1:]), stride, float(rest[0][1:]), groups=groups, act="relu")
-                    x = Once(net, block)(x)
-                elif stride > 1 or net.channels(x) != c:
-                    x = net.conv_norm(x, c, 1, stride)
+                x = fbnet_layer(net, x, op, rounded(c * self.width), stride)
         return net.classify(net.conv_norm(x, self.head), self.classes)
 
 
