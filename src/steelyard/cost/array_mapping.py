@@ -105,12 +105,8 @@ def _elements(tensor: Any, d: Any, layer: Any) -> Any:
         return d[7] * d[1] * d[2] * d[5] * d[6]
     if tensor == 2:
         return d[7] * d[0] * d[1] * d[3] * d[4]
-    high = (d[3] - 1.0) * layer[8] + (d[5] - 1.0) * layer[10] + 1.0
-    wide = (d[4] - 1.0) * layer[9] + (d[6] - 1.0) * layer[11] + 1.0
-    if layer[8] > layer[5]:
-        high = d[3] * d[5]
-    if layer[9] > layer[6]:
-        wide = d[4] * d[6]
+    high = min(d[3] * d[5], (d[3] - 1.0) * layer[8] + (d[5] - 1.0) * layer[10] + 1.0)
+    wide = min(d[4] * d[6], (d[4] - 1.0) * layer[9] + (d[6] - 1.0) * layer[11] + 1.0)
     return d[7] * d[0] * d[2] * high * wide
 
 
@@ -151,6 +147,24 @@ def _loops(layer: Any, unroll: Any, inner: Any, order: Any, dims: Any, bounds: A
 
 
 @njit_inner
+def _reused(t: Any, j: Any, dims: Any, layer: Any, has: Any, windows: Any) -> Any:
+    """Of the inner ``j`` loops those up to the last that uses a tensor again.
+
+    With ``windows`` filters that overlap are such a use of inputs: the outermost loop over rows or columns slides over
+    what is held, those below it are held.
+    """
+    end = j
+    while end > 0 and has[t, dims[end - 1]]:
+        d = dims[end - 1]
+        if windows > 0 and t == 1 and 3 <= d <= 6:
+            side = (d - 3) % 2
+            if layer[5 + side] * layer[10 + side] > layer[8 + side] and layer[3 + side] > 1.0:
+                return end - 1 if d < 5 else end
+        end -= 1
+    return end
+
+
+@njit_inner
 def _nest(
     layer: Any, unroll: Any, inner: Any, order: Any, dims: Any, bounds: Any, has: Any, levels: Any, bits: Any,
     tile: Any, held: Any, ends: Any, out: Any,
@@ -181,18 +195,19 @@ def _nest(
         for t in range(3):
             ends[v, t] = n if v == count - 1 else 0
         for j in range(n + 1 if v < count - 1 else 0):
-            used = 0.0
-            for t in range(3):
-                if levels[v, 2 + t] == 0.0:
-                    continue
-                end = j
-                while end > 0 and has[t, dims[end - 1]]:
-                    end -= 1
-                if v > 0 and end < ends[v - 1, t] and levels[v - 1, 2 + t] > 0.0:
-                    end = ends[v - 1, t]
-                ends[LEVELS, t] = end
-                size = held[alone + t, end] * bits[3 if t == 2 else t] / 8.0
-                used += size if held[t, end] >= held[t, n] else size * levels[v, 5]
+            for windows in range(1, -1, -1):  # rows that the next window needs again are kept where they have room
+                used = 0.0
+                for t in range(3):
+                    if levels[v, 2 + t] == 0.0:
+                        continue
+                    end = _reused(t, j, dims, layer, has, windows)
+                    if v > 0 and end < ends[v - 1, t] and levels[v - 1, 2 + t] > 0.0:
+                        end = ends[v - 1, t]
+                    ends[LEVELS, t] = end
+                    size = held[alone + t, end] * bits[3 if t == 2 else t] / 8.0
+                    used += size if held[t, end] >= held[t, n] else size * levels[v, 5]
+                if used <= levels[v, 0]:
+                    break
             if used > levels[v, 0] and j > 0:
                 break
             for t in range(3):
