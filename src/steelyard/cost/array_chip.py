@@ -33,6 +33,7 @@ __all__ = [
     "level_row",
     "mac_j",
     "mapped",
+    "pass_inputs",
     "ways_of",
 ]
 
@@ -69,7 +70,7 @@ class Chip:
 def level_row(memory: Memory, each_bytes: float, copies: float, root: bool) -> list[float]:
     """A level as the mapper takes it; ``root``: the outermost, which holds everything."""
     held = [float(not memory.holds or o in memory.holds or root) for o in _OPERANDS]
-    return [each_bytes, copies, *held, memory.buffers, float(memory.waits)]
+    return [each_bytes, copies, *held, memory.buffers, float(memory.waits), float(memory.whole)]
 
 
 def byte_j(memory: Memory, each_bytes: Any, nm: float, root: bool) -> tuple[Any, Any]:
@@ -152,6 +153,19 @@ def layer_levels(
     return kept
 
 
+def pass_inputs(
+    layer: NDArray[np.float64], levels: NDArray[np.float64], bits: NDArray[np.float64], dataflow: str
+) -> float:
+    """Inputs whose products a multiplier adds while rows slide through it: as many as it holds the filter's width of.
+
+    Row stationary alone; inf: loops run in any order.
+    """
+    if dataflow != "row_stationary":
+        return float(np.inf)
+    pad = next((level[0] for level in levels if level[3] > 0.0), np.inf)
+    return float(max(1.0, pad * 8.0 / bits[1] // layer[6]))
+
+
 _KNOWN: dict[tuple[Any, ...], Mapped] = {}
 
 
@@ -188,7 +202,8 @@ def _mapped(layer: NDArray[np.float64], chip: Chip, most: int) -> Mapped:
     levels = layer_levels(layer, chip.levels, chip.bits, chip.keeps)
     joules = np.vstack([chip.joules, [macs * chip.multiply_j, chip.cycle_j]])[None]
     goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
-    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most)
+    inputs = pass_inputs(layer, levels, chip.bits, chip.engine.dataflow)
+    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs)
     row, count = found[0], len(chip.levels)
     return Mapped(
         float(row[MOVED]),

@@ -16,15 +16,12 @@ A. Symons et al., LOMA, AICAS 2021.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
-from itertools import permutations, product
-from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.array_nests import Laid, Nest, coarse_nests, laid_out, nests_around
 from steelyard.cost.jit import njit, njit_inner
 
 __all__ = [
@@ -33,14 +30,9 @@ __all__ = [
     "LEVELS",
     "MOST",
     "MOVED",
-    "Laid",
     "best_nests",
-    "coarse_nests",
-    "laid_out",
-    "loop_orders",
     "price_points",
     "search_nests",
-    "tiles_of",
 ]
 
 #: Loops of a layer: batch, outputs, inputs, rows, columns, filter rows and columns, groups.
@@ -56,46 +48,10 @@ MOVED = 3 + 3 * LEVELS
 MOST = 100_000
 #: How often sizes of tiles around the best are looked at.
 ROUNDS = 6
-#: Parts of the order: filter points; a tile of inputs and of outputs; columns with a tile of rows; batch; the rest.
-_PARTS = ("rs", "c1", "k1", "x1", "b", "c2", "k2", "p2")
 #: Which tensor has which loop: weights, inputs, outputs.
 _HAS: NDArray[np.bool_] = np.array(
     [[d in "kcrsg" for d in DIMS], [d in "bcpqrsg" for d in DIMS], [d in "bkpqg" for d in DIMS]], dtype=np.bool_
 )
-#: An unrolling, and tiles of inputs, outputs and rows.
-Nest = tuple[int, float, float, float]
-
-
-@cache
-def loop_orders(active: tuple[bool, ...]) -> NDArray[np.int64]:
-    """Orders of the parts that have more than one turn, inner to outer, ``[orders, 8]``; -1 where there is none.
-
-    The inner tile of a loop comes before the rest of it; batches are the loop beyond rows, or the outermost.
-    """
-    parts = [i for i, on in enumerate(active) if on]
-    at = {name: i for i, name in enumerate(_PARTS)}
-    pairs = [(at["c1"], at["c2"]), (at["k1"], at["k2"]), (at["x1"], at["p2"])]
-    found = []
-    for order in permutations(parts):
-        where = {part: i for i, part in enumerate(order)}
-        if "b" in (_PARTS[i] for i in parts[:-1]) and where[at["b"]] not in (
-            where.get(at["x1"], -2) + 1,
-            len(parts) - 1,
-        ):
-            continue
-        if all(where[a] < where[b] for a, b in pairs if a in where and b in where):
-            found.append([*order, *[-1] * (len(_PARTS) - len(order))])
-    return np.array(found or [[-1] * len(_PARTS)], dtype=np.int64)
-
-
-def tiles_of(extent: float, most: int) -> list[float]:
-    """Sizes of a tile of a loop: all of it, and halves of halves down to one, ``most`` of them."""
-    found = [extent]
-    while found[-1] > 1:
-        found.append(float(np.ceil(found[-1] / 2)))
-    if len(found) <= most:
-        return found
-    return [found[round(i)] for i in np.linspace(0, len(found) - 1, most)]
 
 
 @njit_inner
@@ -160,6 +116,20 @@ def _reused(t: Any, j: Any, dims: Any, layer: Any, has: Any, windows: Any) -> An
             side = (d - 3) % 2
             if layer[5 + side] * layer[10 + side] > layer[8 + side] and layer[3 + side] > 1.0:
                 return end - 1 if d < 5 else end
+        end -= 1
+    return end
+
+
+@njit_inner
+def _whole(levels: Any, held: Any, ends: Any, bits: Any, v: Any, n: Any) -> Any:
+    """Inner loops whose inputs have room in a level beside its other tensors."""
+    alone = 3 if levels[v, 1] > 1.0 else 0
+    others = 0.0
+    for t in (0, 2):
+        if levels[v, 2 + t] > 0.0:
+            others += held[alone + t, ends[v, t]] * bits[3 if t == 2 else t] / 8.0
+    end = n
+    while end > ends[v, 1] and others + held[alone + 1, end] * bits[1] / 8.0 > levels[v, 0]:
         end -= 1
     return end
 
@@ -241,6 +211,8 @@ def _nest(
                     if levels[child, 6] > 0.0:
                         out[3 + 2 * LEVELS + child] += size
                 if v == count - 1:
+                    if t == 1 and child >= 0 and levels[child, 7] > 0.0:
+                        end = _whole(levels, held, ends, bits, child, n)
                     out[1] += held[t, end] * bits[t] / 8.0
             else:
                 back = total * (sums - 1.0) * bits[3] / 8.0  # partial sums that come back
@@ -315,36 +287,6 @@ def _search(
     return weighed
 
 
-def _active(left: NDArray[np.float64], c1: float, k1: float, p1: float) -> tuple[bool, ...]:
-    """Which parts of the order have more than one turn."""
-    turns = (left[5] * left[6], c1, k1, left[4] * p1, left[0], left[2] / c1, left[1] / k1, left[3] / p1)
-    return tuple(bool(x > 1) for x in turns)
-
-
-def _fineness(left: NDArray[np.float64], most: float) -> int:
-    """Sizes of tiles to try of each loop, so that about so many nests are weighed."""
-    orders = len(loop_orders(_active(left, *(np.maximum(1.0, left[[2, 1, 3]] / 2)))))
-    for fine in range(16, 3, -1):
-        if orders * prod(len(tiles_of(left[i], fine)) for i in (2, 1, 3)) <= most:
-            return fine
-    return 3
-
-
-def _around(one: Nest, layer: NDArray[np.float64], unrolls: NDArray[np.float64]) -> Iterator[Nest]:
-    """Tiles next to these in size, all at once, and every size of each alone."""
-    u, *tile = one
-    left = np.ceil(layer[:8] / unrolls[u])
-    sizes = [tiles_of(left[i], 99) for i in (2, 1, 3)]
-    at = [known.index(t) for known, t in zip(sizes, tile, strict=True)]
-    near = [known[max(0, i - 1) : i + 2] for known, i in zip(sizes, at, strict=True)]
-    for c1, k1, p1 in product(*near):
-        yield u, c1, k1, p1
-    for which, known in enumerate(sizes):
-        for size in known:
-            c1, k1, p1 = (size if w == which else t for w, t in enumerate(tile))
-            yield u, c1, k1, p1
-
-
 def best_nests(
     layer: NDArray[np.float64],
     unrolls: NDArray[np.float64],
@@ -355,6 +297,7 @@ def best_nests(
     joules: NDArray[np.float64],
     goals: NDArray[np.float64],
     most: int = MOST,
+    inputs: float = np.inf,
 ) -> tuple[NDArray[np.float64], int]:
     """The best loops of a layer for every goal.
 
@@ -362,15 +305,16 @@ def best_nests(
         layer: :data:`LAYER`.
         unrolls: how loops may be spread over multipliers ``[unrolls, 8]``.
         fixed: cycles of each unrolling where a closed form says them, else 0.
-        levels: inner to outer, ``[levels, 7]``: capacity in bytes (of each copy where there are several), copies,
-            whether it holds weights, inputs, outputs, tiles of a tensor that have room in it, and whether the array
-            stands still while it is filled.
+        levels: inner to outer, ``[levels, 8]``: capacity in bytes (of each copy where there are several), copies,
+            whether it holds weights, inputs, outputs, tiles of a tensor that have room in it, whether the array
+            stands still while it is filled, and whether all inputs that have room come before the array starts.
         bits: of a weight, input, output, partial sum.
         rates: ``[variants, levels, 3]``: bytes read and written a cycle, and whether both share one port.
         joules: ``[variants, levels + 1, 2]``: energy of a byte read and written; in the last row that of
             arithmetic, and what a cycle draws whatever is done.
         goals: ``[goals, 3]``: exponents of time and of energy, and the variant.
         most: nests that are weighed, about; sizes of tiles are tried as finely as that allows.
+        inputs: most inputs of the inner tile where rows slide through the multipliers; inf: they do not.
 
     Returns:
         ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal and number; nests weighed.
@@ -378,15 +322,15 @@ def best_nests(
 
     def weigh(nests: list[Nest]) -> tuple[NDArray[np.float64], int, list[Nest]]:
         """The best of these in every order: what it moves, how many were weighed, which it is."""
-        which, laid = laid_out(nests, layer, unrolls)
+        which, laid = laid_out(nests, layer, unrolls, inputs)
         best, count = search_nests(layer, laid, fixed[which], levels, bits, rates, joules, goals)
         return best, count, [nests[int(i)] for i in best[:, MOVED + 3]]
 
-    coarse = coarse_nests(layer, unrolls, most // 2)
+    coarse = coarse_nests(layer, unrolls, most // 2, inputs)
     found, weighed, at = weigh(coarse)
     tried = set(coarse)
     for _ in range(ROUNDS):
-        around = dict.fromkeys(n for one in dict.fromkeys(at) for n in _around(one, layer, unrolls))
+        around = dict.fromkeys(n for one in dict.fromkeys(at) for n in nests_around(one, layer, unrolls, inputs))
         nearer = [one for one in around if one not in tried]
         tried.update(nearer)
         if not nearer:
@@ -399,41 +343,6 @@ def best_nests(
         found[better] = more[better]
         at = [w if b else a for a, w, b in zip(at, where, better, strict=True)]
     return found, weighed
-
-
-#: Unrollings with tiles of each nest, its first and last order, and the orders.
-Laid = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
-
-
-def coarse_nests(layer: NDArray[np.float64], unrolls: NDArray[np.float64], most: int) -> list[Nest]:
-    """Unrollings with sizes of tiles, as finely as about ``most`` nests allow."""
-    found: list[Nest] = []
-    for u, unroll in enumerate(unrolls):
-        left = np.ceil(layer[:8] / unroll)
-        fine = _fineness(left, most / len(unrolls))
-        sizes = [tiles_of(left[i], fine) for i in (2, 1, 3)]
-        found += [(u, c1, k1, p1) for c1, k1, p1 in product(*sizes)]
-    return found
-
-
-def laid_out(
-    nests: list[Nest], layer: NDArray[np.float64], unrolls: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], Laid]:
-    """Which unrolling each nest has, and nests as :func:`search_nests` takes them."""
-    begin = dict[tuple[bool, ...], tuple[int, int]]()
-    each: list[NDArray[np.int64]] = []
-    spans, at = [], 0
-    for u, *tile in nests:
-        active = _active(np.ceil(layer[:8] / unrolls[u]), *tile)
-        if active not in begin:
-            table = loop_orders(active)
-            begin[active] = (at, at + len(table))
-            each.append(table)
-            at += len(table)
-        spans.append(begin[active])
-    which = np.array([n[0] for n in nests])
-    rows = np.hstack([unrolls[which], np.array([n[1:] for n in nests])])
-    return which, (rows, np.array(spans, dtype=np.int64), np.concatenate(each))
 
 
 def search_nests(

@@ -118,6 +118,7 @@ class Memory:
         float, Quantity("1", "tiles of a tensor that have room in it: 2 = one to use and one to fill", ge=1, le=2)
     ] = 2
     waits: Annotated[bool, "an array stands still while the level is filled"] = False
+    whole: Annotated[bool, "inputs that have room are all here before an array starts; else those used first"] = False
     keeps: Annotated[bool, "what a layer of a network puts out stays here for the next where both fit"] = False
     area_m2: Annotated[float, Quantity("m2", "silicon of all copies; 0 = by the process and capacity", ge=0)] = 0.0
 

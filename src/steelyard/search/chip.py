@@ -16,8 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard.cost.array_chip import GOALS, byte_j, chip_of, fixed_cycles, layer_levels, level_row, mac_j, ways_of
-from steelyard.cost.array_mapping import MOVED, Laid, coarse_nests, laid_out, price_points, search_nests
+from steelyard.cost.array_chip import (
+    GOALS,
+    byte_j,
+    chip_of,
+    fixed_cycles,
+    layer_levels,
+    level_row,
+    mac_j,
+    pass_inputs,
+    ways_of,
+)
+from steelyard.cost.array_mapping import MOVED, price_points, search_nests
+from steelyard.cost.array_nests import Laid, coarse_nests, laid_out
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
@@ -192,20 +203,20 @@ class _Pricer:
         found = np.empty((len(work.layers), len(goals), MOVED + 4))
         weighed = 0
         for i, layer in enumerate(work.layers):
-            laid, fixed = self._laid(one, i, layer)
             probe_j = joules[probes].copy()
             probe_j[:, -1, 0] *= work.macs[i]
             kept = layer_levels(layer, levels, self.bits, self.keeps)
+            laid, fixed = self._laid(one, i, layer, pass_inputs(layer, kept, self.bits, p.dataflow[one]))
             found[i], count = search_nests(layer, laid, fixed, kept, self.bits, rates[probes], probe_j, np.array(goals))
             weighed += count
         cycles, energy = np.zeros((len(at), len(work.counts))), np.zeros((len(at), len(work.counts)))
         price_points(found, work.counts, work.macs, rates, joules, np.array(exponents), cycles, energy)
         return cycles, energy, weighed
 
-    def _laid(self, one: int, i: int, layer: Floats) -> tuple[Laid, Floats]:
+    def _laid(self, one: int, i: int, layer: Floats, inputs: float) -> tuple[Laid, Floats]:
         p = self.points
         shape = (p.rows[one], p.columns[one], p.depth[one], p.units[one], str(p.dataflow[one]), bool(p.overlaps[one]))
-        key = (shape, i)
+        key = (shape, i, inputs)
         if key not in self.laid:
             rows, columns, depth, units, flow, overlaps = shape
             engine = Compute(
@@ -213,7 +224,7 @@ class _Pricer:
                 dataflow=flow, overlaps=overlaps,  # type: ignore[arg-type]
             )  # fmt: skip
             ways = ways_of(layer, engine)[:WAYS]
-            which, laid = laid_out(coarse_nests(layer, ways, self.most), layer, ways)
+            which, laid = laid_out(coarse_nests(layer, ways, self.most, inputs), layer, ways, inputs)
             self.laid[key] = laid, np.full(len(which), fixed_cycles(layer, engine))
         return self.laid[key]
 
