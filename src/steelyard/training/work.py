@@ -376,9 +376,11 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
         b, s, keys = b * alone, s / alone, keys / alone
     key, value = scores.size("c"), values.size("z")
     apart = (float(np.max(np.asarray(key))), float(np.max(np.asarray(value))))  # the kernel is chosen by them
-    shape = (b, s, keys, heads, scores.size("g"), key, value, window)
+    others = plan.cp // plan.around  # ranks that have some of the heads
+    shape = (b, s, keys, heads / others, np.maximum(scores.size("g") / others, 1.0), key, value, window)
+    words |= {"ring": plan.around, "passes": plan.framework.elementwise_passes, "vector": sites.vector}
     asks = tuple(asked(_fused, *shape, apart=apart, backward=back, **words) for back in (False, True))
-    share = (plan.framework.cp_attention if plan.around > 1 else 1.0) / plan.cp
+    share = plan.framework.cp_attention if plan.around > 1 else 1.0
     kept = _kept(ops, plan)
     if plan.framework.attention == "unfused":
         # scores after the softmax, the mask of the dropout, and what it leaves: 2 + 1 + 2 bytes each
@@ -402,8 +404,24 @@ def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:
     return Pending(work, asks, share)
 
 
-def _fused(*shape: Any, **words: Any) -> KernelTime:
-    return attention_time(*shape[:-1], window=shape[-1], **words)
+#: Bytes that adding a block's part of a result moves: the part in 16 bits, the sum in 32, read and written.
+ADDED_BYTES: Final = 10.0
+
+
+def _fused(*shape: Any, ring: int, passes: float, vector: Site, **words: Any) -> KernelTime:
+    """Attention of a rank. In a ring it sees the keys of one rank after another, as many kernels: its own queries with
+    its own keys, then all with half of another's (or half with all), which share the pairs of a causal mask evenly;
+    each part is added to the sum of those before."""
+    B, S, C, H, K, D, V, W = shape
+    if ring == 1 or np.any(W):
+        whole = attention_time(*shape[:-1], window=W, **words)
+        return KernelTime(whole.time_s / ring, whole.spread, whole.source)
+    own = attention_time(B, S / ring, C / ring, H, K, D, V, **words)
+    halves = 2.0 if words["causal"] else 1.0
+    other = attention_time(B, S / ring, C / ring / halves, H, K, D, V, **{**words, "causal": False})
+    results = (H * D + K * (D + V)) if words["backward"] else H * V
+    added = elementwise_time(B * S * results * ADDED_BYTES * passes, site=vector)
+    return KernelTime(own.time_s + (ring - 1.0) * other.time_s + added.time_s, own.spread, own.source)
 
 
 def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:
