@@ -44,6 +44,8 @@ class Framework:
         tuple[str, ...], "what its plans may compute again: modules, layers (so many of each chunk), full"
     ] = ("full",)
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
+    frozen_narrow: Annotated[bool, "frozen weights are kept in the format of their products alone"] = False
+    adapted: Annotated[Literal["all", "attention", "qkv"], "products with adapters: all, attention, or qkv"] = "all"
     dropout: Annotated[bool, "drops values of what a block adds: a mask of a byte each waits"] = False
     stage_whole: Annotated[
         bool, "of ZeRO 2 and 3 under a pipeline: a stage keeps parameters and gradients whole between micro-batches"
@@ -70,6 +72,9 @@ class Framework:
     host_s: Annotated[float, Quantity("s", "host time of a layer's forward pass, dense", ge=0)] = 0.0
     host_moe_s: Annotated[float, Quantity("s", "the same of a layer with experts", ge=0)] = 0.0
     graph_host_s: Annotated[float, Quantity("s", "the same where layers are captured graphs", ge=0)] = 0.0
+    step_host_s: Annotated[
+        float, Quantity("s", "host time between two steps: the batch, the update's launches, what is logged", ge=0)
+    ] = 0.0
     graph: Annotated[bool, "layers are captured graphs"] = False
     dispatcher: Annotated[Literal["alltoall", "deepep", "hybridep", "allgather"], "how tokens reach experts"] = (
         "alltoall"
@@ -135,7 +140,8 @@ def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework
             hint = "known: " + ", ".join(known)
             raise InputError(UnknownName("fact of a framework", name, known, hint=hint).message, field="set")
         changed[key] = _value(key, str(text), known[key])
-    made = replace(framework, **changed)
+    left = tuple(name for name in framework.guess if name not in changed)
+    made = replace(framework, **changed, guess=left)
     plain = {f.name: getattr(made, f.name) for f in fields(Framework)}
     try:
         return build(Framework, plain)

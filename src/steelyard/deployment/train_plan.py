@@ -157,6 +157,11 @@ class TrainPlan:
         """Whether the model's own weights stay as they are."""
         return self.task in ("lora", "qlora")
 
+    def adapts(self, block: str, last: bool = False) -> bool:
+        """Whether products of a block have adapters, or its last one."""
+        where = self.framework.adapted
+        return self.frozen and (where == "all" or (block == "attention" and not (last and where == "qkv")))
+
     @property
     def sequence_parallel(self) -> bool:
         """Whether what tensor parallelism does not split is split along tokens."""

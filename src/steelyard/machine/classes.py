@@ -79,6 +79,9 @@ class Family:
         float,
         "dense 16-bit operations a unit's matrix engine does in a clock in the family's fastest part; 0 = not known",
     ] = 0.0
+    any_layout: Annotated[
+        bool, "multiplies operands of 8 bits however they lie; otherwise training keeps weights transposed as well"
+    ] = False
     above_rated: Annotated[
         float, Quantity("1", "clock of boards whose matrix peak is capped, over the rated boost clock", ge=1)
     ] = 1.0

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.deployment.formats import find_format
 from steelyard.deployment.train_plan import TrainPlan
+from steelyard.machine.classes import Family, family_named
 from steelyard.training.traffic import Links
 from steelyard.training.work import Work
 
@@ -48,6 +50,8 @@ class LayerKind:
     largest: Any = 0.0
     """Elements of the largest weight."""
     flops: Any = 0.0
+    moved: Any = 0.0
+    """Of both passes, what puts routed rows in order and exchanges them, in s: the dispatcher's."""
 
     def add(self, where: dict[str, Any], part: str, time: Any) -> None:
         """Add to a part."""
@@ -84,6 +88,8 @@ class StepParts:
     """Elements of the scores over the vocabulary."""
     spread: float
     sources: tuple[str, ...]
+    stored_bytes: float = 2.0
+    """Of a weight as it is kept."""
 
 
 def parts_of(
@@ -111,7 +117,7 @@ def parts_of(
         )
         return blended(nothing, full, plan.recompute_layers * plan.pp * plan.vp / sum(k.count for k in full.layers))
     whole = np.array([["full" in again] for again in ways]) if ways is not None else "full" in plan.recompute
-    messages: dict[bytes, tuple[Any, Any]] = {}
+    messages: dict[tuple[str, bytes], tuple[Any, Any]] = {}
     kinds: dict[str, LayerKind] = {}
     ends = {"first": LayerKind("first", 1), "last": LayerKind("last", 1)}
     bits = 8.25 if plan.precision.startswith(("fp8", "mxfp8")) else 16.0
@@ -126,7 +132,7 @@ def parts_of(
             if w.stage
             else kinds.setdefault(w.name.partition(".")[0], LayerKind(w.name.partition(".")[0], count))
         )
-        part = {"experts": "gemm", "other": "elementwise"}.get(w.kind, w.kind)
+        part = {"experts": "gemm", "other": "elementwise", "permute": "elementwise"}.get(w.kind, w.kind)
         times = 1.0 if w.stage else count / kind.count  # blocks that repeat inside a layer
         if w.stage:
             times, part = count, "head_loss"
@@ -143,17 +149,20 @@ def parts_of(
         kind.kept_bytes = kind.kept_bytes + times * kept * w.kept_bytes
         kind.again_bytes = kind.again_bytes + times * (1.0 - kept) * w.kept_bytes
         if w.kind in ("gemm", "experts") and not w.stage:
-            kind.adapters = kind.adapters + times * plan.rank * (w.facts.get("n", 0.0) + w.facts.get("k", 0.0))
+            kind.adapters = kind.adapters + times * w.facts.get("adapters", 0.0)
             kind.widest_bytes = np.maximum(kind.widest_bytes, w.facts.get("m", 0.0) * w.facts.get("n", 0.0) * 2.0)
-        kind.largest = np.maximum(kind.largest, w.weights + w.expert_weights)
+        kind.largest = np.maximum(kind.largest, w.weights + w.expert_weights / w.facts.get("local", 1.0))
         if w.reduces:
             message = w.facts["tokens"] * w.facts["width"] * 2.0
-            known = messages.get(message.tobytes())
-            forward, backward = messages[message.tobytes()] = known or links.tensor_s(message, plan)
+            key = (w.block if plan.frozen else "", message.tobytes())
+            forward, backward = messages[key] = messages.get(key) or links.tensor_s(message, plan, w.block)
             _exchange(kind, "tp", forward, backward, share, plan.framework.tp_exposed * times)
+        if w.kind == "permute":
+            kind.moved = kind.moved + times * (w.forward_s + w.dgrad_s)
         if w.exchanges:
             kind.experts = True
             once = links.experts_s(w.facts, plan, bits)
+            kind.moved = kind.moved + times * 2.0 * plan.framework.ep_exposed * once
             _exchange(kind, "ep", once, once, share, plan.framework.ep_exposed * times)
         if "kv_bytes" in w.facts and plan.cp > 1:
             forward, backward = links.context_s(w.facts["kv_bytes"], plan)
@@ -185,7 +194,22 @@ def parts_of(
         logits,
         float(np.sqrt(variance)) / max(total, 1e-30),
         sources,
+        stored_bytes(plan, family_named(links.cluster.machine.family)),
     )
+
+
+def stored_bytes(plan: TrainPlan, family: Family) -> float:
+    """Bytes of a weight as it is kept.
+
+    Frozen ones may be kept as they are multiplied: once where operands lie as they will, else along rows and along
+    columns, as scales of blocks need it too.
+    """
+    if plan.task == "qlora":
+        return find_format("nf4").stored_bits / 8
+    if plan.frozen and plan.framework.frozen_narrow and plan.precision.startswith(("fp8", "mxfp8", "nvfp4")):
+        copies = 1.0 if plan.precision == "fp8" and family.any_layout else 2.0
+        return min(2.0, copies * find_format(plan.precision).stored_bits / 8)
+    return 4.0 if plan.precision in ("fp32", "tf32") else 2.0
 
 
 def twice_forward(kind: LayerKind) -> LayerKind:

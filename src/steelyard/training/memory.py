@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.deployment.formats import find_format
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.training.layers import StepParts
 from steelyard.training.schedule import in_flight
@@ -55,7 +54,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks()
     models = 1.0 + plan.critics
     trained, routed = (adapters, 0.0 * np.asarray(experts)) if plan.frozen else (dense, experts)
-    stored = _weight_bytes(plan)
+    stored = parts.stored_bytes
     copies = 2.0 if plan.precision in _COPIED and not plan.frozen else 0.0
     kept = framework.gradient_bits / 8 if optimizer.gradient else 0.0
     state = optimizer.state_bytes + optimizer.master_bytes
@@ -109,10 +108,3 @@ def _most(values: list[Any]) -> Any:
     for value in values:
         found = np.maximum(found, value)
     return found
-
-
-def _weight_bytes(plan: TrainPlan) -> float:
-    """Bytes of a weight as it is kept."""
-    if plan.task == "qlora":
-        return find_format("nf4").stored_bits / 8
-    return 4.0 if plan.precision in ("fp32", "tf32") else 2.0

@@ -178,10 +178,10 @@ def step_of(
     if plan.exchange.behind:
         exposed = np.maximum(exposed - m * (f + b), 0.0)
     exposed = exposed + plan.exchange.round_s / plan.sync_every
-    step = m * (f + b) + bubble + sends + exposed + update
+    step = m * (f + b) + bubble + sends + exposed + update + plan.framework.step_host_s
     at = np.stack(np.broadcast_arrays(*(np.asarray(x, dtype=np.float64) for x in _places(p))))
     told = _breakdown(parts, _picked(list(at), slowest), layout, host, gather, copies)
-    told |= {"pp_send": sends, "optimizer": update}
+    told |= {"pp_send": sends, "optimizer": update, "host": told["host"] + plan.framework.step_host_s}
     told["dp"] = told.pop("gathers") + exposed
     told["pp_bubble"] = np.maximum(step - sum(told.values()), 0.0)
     layers = parts.layers

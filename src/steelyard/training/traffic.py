@@ -78,13 +78,15 @@ class Links:
             devices_per_node=near,
         )
 
-    def tensor_s(self, message_bytes: Any, plan: TrainPlan) -> tuple[Any, Any]:
+    def tensor_s(self, message_bytes: Any, plan: TrainPlan, block: str = "") -> tuple[Any, Any]:
         """Of a block's partial sums, forward and backward: with sequence parallelism gathered before and scattered
-        after, and gathered once more for the gradient of the weights; else reduced once each way."""
+        after, and gathered once more for the gradient of what weights or adapters the block trains; else reduced once
+        each way."""
         if plan.sequence_parallel:
             gather = self.collective_s("all_gather", message_bytes, plan.tp)
             scatter = self.collective_s("reduce_scatter", message_bytes, plan.tp)
-            return gather + scatter, 2.0 * gather + scatter
+            trained = not plan.frozen or plan.adapts(block)
+            return gather + scatter, (2.0 if trained else 1.0) * gather + scatter
         whole = self.collective_s("all_reduce", message_bytes, plan.tp)
         return whole, whole
 

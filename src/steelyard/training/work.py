@@ -40,7 +40,7 @@ class Work:
 
     name: str
     kind: str
-    """``gemm``, ``experts``, ``attention``, ``elementwise``, ``other``."""
+    """``gemm``, ``experts``, ``attention``, ``elementwise``, ``permute`` (of routed rows), ``other``."""
     block: str
     count: Any
     """Copies over all layers of the model."""
@@ -141,7 +141,12 @@ def _group(whole: Sequence[Op], plan: TrainPlan, cluster: Cluster, sites: Sites)
         yield _attention(ops, plan, sites)
     else:
         for one, op in zip(whole, ops, strict=True):
-            yield _product(one, op, plan, sites) if op.contracts and _weight(op) else _elementwise(op, plan, sites)
+            if not (op.contracts and _weight(op)):
+                yield _elementwise(op, plan, sites)
+                continue
+            yield _product(one, op, plan, sites)
+            if not _stage(op) and _adapted(op, plan):
+                yield _adapter(one, op, plan, sites)
 
 
 def _weight(op: Op) -> bool:
@@ -206,12 +211,44 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
         _stage(op),
         flops=op.flops() / plan.cp,
         weights=_weights(op),
-        kept_bytes=_kept([op], plan, 0.0 if head else _multiplied(plan)) + _mask(op, plan, sums or plan.tp == 1),
+        kept_bytes=_input_kept(op, plan, head) + _mask(op, plan, sums or plan.tp == 1),
         reduces=sums,
         again=_modules(op),
-        facts={"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)},
+        facts={
+            "m": m,
+            "n": n,
+            "k": k,
+            "tokens": _tokens(op) / plan.cp,
+            "width": _width(op),
+            "adapters": plan.rank * (n + k) * _adapted(op, plan),
+        },
     )
     return Pending(work, asks, slower)
+
+
+def _input_kept(op: Op, plan: TrainPlan, head: bool) -> Any:
+    """What waits for the gradient of a weight: its input. A frozen weight has none; its adapter reads it in 16 bits."""
+    if plan.frozen and not head:
+        return _kept([op], plan) if _adapted(op, plan) else 0.0
+    return _kept([op], plan, 0.0 if head else _multiplied(plan))
+
+
+def _adapted(op: Op, plan: TrainPlan) -> bool:
+    """Whether a product has an adapter; a block's last one makes what is added to the residual."""
+    return plan.adapts(op.block, last=op.output.ranks[-1:] == ("d",))
+
+
+def _adapter(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
+    """Two thin products beside a frozen one, which take the time of what they read and write: forward its input, their
+    output, and the sum with the product's own (read, written); backward the gradient of the output twice, the input,
+    and the sum of the input's gradient (read, written)."""
+    m, n, k, _ = op.gemm_shape()
+    m = np.asarray(m) / plan.cp
+    n = n / (plan.tp if plan.sequence_parallel and set(op.reduced) & set(split_ranks(whole, plan.lowering)) else 1)
+    width = plan.wide_bytes * plan.framework.elementwise_passes * m
+    asks = tuple(asked(elementwise_time, width * x, site=sites.vector) for x in (k + 3.0 * n, 3.0 * k + 2.0 * n))
+    flops = 2.0 * m * plan.rank * (n + k)
+    return Pending(Work(f"{op.name}_adapter", "elementwise", op.block, op.count, flops=flops, again=_modules(op)), asks)
 
 
 def _dense(m: Any, n: Any, k: Any, groups: Any, **words: Any) -> KernelTime:
@@ -281,6 +318,7 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
                 "hidden": k if up else n,
                 "top_k": pairs / np.maximum(_tokens(one), 1.0),
                 "experts": one.size("e"),
+                "local": local,
             },
         )
         yield Pending(work, tuple(asked(_grouped, rows, n, k, local, which=w, **words) for w in PASSES))
@@ -297,7 +335,7 @@ def _rearranged(op: Op, rows: Any, hidden: Any, plan: TrainPlan, sites: Sites) -
     moved = COPIES[framework.dispatcher] * rows * hidden * 2.0 * plan.wide_bytes * framework.routed_passes
     name = f"{op.name.partition('.')[0]}.permute"
     once = asked(elementwise_time, moved, site=sites.vector)
-    return Pending(Work(name, "elementwise", op.block, op.count, again=_modules(op)), (once, once))
+    return Pending(Work(name, "permute", op.block, op.count, again=_modules(op)), (once, once))
 
 
 def _routed_bytes(op: Op, rows: Any, plan: TrainPlan, sites: Sites) -> Pending:

@@ -20,7 +20,8 @@ from steelyard_validation.readers._train import Words, answered, step_time, whol
 
 __all__ = ["read", "words"]
 
-#: Benchmarks by model: catalogue name, tokens of a sample, task. BERT is trained on sequences of at most 512 tokens
+#: Benchmarks by model: catalogue name, tokens of a sample, task. The adapters of its rules lie beside the four products
+#: of attention. BERT is trained on sequences of at most 512 tokens
 #: without their padding; half of it is (guess).
 BENCHMARKS: Mapping[str, tuple[str, int, str]] = {
     "llama31_405b": ("llama-3.1-405b", 8192, ""),
@@ -79,7 +80,7 @@ def words(row: Mapping[str, Any]) -> Words | str:
     }
     if benchmark in SINGLE:
         replicas, left = divmod(whole(row["gbs"]), whole(row["grad_accum"]))
-        asked |= {"task": task} if task else {}
+        asked |= {"task": task, "set": "adapted=attention"} if task else {}
         return "a batch that its accumulation does not divide" if left else {**asked, "dp": replicas, "mbs": 1}
     if benchmark != "bert":
         return asked

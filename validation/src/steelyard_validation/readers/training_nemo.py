@@ -79,6 +79,8 @@ DEEPSEEK_LAYERS = 61
 MODULES = {"moe_act": "act", "layernorm": "norm"}
 #: Kinds of models by their names; the rest is dense.
 KINDS = {"Nemotron_3": "hybrid", "DeepSeek": "experts", "GPT OSS": "experts", "Kimi": "experts", "Qwen3": "experts"}
+#: Fine-tuning packs questions on paragraphs (SQuAD) into sequences; tokens of one with its prompt (guess).
+FINE_TUNED = "200"
 TASKS = {"pretrain": "", "SFT": "sft", "LoRA": "lora"}
 
 
@@ -104,6 +106,7 @@ def nemo_words(row: Mapping[str, Any]) -> Words | str:
         cp=whole(row["cp"]),
         precision=str(row["precision"]),
         task=TASKS[task],
+        docs="" if task == "pretrain" else FINE_TUNED,
         framework="nemo",
     )
 
