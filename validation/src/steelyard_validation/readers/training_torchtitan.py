@@ -32,7 +32,7 @@ def words(row: Mapping[str, Any]) -> Words | str:
     again = str(row["act_ckpt"])
     # by op, torchtitan's selective way: every second product and what is elementwise is computed again
     recompute = "full" if again == "full" else "half"
-    plain = "" if "2025" in str(row["src"]) else "@2024"
+    plain = "" if "2025" in str(row.get("src")) else "@2024"
     way = "-async-tp" if "AsyncTP" in technique else plain if "compile" in technique else "-eager"
     schedule = "interleaved" if "Interleaved" in technique else "1f1b" if pp > 1 else ""
     return said(
