@@ -13,8 +13,11 @@ from steelyard.errors import UnknownName as UnknownName
 from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
 from steelyard.estimation.places import fit as fit
+from steelyard.exploration.bits import search_bits as search_bits
 from steelyard.exploration.networks import search_network as search_network
+from steelyard.exploration.placement import search_placement as search_placement
 from steelyard.exploration.predictors import search_predictor as search_predictor
+from steelyard.exploration.prune import search_prune as search_prune
 from steelyard.machine import Machine as Machine
 from steelyard.machine import load_machine as load_machine
 from steelyard.machine.catalogue import find_machine as find_machine

@@ -49,6 +49,9 @@ for _name, _help in (
     ("search_network", "Find the networks of a space that score best within limits: search network."),
     ("search_chip", "Find the chips of a space that run given workloads best within limits: search chip."),
     ("search_predictor", "Compare predictors of a device on a few measured networks: search predictor."),
+    ("search_bits", "Find the bits of every layer that lose least within limits: search bits."),
+    ("search_prune", "Find the channels of every layer that lose least within limits: search prune."),
+    ("search_placement", "Find the device of every layer of a network: search placement."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
@@ -113,7 +116,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 #: What can be searched for: ``search WHAT``.
-_SEARCHED = ("network", "predictor", "chip")
+_SEARCHED = ("network", "predictor", "chip", "bits", "prune", "placement")
 
 
 def _search(arguments: Sequence[str]) -> list[str]:

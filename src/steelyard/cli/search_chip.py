@@ -10,8 +10,9 @@ from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, RUN, option
 from steelyard.cli.options import Wrong, processes
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged, write
 from steelyard.cli.progress import status
+from steelyard.cli.searched import told
 from steelyard.errors import Problem
 from steelyard.units import parse_quantity
 
@@ -52,6 +53,7 @@ def search_chip(
         str, option("write the chip of least time x energy as a machine to this TOML file", topic=RUN)
     ] = "",
     jobs: Annotated[int, option("threads; 0: as many as there are cores", topic=RUN)] = 0,
+    page: Paged = Paged(),  # noqa: B008
     output: Output = Output(),  # noqa: B008
     problems: Wrong,
 ) -> None:
@@ -65,6 +67,7 @@ def search_chip(
     from steelyard.writing import check_target, write_text
 
     problems.read(output.check)
+    problems.read(page.check)
     if not space:
         problems.add([Problem("space", "required option is missing (file of the space)")])
     if not workloads.strip(" ,"):
@@ -78,7 +81,7 @@ def search_chip(
     threads = problems.read(processes, jobs)
     problems.done()
     assert threads is not None
-    with status(output.quiet, "pricing chips") as say:
+    with told("chip", output), status(output.quiet, "pricing chips") as say:
         found = search(
             space,
             workloads.split(","),
@@ -96,6 +99,7 @@ def search_chip(
 
         chip = found.space.machine(found.best["product"].codes)
         write_text(best, machine_text(chip), "best")
+    page.write(found)
     write(
         output,
         data=lambda: report.to_dict(found),

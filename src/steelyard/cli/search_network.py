@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, RUN, option
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged
+from steelyard.cli.searched import searched
 
 
 @Parameter(name="*")
@@ -48,6 +50,7 @@ def search_network(
     *,
     wanted: Wanted,
     effort: Effort = Effort(),
+    page: Paged = Paged(),  # noqa: B008
     output: Output = Output(),  # noqa: B008
 ) -> None:
     """Find the networks of a space that score best within limits of time on one or several devices.
@@ -55,17 +58,8 @@ def search_network(
     The front is exact where all can be listed or where score and time add up over the choices; elsewhere a solver
     looks for it. How good a network is, you say: a table, a function of your own, or a proxy, which is no accuracy.
     """
-    output.check()
-    from steelyard.cli.progress import counted
     from steelyard.exploration.networks import search_network as search
-    from steelyard.report import search_network as report
 
     said = {name: value for name, value in asdict(wanted).items() if value != ""}
-    with counted("networks", quiet=output.quiet) as progress:
-        found = search(**said, **asdict(effort), progress=progress)
-    write(
-        output,
-        data=lambda: report.to_dict(found),
-        text=lambda columns: report.report(found, columns),
-        rows=lambda: report.flat_rows(found),
-    )
+    find = partial(search, **said, **asdict(effort))
+    searched("network", output, page, lambda progress: find(progress=progress), "networks")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from steelyard.cli.help import FIRST, option
-from steelyard.cli.output import Output, write
+from steelyard.cli.output import Output, Paged
+from steelyard.cli.searched import searched
 
 
 def search_predictor(
@@ -16,20 +17,14 @@ def search_predictor(
     runtime: Annotated[str, option("its runtime, as for estimate", topic=FIRST)] = "",
     batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
     predictors: Annotated[str, option("names separated by commas (default: all)", topic=FIRST)] = "",
+    page: Paged = Paged(),  # noqa: B008
     output: Output = Output(),  # noqa: B008
 ) -> None:
     """Compare predictors of a device on a few measured networks, each predicted from the others.
 
     The list of what to measure next names the networks that would tell most. `calibrate --networks` keeps the device.
     """
-    output.check()
     from steelyard.exploration.predictors import search_predictor as search
-    from steelyard.report import search_predictor as report
 
-    found = search(measured, space=space, like=like, batch=batch, predictors=predictors, runtime=runtime)
-    write(
-        output,
-        data=lambda: report.to_dict(found),
-        text=lambda columns: report.report(found, columns),
-        rows=lambda: report.flat_rows(found),
-    )
+    words: dict[str, Any] = {"space": space, "like": like, "batch": batch, "predictors": predictors, "runtime": runtime}
+    searched("predictor", output, page, lambda progress: search(measured, **words))

@@ -56,6 +56,9 @@ class Precision:
     between: float = 0.0
     """Width in bits of what lies between products; 0: that of activations."""
 
+    kept: float = 0.0
+    """Width in bits of a weight in memory; 0: that of its format."""
+
     @property
     def bits(self) -> float:
         """Width of an activation between two products."""
@@ -64,7 +67,7 @@ class Precision:
     @property
     def stored_bits(self) -> float:
         """Width of a weight in memory."""
-        return 32.0 if self.cast else _WIDTHS.get(self.weights, 16.0)
+        return self.kept or (32.0 if self.cast else _WIDTHS.get(self.weights, 16.0))
 
 
 PRECISIONS: Mapping[str, Precision] = {

@@ -15,7 +15,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.search.chip import ChipPoint, ChipSearch
 
-__all__ = ["SCHEMA", "parts", "report", "rows", "summary", "to_dict"]
+__all__ = ["SCHEMA", "parts", "report", "rows", "summary", "to_dict", "words_of"]
 
 SCHEMA = "steelyard.search/1"
 #: Chips of the front that a report shows.
@@ -110,6 +110,13 @@ def _words(found: ChipSearch, p: ChipPoint, names: Sequence[str]) -> str:
     """What a chip chooses of these fields."""
     fields = found.space.fields
     return ", ".join(f"{_short(n, fields)} {_shown(n, p.chosen[n])}" for n in names if n in p.chosen)
+
+
+def words_of(found: ChipSearch, p: ChipPoint) -> str:
+    """A chip in words: its figures, and what it chooses."""
+    shown = f"{q(sum(p.latency_s.values()), 's')}, {q(sum(p.energy_j.values()), 'J')}, {q(p.power_w, 'W')}"
+    size = f", {q(p.area_m2, 'm2')}" if p.area_m2 else ""
+    return f"{shown}{size}\n{_words(found, p, found.space.fields)}"
 
 
 def _cells(found: ChipSearch, p: ChipPoint, names: Sequence[str]) -> list[str]:

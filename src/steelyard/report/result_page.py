@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from steelyard.estimation.llama_bench import LlamaBench
     from steelyard.estimation.network import NetEstimate
     from steelyard.estimation.space import SpaceEstimate
+    from steelyard.exploration.allocation import Allocation
+    from steelyard.exploration.networks import NetworkSearch
+    from steelyard.exploration.predictors import Leaderboard
     from steelyard.report.compare import Comparison
+    from steelyard.search.chip import ChipSearch
     from steelyard.search.training import TrainAnswer
     from steelyard.simulation.replay import Replay
     from steelyard.training.estimate import TrainEstimate
@@ -175,6 +179,49 @@ def _llama_bench(found: LlamaBench) -> dict[str, Any]:
     return {"title": f"{found.name} beside {s.transformer.name} on {s.cluster.title}"}
 
 
+def _search_network(found: NetworkSearch) -> dict[str, Any]:
+    within = ", ".join(f"{n} {v:g}" for n, v in found.limits.items())
+    how = f"exact, by {found.how}" if found.exact else f"{found.how}, {found.ended}"
+    return {
+        "title": f"{found.space.title}: best {found.score_name} on {', '.join(found.devices)}",
+        "about": [f"{found.tried:,} tried, {how}", *([f"within {within}"] if within else []), f"best {found.best}"],
+        "ledger": _ledger(found.ledger),
+        "stamp": _stamp(found.provenance),
+    }
+
+
+def _allocation(found: Allocation) -> dict[str, Any]:
+    from steelyard.report import allocation
+
+    names = allocation.figures_shown(found)
+    heads = ["", *(allocation.NAMES[n] for n in names)]
+    points = {str(i + 1): p for i, p in enumerate(found.front)} | {f"all {n}": p for n, p in found.alike.items()}
+    cells = [[label, *(allocation.shown(n, p.figures[n]) for n in names)] for label, p in points.items()]
+    return {
+        "title": allocation.title(found),
+        "about": [found.task.goal_title, f"each of {len(found)} points the exact optimum at its limits"],
+        "tables": [("The front, and one choice for all", Table(heads, cells), "")],
+        "ledger": _ledger(found.task.ledger),
+        "stamp": _stamp(found.provenance),
+    }
+
+
+def _search_chip(found: ChipSearch) -> dict[str, Any]:
+    return {
+        "title": f"chips of {found.space.name} for {', '.join(found.work.names)}",
+        "about": [f"{found.points:,} chips, {found.feasible:,} within the limits, {found.front_size:,} on the front"],
+    }
+
+
+def _search_predictor(found: Leaderboard) -> dict[str, Any]:
+    following = ", ".join(found.measure_next)
+    return {
+        "title": f"{found.space.title}: predictors of {found.device} from {found.networks} networks",
+        "about": [f"measure next: {following}"] if following else [],
+        "stamp": _stamp(found.provenance),
+    }
+
+
 _PAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Estimate": _estimate,
     "NetEstimate": _network,
@@ -184,4 +231,8 @@ _PAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Comparison": _comparison,
     "Replay": _replay,
     "LlamaBench": _llama_bench,
+    "NetworkSearch": _search_network,
+    "Allocation": _allocation,
+    "ChipSearch": _search_chip,
+    "Leaderboard": _search_predictor,
 }

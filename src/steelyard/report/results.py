@@ -58,6 +58,12 @@ def _search_predictor() -> Forms:
     return Forms(search_predictor.to_dict, search_predictor.flat_rows, search_predictor.parts, search_predictor.summary)
 
 
+def _allocation() -> Forms:
+    from steelyard.report import allocation
+
+    return Forms(allocation.to_dict, allocation.flat_rows, allocation.parts, allocation.summary)
+
+
 def _chip() -> Forms:
     from steelyard.report import chip
 
@@ -131,6 +137,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "NetworkSearch": _search_network,
     "Leaderboard": _search_predictor,
     "ChipSearch": _chip,
+    "Allocation": _allocation,
     "Simulation": _simulation,
     "Answer": _plan,
     "TrainEstimate": _train,

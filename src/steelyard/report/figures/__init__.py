@@ -26,6 +26,10 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "Replay": ("beside", "replay_figures"),
     "LlamaBench": ("beside", "llama_bench_figures"),
     "Places": ("beside", "place_figures"),
+    "NetworkSearch": ("search", "network_figures"),
+    "Allocation": ("search", "allocation_figures"),
+    "ChipSearch": ("search", "chip_figures"),
+    "Leaderboard": ("search", "predictor_figures"),
 }
 
 
