@@ -36,6 +36,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "collective-library": ("collective-library:latency=0.5", "collective-library:latency=1,transfer=0.7"),
     "auxiliary": ("auxiliary:llama-3.2-1b,instead", "auxiliary:latents=16"),
     "chunk-cache": ("chunk-cache:0.8,rate=20GB/s",),
+    "clock": ("clock:10", "clock:4,caches=2"),
     "cores": ("cores:3", "cores:2,lines=24"),
     "dataflow-fusion": ("dataflow-fusion:0.9",),
     "distserve": ("distserve:1P:tp1,1D:tp1",),
@@ -121,7 +122,9 @@ STATIC["flow-placement"] = {"on": "h100_sxm:16", "tp": 16}
 WORDS["flow-placement"] = {**_ONE, "on": "h100_sxm:16", "tp": 16, "flags": {}}
 WORDS["host-attention"] = {**SCENARIO, "flags": {}, "isl": 3000}
 STATIC["cores"] = {"model": "llama-3.2-1b", "on": "raspberry_pi_5", "batch": 2}
+STATIC["clock"] = STATIC["cores"]
 WORDS["cores"] = {**SCENARIO, "model": "llama-3.2-1b", "on": "raspberry_pi_5", "requests": 6, "flags": {}}
+WORDS["clock"] = WORDS["cores"]
 STATIC["dataflow-fusion"] = {"on": "aws_trainium2:4"}
 WORDS["dataflow-fusion"] = {**SCENARIO, "on": "aws_trainium2:4"}
 STATIC["expert-cache"] = {"model": "qwen3-30b-a3b"}

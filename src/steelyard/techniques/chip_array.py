@@ -9,9 +9,10 @@ clock. ``buffer`` is the outermost memory on chip. Energy and area of what a mac
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, cast
 
-from steelyard.errors import InputError, Problem
+from steelyard.cost.array_unroll import MAPPED
+from steelyard.errors import InputError, Problem, UnknownName
 from steelyard.machine.component import Machine, Memory
 from steelyard.techniques._base import Citation
 from steelyard.techniques.network_passes import NetTechnique
@@ -34,24 +35,30 @@ class ChipArray(NetTechnique):
     first: ClassVar[str] = "flow"
     keys: ClassVar[dict[str, str]] = {"clock": "clock_hz", "buffer": "buffer_bytes", "memory": "memory_bytes_per_s"}
 
-    flow: Annotated[
-        Literal["", "weight_stationary", "output_stationary", "row_stationary", "flexible"],
-        "what stays in the multipliers",
-    ] = ""
+    flow: Annotated[str, "weight_stationary, output_stationary, row_stationary or flexible; empty: as it is"] = ""
     rows: Annotated[int, Quantity("1", "of multipliers; 0: as it is", ge=0, le=65536)] = 0
     columns: Annotated[int, Quantity("1", "of multipliers; 0: as it is", ge=0, le=65536)] = 0
     clock_hz: Annotated[float, Quantity("Hz", "of the array; 0: as it is", ge=0, le=1e12)] = 0.0
     buffer_bytes: Annotated[float, Quantity("B", "of the outermost memory on chip; 0: as it is", ge=0, le=1e15)] = 0.0
     memory_bytes_per_s: Annotated[float, Quantity("B/s", "of the memory outside; 0: as it is", ge=0, le=1e16)] = 0.0
 
+    keeps: Annotated[bool, "what a layer puts out stays in that memory for the next where it fits"] = False
+
     def problems(self) -> list[Problem]:
-        """Nothing is changed."""
-        given = (self.flow, self.rows, self.columns, self.clock_hz, self.buffer_bytes, self.memory_bytes_per_s)
-        return (
-            []
-            if any(given)
-            else [Problem(self.name, "nothing is changed: give flow, rows, columns, clock, buffer or memory")]
+        """Nothing is changed, or an unknown dataflow."""
+        if self.flow and self.flow not in MAPPED:
+            return [Problem(self.name, UnknownName("dataflow", self.flow, MAPPED).message)]
+        given = (
+            self.flow,
+            self.rows,
+            self.columns,
+            self.clock_hz,
+            self.buffer_bytes,
+            self.memory_bytes_per_s,
+            self.keeps,
         )
+        fields = "flow, rows, columns, clock, buffer, memory or keeps"
+        return [] if any(given) else [Problem(self.name, f"nothing is changed: give {fields}")]
 
     def network_problems(self, scenario: Any) -> list[Problem]:
         """See :class:`OnNetworks`: the machine has no array."""
@@ -69,7 +76,7 @@ class ChipArray(NetTechnique):
             raise InputError(f"{machine.name} has no array with rows, columns, dataflow and clock", field=self.name)
         other = replace(
             engine,
-            dataflow=self.flow or engine.dataflow,
+            dataflow=cast(Any, self.flow) or engine.dataflow,
             rows=self.rows or engine.rows,
             columns=self.columns or engine.columns,
             clock_hz=self.clock_hz or engine.clock_hz,
@@ -95,6 +102,8 @@ class ChipArray(NetTechnique):
             if level.name == buffer and self.buffer_bytes:
                 area = level.area_m2 * self.buffer_bytes / level.capacity_bytes
                 level = replace(level, capacity_bytes=self.buffer_bytes, area_m2=area)
+            if level.name == buffer and self.keeps:
+                level = replace(level, keeps=True)
             return level
 
         compute = tuple(other if c.name == engine.name else c for c in machine.compute)

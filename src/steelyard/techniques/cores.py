@@ -7,6 +7,11 @@ cores cannot ask for all of it. A core has ``lines`` cache lines of 64 bytes on 
 
 by Little's law: two cores fill the 17 GB/s of a Raspberry Pi, one of a server's draws a tenth of its channels. Idle
 cores draw what an idle package does.
+
+``clock``
+    Cores of another technology, cold or superconducting, at so many ``times`` the clock: arithmetic follows, caches by
+    ``caches`` of their own, memory stays. A kernel takes the longest of its three, so speed ends where bytes do. Energy
+    of an operation is left as it is: what cooling takes is not known here.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques.refusals import refused_by
 from steelyard.units import Quantity
 
-__all__ = ["Cores"]
+__all__ = ["Clock", "Cores"]
 
 #: Families of machines whose units are cores of a processor.
 FAMILIES = ("x86", "arm_cpu")
@@ -72,3 +77,44 @@ class Cores(Technique):
     def _fewer(self, engine: Compute, share: float) -> Compute:
         peak = {name: rate * share for name, rate in engine.peak.items()}
         return replace(engine, units=max(1.0, engine.units * share), peak=peak)
+
+
+@dataclass(frozen=True)
+class Clock(Technique):
+    """Cores at another clock."""
+
+    name: ClassVar[str] = "clock"
+    layer: ClassVar[str] = "device"
+    paper: ClassVar[Citation] = Citation(
+        "Potential and limitation of high-frequency cores and caches", "arXiv:2408.03308"
+    )
+    effect: ClassVar[str] = "a processor's cores have another clock, its caches perhaps, its memory not"
+    costs: ClassVar[str] = "cooling"
+    first: ClassVar[str] = "times"
+
+    times: Annotated[float, Quantity("1", "clock of the cores over their own", gt=0, le=1e4)]
+    caches: Annotated[float, Quantity("1", "bytes a second of the caches over their own", gt=0, le=1e4)] = 1.0
+
+    def applies(self, scenario: Any) -> list[Problem]:
+        """No processor."""
+        return refused_by(self.name, lambda: self.machine(scenario.cluster.machine))
+
+    def machine(self, machine: Machine) -> Machine:
+        """The processor at that clock."""
+        if machine.family not in FAMILIES or not machine.compute:
+            raise InputError(f"expected a processor, {machine.name} is none", field=self.name)
+        compute = tuple(
+            replace(
+                c,
+                clock_hz=c.clock_hz * self.times,
+                peak={name: rate * self.times for name, rate in c.peak.items()},
+            )
+            for c in machine.compute
+        )
+        memory = tuple(
+            level
+            if level.name == machine.root.name
+            else replace(level, bandwidth_bytes_per_s=level.bandwidth_bytes_per_s * self.caches)
+            for level in machine.memory
+        )
+        return replace(machine, compute=compute, memory=memory, file="")
