@@ -39,7 +39,7 @@ class Links:
         return cls(cluster, inside, outside, found.parameters, found.spread, found.source)
 
     def collective_s(self, operation: str, message_bytes: Any, devices: Any, stride: Any = 1) -> Any:
-        """Time of a collective of ``devices`` ranks that lie ``stride`` apart; 0 for one rank.
+        """Time of a collective of ``devices`` ranks that lie ``stride`` apart; 0 for one rank, and for no bytes.
 
         Args:
             operation: ``all_reduce``, ``all_gather``, ``reduce_scatter``, ``all_to_all`` or ``send``.
@@ -68,7 +68,7 @@ class Links:
         inside = self.inside
         if near == 1 and outside is not None:  # every rank is on a node of its own
             inside = outside
-        return collective_time_s(
+        time = collective_time_s(
             operation,
             message_bytes,
             devices,
@@ -77,6 +77,7 @@ class Links:
             inter=outside,
             devices_per_node=near,
         )
+        return np.where(np.asarray(message_bytes) > 0.0, time, 0.0)
 
     def tensor_s(self, message_bytes: Any, plan: TrainPlan, block: str = "") -> tuple[Any, Any]:
         """Of a block's partial sums, forward and backward: with sequence parallelism gathered before and scattered

@@ -3,18 +3,20 @@
 Recipes name their models and tokens per step; the length of a sequence is that of the model's usual recipe (guess).
 The table over slices names models by size alone: their shapes and batches are guesses (:data:`SHAPES`), which matters
 little to operations per second; attention alone is taken as computed again, whole layers where the states of training
-fill much of a chip. Parameters are cut inside a slice and copied between slices, all of it priced on the links of a
-slice. Names of TPU v5p count cores, two a chip.
+fill much of a chip. Parameters are cut inside a slice, over its own links, and gradients summed between slices, over the
+cards of their hosts. Names of TPU v5p count cores, two a chip.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from steelyard.machine.cluster import Cluster, parse_cluster
 from steelyard.measurements.reader import Ask, Comparison, guarded, read_frame
 from steelyard_validation.readers._train import Words, compared, learned_positions, said, step_time, whole
 
@@ -72,6 +74,12 @@ def slices(topology: str) -> int:
     return int(found[1]) if found else 1
 
 
+def placed(topology: str) -> Cluster:
+    """The chips of a topology: a slice is a node, its chips joined by their own links, slices by their hosts' cards."""
+    machine, count = chips(topology)
+    return replace(parse_cluster(f"{machine}:{count}"), per_node=count // slices(topology))
+
+
 def scaling_words(row: Mapping[str, Any]) -> Words | str:
     """The question of a row of the table over slices."""
     name = str(row["model"]).split(" ")[0]
@@ -82,13 +90,12 @@ def scaling_words(row: Mapping[str, Any]) -> Words | str:
     each = count // slices(str(row["slices_topology"]))
     return said(
         model=learned_positions(name, width, layers, width // HEAD, VOCABULARY, LENGTH),
-        on=f"{machine}:{count}",
+        on=placed(str(row["slices_topology"])),
         gbs=SEQUENCES * count,
         mbs=SEQUENCES,
         seq=LENGTH,
         zero=3,
         shard=each,
-        network=f"ici_{machine.removeprefix('tpu_')}",
         recompute="full" if 16e9 * whole(name[:-1]) > CROWDED * each * HBM[machine] else "selective",
         precision="bf16",
         framework="maxtext",
@@ -98,7 +105,7 @@ def scaling_words(row: Mapping[str, Any]) -> Words | str:
 def recipe_words(row: Mapping[str, Any]) -> Words | str:
     """The question of a recipe."""
     name = re.sub(r"-max[tT]ext$", "", str(row["model"]), flags=re.IGNORECASE)
-    machine, count = chips(str(row["topology"]))
+    _, count = chips(str(row["topology"]))
     if name not in RECIPES:
         return f"no facts about model {name!r}"
     if not count:
@@ -113,14 +120,13 @@ def recipe_words(row: Mapping[str, Any]) -> Words | str:
     each = max(1, batch // count)
     return said(
         model=model,
-        on=f"{machine}:{count}",
+        on=placed(str(row["topology"])),
         gbs=batch,
         mbs=each if batch % (each * count) == 0 else 1,
         seq=length,
         tp=count // batch if batch < count else 1,
         zero=3,
         shard=None if batch < count else count // slices(str(row["topology"])),
-        network=f"ici_{machine.removeprefix('tpu_')}",
         recompute="full",
         precision="bf16",
         framework="maxtext",
