@@ -207,3 +207,37 @@ def test_devices_answer_for_their_share_of_a_host(words: dict[str, Any]) -> None
     alone, together = one.energy_j / one.step_s, eight.energy_j / eight.step_s / 8
     assert alone == pytest.approx(together, rel=0.1)
     assert 300 < alone < 1100
+
+
+def test_a_ring_passes_every_pair_and_its_smaller_kernels_take_no_less() -> None:
+    whole = trained(cp=1, mbs=1, seq=32768)
+    ring = trained(cp=4, mbs=1, seq=32768)
+    heads = trained(cp=4, mbs=1, seq=32768, ring=1)
+    of_one = [x.breakdown_s["attention"] / x.scenario.plan.micro_batches for x in (whole, ring, heads)]
+    assert of_one[1] > of_one[0] / 4
+    assert of_one[1] > of_one[2]
+    assert ring.flops == pytest.approx(whole.flops)
+
+
+def test_adapters_take_the_time_of_what_they_lie_beside() -> None:
+    few, more, all_ = (
+        trained(task="lora", set=f"adapted={where}", precision="fp8") for where in ("qkv", "attention", "all")
+    )
+    assert few.step_s < more.step_s < all_.step_s
+    held = [x.stages[0].allocated_bytes for x in (few, more, all_)]
+    assert held == sorted(set(held))  # inputs that wait for the gradients of adapters
+
+
+def test_frozen_weights_in_8_bits_lie_once_where_operands_lie_as_they_will() -> None:
+    words: dict[str, object] = {"task": "lora", "precision": "fp8", "framework": "nemo"}
+    blackwell, hopper = (trained(on=on, **words).stages[0].parts["weights"] for on in ("b200_sxm:8", "h100_sxm:8"))
+    assert blackwell == pytest.approx(hopper / 2, rel=0.02)
+    assert trained(on="b200_sxm:8", **{**words, "precision": "bf16"}).stages[0].parts["weights"] == hopper
+
+
+def test_what_a_release_does_and_nobody_told_widens_a_step_with_experts() -> None:
+    def width(**words: object) -> float:
+        low, high = trained(model="qwen3-30b-a3b", ep=8, framework="bridge", **words).interval["step_s"]
+        return high / low
+
+    assert width(set="dispatcher=alltoall,graph=false") < width(set="graph=false") < width()

@@ -3,8 +3,8 @@ NeuSight's own predictions, ``hw/neusight_e2e_label_vs_pred.csv``).
 
 Inference is the forward pass over whole sequences with logits of every token: every op of the Hugging Face code is a
 kernel of its own, attention writes its scores to memory, and masked scores are computed all the same. A training step
-is asked of ``steelyard.train`` (Transformers, eager attention, 32 bits); the rows have no optimizer, so that its update
-is taken off.
+is asked of ``steelyard.train`` (Transformers, eager attention, 32 bits); the rows have no optimizer and nothing between
+two steps, so that the update and the host's time for a step are left out.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ MODELS = {
     "gpt2_xl": "openai-community/gpt2-xl",
     "opt_13": "facebook/opt-1.3b",
 }
-#: What the verb is told of the code of training steps, which were timed without what lies between two of them.
-TRAINED = {"framework": "transformers", "precision": "fp32", "zero": 0, "set": "step_host_s=0"}
+#: What the verb is told of the code of training steps.
+TRAINED = {"framework": "transformers", "precision": "fp32", "zero": 0}
 #: Traffic of elementwise work over that of fused kernels, 18 widths a token and layer: dropout and copies of both
 #: blocks add 8.5 widths, and GPT-2's ``gelu_new``, seven kernels more, 56.
 PASSES: Mapping[str, float] = MappingProxyType({"gpt2": 4.6, "bert": 1.5, "opt": 1.5})
@@ -142,7 +142,7 @@ def _words(row: Mapping[str, Any]) -> Words | str:
         tp=degree if way == "tp" else 1,
         pp=degree if way == "pp" else 1,
         recompute="none",
-        set=f"attention=eager,elementwise_passes={PASSES.get(found.transformer.model_type, 1.5)}",
+        set=f"attention=eager,step_host_s=0,elementwise_passes={PASSES.get(found.transformer.model_type, 1.5)}",
         **TRAINED,
     )
 

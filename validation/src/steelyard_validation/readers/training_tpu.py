@@ -3,8 +3,8 @@
 Recipes name their models and tokens per step; the length of a sequence is that of the model's usual recipe (guess).
 The table over slices names models by size alone: their shapes and batches are guesses (:data:`SHAPES`), which matters
 little to operations per second; attention alone is taken as computed again, whole layers where the states of training
-fill much of a chip. Parameters are cut inside a slice, over its own links, and gradients summed between slices, over the
-cards of their hosts. Names of TPU v5p count cores, two a chip.
+fill much of a chip. Parameters are cut inside a slice, over its own links, and gradients summed between slices, over
+the cards of their hosts. Names of TPU v5p count cores, two a chip.
 """
 
 from __future__ import annotations
