@@ -19,7 +19,7 @@ CATALOGUE = Path(steelyard.__file__).parent / "catalogue"
 FILES = sorted((CATALOGUE / "machines").glob("*.toml"))
 
 FORMATS = {"fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "int8", "fp6", "fp4", "int4", "int16", "binary"}
-LAUNCHES = {"array", "cuda", "hip", "tpu", "gaudi", "sycl", "metal", "cpu", "npu", "dataflow"}
+LAUNCHES = {"array", "cuda", "hip", "tpu", "gaudi", "sycl", "metal", "cpu", "npu", "dataflow", "fpga"}
 NETWORK_KINDS = {"nvlink", "pcie", "infinity_fabric", "ici", "ethernet", "infiniband", "tcp", "other"}
 PRICE_CLASSES = {"hyperscaler_on_demand", "neocloud_on_demand", "marketplace", "reserved_1y"}
 #: Formats without fp8 arithmetic before these architectures.

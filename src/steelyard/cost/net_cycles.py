@@ -25,7 +25,7 @@ from steelyard.machine.classes import cores
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["arena_bytes", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
+__all__ = ["arena_bytes", "check_counted", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
 
 
 def kernel_cycles(
@@ -51,6 +51,12 @@ def library_of(runtime: Runtime) -> Library:
     if runtime.library is None:
         raise InputError(f"{runtime.name} has no kernels whose instructions are counted", field="runtime")
     return runtime.library
+
+
+def check_counted(runtime: Runtime, precision: Precision) -> None:
+    """Raises :class:`InputError` where a precision is not that whose kernels were counted."""
+    if precision.name != runtime.precision:
+        raise InputError(f"kernels of {runtime.name} are counted in {runtime.precision} alone", field="precision")
 
 
 def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, Any], library: Library) -> Any:

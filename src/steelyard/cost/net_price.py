@@ -22,7 +22,7 @@ from steelyard.cost.energy import (
     static_power_w,
 )
 from steelyard.cost.net_backward import with_backward
-from steelyard.cost.net_cycles import kernel_cycles
+from steelyard.cost.net_cycles import check_counted, kernel_cycles
 from steelyard.cost.net_effect import NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
@@ -39,6 +39,7 @@ from steelyard.workload.tensor_graph import TensorGraph
 
 if TYPE_CHECKING:  # its compiled kernels are for arrays alone
     from steelyard.cost.array_price import ArrayPrice
+    from steelyard.cost.net_stream import Stream
 
 __all__ = [
     "UNMEASURED",
@@ -80,6 +81,8 @@ class NetPrice:
     reach: Reach
     array: ArrayPrice | None = None
     """What multipliers do, where loops are mapped onto an array."""
+    stream: Stream | None = None
+    """Engines of an FPGA."""
 
     @property
     def bound(self) -> str:
@@ -131,7 +134,7 @@ def price_net(
     kernels = lower_net(graph, sizes, runtime, precision, layout, reach.block)
     for effect in effects:
         kernels = effect.kernels(kernels) if effect.kernels is not None else kernels
-    array = None
+    array, stream = None, None
     if runtime.terms == "loops":
         if train:
             raise InputError("loops of forward passes are mapped, not of training steps", field="train")
@@ -142,7 +145,11 @@ def price_net(
         kernels = with_backward(kernels, graph.parameters)
     if array is not None:
         kernel_s, limit = array.kernel_s, _on_peak(array)
+    elif runtime.terms == "stream":
+        stream, kernel_s = _on_fabric(graph, kernels, site, precision, sizes)
+        limit = np.minimum(limits(kernels, site)[0], kernel_s)
     elif runtime.library is not None:
+        check_counted(runtime, precision)
         kernel_s = kernel_cycles(graph, kernels, sizes, site, runtime.library) / site.clock_hz
         limit = np.minimum(limits(kernels, site)[0], kernel_s)
     else:
@@ -158,7 +165,7 @@ def price_net(
         time, host = time * passes, host * passes
     arithmetic = _arithmetic_j(kernels, site, effects)
     launch_s = reach.kernel_s * scale_of(site.machine, reach)[2]
-    if runtime.library is not None:  # a core draws what it draws, whatever its instructions are
+    if runtime.library is not None or stream is not None:  # such a chip draws what it draws, whatever it works on
         kernel_j = machine.most_w * kernel_s
     elif array is None:
         kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
@@ -166,7 +173,26 @@ def price_net(
         kernel_j = array.kernel_j + static_power_w(machine) * kernel_s
         arithmetic = array.macs * array.chip.multiply_j
     energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
-    return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach, array)
+    return NetPrice(
+        kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach, array, stream
+    )
+
+
+def _on_fabric(
+    graph: TensorGraph, kernels: NetKernels, site: Site, precision: Precision, sizes: Mapping[str, Any]
+) -> tuple[Stream, Array]:
+    """Engines of a network on an FPGA, and their share of the time of a batch: of the first item, then intervals."""
+    from steelyard.cost.net_stream import stream_of
+
+    fabric = site.machine.fabric
+    if fabric is None:
+        raise InputError(f"{site.machine.name} has no programmable logic that is described", field="fabric")
+    stream, where = stream_of(graph, kernels, precision, fabric)
+    items = np.asarray(sizes.get("batch", 1), dtype=np.float64) * np.ones(kernels.flops.shape[1])
+    time = np.zeros(kernels.flops.shape)
+    time[where] = (stream.cycles / stream.cycles.sum() * stream.latency)[:, None]
+    time[where[int(np.argmax(stream.cycles))]] += (items - 1.0) * stream.interval
+    return stream, np.asarray(time / site.clock_hz, dtype=np.float64)
 
 
 def _on_peak(array: ArrayPrice) -> Array:

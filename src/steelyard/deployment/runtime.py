@@ -40,7 +40,16 @@ TILE: tuple[float, float, float] = (64.0, 64.0, 32.0)
 
 
 #: Bits of a format of which products are; those that are not named here have 16.
-_WIDTHS: Mapping[str, float] = {"fp32": 32.0, "tf32": 32.0, "int8": 8.0, "fp8": 8.0}
+_WIDTHS: Mapping[str, float] = {
+    "fp32": 32.0,
+    "tf32": 32.0,
+    "int8": 8.0,
+    "fp8": 8.0,
+    "int4": 4.0,
+    "int3": 3.0,
+    "int2": 2.0,
+    "binary": 1.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,10 @@ PRECISIONS: Mapping[str, Precision] = {
         Precision("int16", "int16", "int16"),
         Precision("w8a16", "int8", "fp16"),
         Precision("fp8", "fp8", "fp8"),
+        Precision("w4a4", "int4", "int4"),
+        Precision("w3a3", "int3", "int3"),
+        Precision("w2a2", "int2", "int2"),
+        Precision("w1a1", "binary", "binary"),
     )
 }
 
@@ -154,9 +167,9 @@ class Runtime:
     as_stored: Annotated[bool, "a file runs in its own element types, where no maker's compiler takes it over"] = False
     trains: Annotated[bool, "it runs steps of training too"] = False
     terms: Annotated[
-        Literal["classes", "groups", "loops", "cycles"],
+        Literal["classes", "groups", "loops", "cycles", "stream"],
         "what its time is a sum of: kernel classes, groups where a compiler plans all, loops mapped onto an array, or "
-        "cycles of the instructions of a core",
+        "cycles of the instructions of a core, or engines of an FPGA that work as a stream",
     ] = "classes"
     library: Annotated[Library | None, "its kernels for a core whose instructions are counted"] = None
     keeps_network: Annotated[bool, "a network stays on chip where it fits, and is loaded in parts where not"] = False

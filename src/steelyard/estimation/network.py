@@ -21,6 +21,7 @@ from steelyard.cost.net_cycles import stored_bytes
 from steelyard.cost.net_groups import elsewhere
 from steelyard.cost.net_memory import alive_bytes, past_index
 from steelyard.cost.net_price import UNMEASURED, NetPrice, log_spread, price_net
+from steelyard.cost.net_stream import BLOCK_BYTES
 from steelyard.errors import InputError
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
@@ -142,11 +143,14 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
             sizes["batch"] = batches * phase.items
         effects = scenario.effects_of(phase)
         priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects)
-        peak = np.maximum(peak, alive_bytes(graph, sizes, scenario.runtime, precision, train))
+        if priced.stream is None:  # on an FPGA maps pass from engine to engine
+            peak = np.maximum(peak, alive_bytes(graph, sizes, scenario.runtime, precision, train))
         beyond = beyond | past_index(graph, sizes, scenario.runtime)
         if graph.name not in held:  # phases of one network share its weights
             kept = prod(effect.weights for effect in effects)
-            if scenario.runtime.library is None:
+            if priced.stream is not None:
+                stored = priced.stream.blocks * BLOCK_BYTES
+            elif scenario.runtime.library is None:
                 stored = graph.weight_bytes(bits, phase.sizes)
             else:
                 stored = stored_bytes(graph, scenario.runtime, precision)

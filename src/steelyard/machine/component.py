@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 from steelyard.errors import InputError, Problem, UnknownName, complete, printable, raise_all, show
 from steelyard.machine.classes import cores, kinds
+from steelyard.machine.fabric import Fabric
 from steelyard.units import Quantity, format_quantity
 
 __all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
@@ -165,6 +166,7 @@ class Machine:
     compute: tuple[Compute, ...]
     memory: tuple[Memory, ...]
     link: tuple[Link, ...] = ()
+    fabric: Annotated[Fabric | None, "of an FPGA: what designs are made of"] = None
     aliases: tuple[str, ...] = ()
     released: str = ""
     tdp_w: Annotated[float, Quantity("W", "rated power of the device (board or package)", ge=0)] = 0.0

@@ -155,7 +155,16 @@ def title(found: NetEstimate) -> list[Any]:
 
 
 def _chip(found: NetEstimate) -> list[Line]:
-    """What a chip of arrays is and does."""
+    """What a chip of arrays is and does, or what a design takes of an FPGA."""
+    stream, fabric = found.prices[0].stream, found.scenario.cluster.machine.fabric
+    if stream is not None and fabric is not None:
+        parts = (
+            ("LUTs", stream.luts, fabric.luts),
+            ("DSPs", stream.dsps, fabric.dsps),
+            ("BRAM", stream.blocks, fabric.blocks),
+        )
+        takes = ", ".join(f"{a / b:.0%} of the {n}" for n, a, b in parts if b)
+        return [Line("fabric", f"{takes}; an item every {stream.interval:,.0f} cycles")]
     if found.utilisation is None:
         return []
     area = chip_area_m2(found.scenario.cluster.machine)

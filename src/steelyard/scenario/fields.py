@@ -196,8 +196,8 @@ router | name | round-robin | column show choices=round-robin,random,least-loade
 [What runs]
 runtime | name | - | - | of a network: what runs it: eager, compile, tensorrt, onnxruntime, coreml, ... (steelyard
     ls runtimes; default: the usual one of the machine)
-precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8 | of a network: fp32, tf32, fp16,
-    bf16, amp, amp-bf16, int8, w8a16, fp8 (default: the runtime's)
+precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8,w4a4,w3a3,w2a2,w1a1 | of a network:
+    fp32, tf32, fp16, bf16, amp, amp-bf16, int8, w8a16, fp8, w4a4 ... w1a1 (default: the runtime's)
 layout | name | - | choices=nchw,nhwc | of a network: order of images in memory, nchw or nhwc (default: the runtime's)
 size | text | - | - | of a network: its input, 288, 1024x768 (default: the usual one)
 ring | whole | none | least=1 most=1024 | of a diffusion pipeline: as many of the --cp devices that share an item
