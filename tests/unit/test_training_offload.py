@@ -8,6 +8,7 @@ import pytest
 
 import steelyard as sy
 from steelyard.errors import InputError
+from steelyard.report.train import shortfall
 from steelyard.training.estimate import TrainEstimate
 
 WORDS: dict[str, Any] = {"gbs": 64, "tp": 1, "pp": 1, "dp": 8, "mbs": 1, "framework": "deepspeed", "zero": 3}
@@ -76,3 +77,33 @@ def test_trainings_of_a_search_are_paid_one_by_one() -> None:
     one, many = (trained(tokens="1B", failures="none", trainings=n) for n in (1, 20))
     assert one.run is not None and many.run is not None
     assert many.run.ideal_days == pytest.approx(20 * one.run.ideal_days, rel=0.01)
+
+
+def test_what_lies_elsewhere_needs_room_there() -> None:
+    asked = {"task": "sft", "framework": "deepspeed", "tp": 1, "pp": 1, "mbs": 1, "recompute": "full", "loss": "fused"}
+    asked |= {"offload": "optimizer,parameters"}
+    small, large = (sy.train("qwen3-8b", "rtx_4090", host=f"ddr5-5600x2:{x}GB", **asked) for x in (64, 192))  # type: ignore[arg-type]
+    assert not small.fits
+    assert large.fits
+    parameters = small.scenario.parameters
+    assert small.stages[0].host_bytes == pytest.approx(
+        parameters * (2 + 4 + 12), rel=0.01
+    )  # weights, gradients, states
+    assert "of the host's memory" in shortfall(small)
+
+
+def test_nothing_goes_to_the_host_where_it_fits_on_the_devices() -> None:
+    near, far = (sy.train("llama-3.1-70b", f"h100_sxm:{n}", gbs=64, seq=4096) for n in (8, 64))
+    assert (near.scenario.plan.offload, far.scenario.plan.offload) == (("optimizer",), ())
+    assert near.fits
+    assert far.fits
+
+
+def test_contexts_exchange_heads_only_where_the_framework_offers_it() -> None:
+    words = {"model": "llama-3.1-8b", "on": "h100_sxm:8", "gbs": 8, "seq": 131072, "tp": 1, "cp": 8}
+    ours = {
+        name: sy.train(**words, framework=name).scenario.plan.around for name in ("megatron", "torchtitan", "deepspeed")
+    }  # type: ignore[arg-type]
+    assert ours["torchtitan"] == 8
+    assert ours["deepspeed"] == 1
+    assert ours["megatron"] in (1, 8)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import steelyard as sy
+from steelyard.deployment.formats import find_format
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.errors import InputError
 from steelyard.scenario.training import read_train_scenario
@@ -164,9 +165,40 @@ def test_a_run_has_days_money_and_failures() -> None:
 def test_what_does_not_fit_says_what_would() -> None:
     from steelyard.report.train import remedy
 
-    found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096)
+    found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096, loss="whole")
     assert not found.fits
-    assert remedy(found).startswith("--task qlora")
+    assert remedy(found).startswith("--loss fused")
+    longer = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=16384, offload="none")
+    assert not longer.fits
+    changes = {one.words: one.found for one in longer.would_fit}
+    assert all(one.fits for one in changes.values())
+    assert any(words.startswith("--task qlora") for words in changes)
+    assert any(words.startswith("--seq ") for words in changes)
+
+
+def test_a_loss_in_parts_holds_few_scores_and_is_chosen_where_the_framework_has_it() -> None:
+    whole, fused = (
+        sy.train("qwen3-8b", "rtx_4090", task="lora", tp=1, pp=1, dp=1, mbs=1, loss=x) for x in ("whole", "fused")
+    )
+    held = [x.stages[0].parts["logits"] for x in (whole, fused)]
+    assert held[0] == pytest.approx(4096 * 151936 * 12)
+    assert held[1] == pytest.approx(128 * 151936 * 4)
+    assert {**whole.stages[0].parts, "logits": 0} == {**fused.stages[0].parts, "logits": 0}
+    assert whole.step_s < fused.step_s
+    chosen = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096)
+    assert chosen.fits
+    assert chosen.scenario.plan.loss == "fused"
+    with pytest.raises(sy.InputError, match="has none that is fused"):
+        sy.train("qwen3-8b", "h100_sxm:8", framework="megatron", loss="fused")
+
+
+def test_weights_in_four_bits_leave_embedding_and_head_in_sixteen() -> None:
+    lora, qlora = (sy.train("qwen3-8b", "rtx_4090", task=x, tp=1, pp=1, dp=1, mbs=1) for x in ("lora", "qlora"))
+    ends = 2 * 151936 * 4096
+    cut = lora.stages[0].parts["weights"] - qlora.stages[0].parts["weights"]
+    model = load_model("qwen3-8b").transformer.parameters()
+    assert cut == pytest.approx((model - ends) * (2.0 - find_format("nf4").stored_bits / 8), rel=1e-3)
+    assert qlora.breakdown_s["elementwise"] > lora.breakdown_s["elementwise"]
 
 
 def test_a_network_is_trained_on_devices_that_add_up_gradients() -> None:

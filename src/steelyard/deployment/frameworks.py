@@ -36,6 +36,13 @@ class Framework:
     attention: Annotated[str, "its attention kernel: flash, cudnn, triton, unfused, naive"] = "flash"
     sequence_parallel: Annotated[bool, "what tensor parallelism does not split is split along tokens"] = True
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
+    zeros: Annotated[tuple[int, ...], "stages of ZeRO that its plans may have; empty: the one it uses"] = ()
+    zero_alone: Annotated[bool, "of ZeRO 2 and 3: without pipeline stages"] = False
+    context: Annotated[
+        tuple[str, ...],
+        "how its context-parallel ranks share attention: ring, heads (Ulysses), mixed; the first is usual",
+    ] = ("ring",)
+    offloads: Annotated[tuple[str, ...], "what its plans may move to the host's memory, as --offload reads it"] = ()
     pipeline: Annotated[
         bool, "its usual launcher has pipeline stages; without, none are tried where nothing is said"
     ] = True
@@ -61,6 +68,7 @@ class Framework:
     scan_times: Annotated[float, Quantity("1", "time of scans and convolutions over an engine's kernels", ge=0)] = 1.0
     loss_bytes: Annotated[float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)] = 18.0
     logit_bytes: Annotated[float, Quantity("byte", "held of a logit at the peak", ge=0)] = 6.0
+    fused_loss: Annotated[bool, "offers head and loss in one kernel over parts of the tokens: --loss fused"] = False
     tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = (
         1.0
     )
@@ -81,9 +89,10 @@ class Framework:
     )
     gradient_bits: Annotated[float, Quantity("1", "width of accumulated gradients", ge=8, le=32)] = 32.0
     reserved_frac: Annotated[float, Quantity("1", "memory an allocator holds over what is allocated", ge=1)] = 1.0
-    context_bytes: Annotated[
-        float, Quantity("byte", "driver, libraries and communicators, outside the allocator", ge=0)
-    ] = 2e9
+    context_bytes: Annotated[float, Quantity("byte", "driver and libraries, outside the allocator", ge=0)] = 0.6e9
+    communicator_bytes: Annotated[
+        float, Quantity("byte", "of communicators between several devices, outside the allocator", ge=0)
+    ] = 1.4e9
     buffer_bytes: Annotated[float, Quantity("byte", "workspaces inside the allocator", ge=0)] = 0.5e9
     spread: Annotated[float, Quantity("1", "factor within which 80 % of step times lie", ge=1)] = 1.3
     memory_spread: Annotated[float, Quantity("1", "the same of memory", ge=1)] = 1.15
@@ -123,7 +132,9 @@ def find_framework(name: str) -> Framework:
 
 
 #: Fields of a framework that describe it rather than what it does.
-_TITLES = frozenset({"name", "title", "version", "released", "aliases", "source", "guess", "recomputes"})
+_TITLES = frozenset(
+    {"name", "title", "version", "released", "aliases", "source", "guess", "recomputes", "zeros", "context", "offloads"}
+)
 
 
 def restated_facts(framework: Framework, stated: Mapping[str, Any]) -> Framework:
@@ -158,7 +169,13 @@ def _value(name: str, text: str, like: Any) -> Any:
             return False
         raise InputError(f"expected true or false, got {text!r}", field=f"set.{name}")
     if isinstance(like, float | int):
-        unit = "s" if name.endswith("_s") else "B" if name in ("context_bytes", "buffer_bytes") else "1"
+        unit = (
+            "s"
+            if name.endswith("_s")
+            else "B"
+            if name in ("context_bytes", "communicator_bytes", "buffer_bytes")
+            else "1"
+        )
         value = parse_quantity(text, unit, f"set.{name}") if unit != "1" else _number(name, text)
         return int(value) if isinstance(like, int) else float(value)
     return text

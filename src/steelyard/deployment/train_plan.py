@@ -17,6 +17,7 @@ __all__ = [
     "AWAY",
     "BESIDE",
     "CHOSEN",
+    "LOSSES",
     "MODULES",
     "OF_MODELS",
     "OF_REWARDED",
@@ -47,6 +48,8 @@ SPLITTING = ("tp", "pp")
 CHOSEN = (*SPLITTING, "dp", "mbs")
 #: Degrees beside them, which are one where tp and pp are given and they are not.
 BESIDE = ("vp", "cp", "ep")
+#: How scores over the vocabulary become a loss: all at once, or with the head in one kernel over parts of the tokens.
+LOSSES = ("whole", "fused")
 #: What may lie in the host's memory.
 AWAY = ("optimizer", "parameters", "activations")
 #: What only tasks that learn from scored answers have.
@@ -57,7 +60,7 @@ OF_REWARDED = (
 #: What only language models have.
 OF_MODELS = (
     *(*SPLITTING, *BESIDE, "etp", "recompute", "rank", "task", "shard", "schedule", "seq", "sync_every"),
-    *("docs", "ring", "offload", *OF_REWARDED),
+    *("docs", "ring", "offload", "host", "loss", *OF_REWARDED),
 )
 
 
@@ -107,6 +110,8 @@ class TrainPlan:
     """Modules that are computed again."""
     recompute_layers: int = 0
     """Of the layers of every chunk of a stage, those computed again whole; 0: what ``recompute`` says, of all."""
+    loss: str = "whole"
+    """Of :data:`LOSSES`."""
     task: str = "pretrain"
     rank: int = 16
     """Of adapters."""
@@ -141,6 +146,12 @@ class TrainPlan:
             if name.partition(":")[0] == what:
                 return name.partition(":")[2] or "host"
         return ""
+
+    @property
+    def outside_bytes(self) -> float:
+        """Of a device's memory, what driver, libraries and, between several devices, communicators take."""
+        framework = self.framework
+        return framework.context_bytes + (framework.communicator_bytes if self.devices > 1 else 0.0)
 
     @property
     def around(self) -> int:
@@ -188,6 +199,14 @@ class TrainPlan:
         named = {n: getattr(self, n) for n in ("tp", "pp", "vp", "cp", "ep", "dp")}
         return ", ".join(f"{n} {d}" for n, d in named.items() if d > 1) or "one device"
 
+    @property
+    def spread(self) -> str:
+        """The degrees above one, with how states and attention are cut over them."""
+        heads = self.cp // self.around
+        shared = f" ({heads} exchange heads)" if heads > 1 else ""
+        over = f" over {self.shard} of {self.dp} replicas" if self.zero and self.shard < self.dp else ""
+        return f"{self.shape}{shared}; zero {self.zero}{over}"
+
     def to_dict(self) -> dict[str, Any]:
         """The plan by its names in answers."""
         names = (
@@ -216,6 +235,7 @@ class TrainPlan:
             "docs": "" if self.packing is None else self.packing.text,
             "sequence_parallel": self.sequence_parallel,
             "recompute": self.again.split(","),
+            "loss": self.loss,
             "precision": self.precision,
             "optimizer": self.optimizer.name,
             "devices": self.devices,

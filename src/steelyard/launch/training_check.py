@@ -16,7 +16,7 @@ _GIB = 2.0**30
 
 def expected(job: TrainJob) -> dict[str, Any]:
     """Expected numbers with their intervals; memory as PyTorch's allocator reserves it, and as the driver shows it."""
-    found, context = job.found, job.plan.framework.context_bytes
+    found, context = job.found, job.plan.outside_bytes
     low, high = found.interval["peak_memory_bytes"]
     stage = found.stages[found.peak_stage]
 

@@ -64,6 +64,15 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "layout": layout_of(found),
         "fits": found.fits,
+        "would_fit": [
+            {
+                "change": one.words,
+                "peak_memory_bytes": one.found.stages[one.found.peak_stage].reserved_bytes,
+                "step_s": one.found.step_s,
+                "tokens_per_s_per_device": one.found.tokens_per_s_per_device,
+            }
+            for one in found.would_fit
+        ],
         "step_s": {"value": found.step_s, "low": low, "high": high},
         "tokens_per_step": found.tokens_per_step,
         "tokens_per_s": found.tokens_per_s,
@@ -79,6 +88,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
                 **stage.parts,
                 "allocated": stage.allocated_bytes,
                 "reserved": stage.reserved_bytes,
+                "host": stage.host_bytes,
                 "capacity": found.capacity_bytes,
                 "headroom": found.capacity_bytes - stage.reserved_bytes,
             }
@@ -158,6 +168,8 @@ def parts(found: TrainEstimate) -> list[Any]:
     fullest = found.stages[found.peak_stage]
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
     verdict = fitting(found.fits, fullest.reserved_bytes, found.capacity_bytes, where)
+    if not found.fits and fullest.reserved_bytes <= found.capacity_bytes:
+        verdict = styled(("does not fit", "bold red"), f"  {shortfall(found)}")
     low, high = found.interval["step_s"]
     table = grid("left", "right", "right", "right")
     table.add_row(*(styled((x, "bold")) for x in ("", "predicted", "80% interval", "limit")))
@@ -171,6 +183,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         *title(found),
         "",
         verdict,
+        *_would_fit(found),
         *train_rewarded.parts(found),
         "",
         table,
@@ -196,13 +209,15 @@ def title(found: TrainEstimate) -> list[Any]:
         counted = f"{plan.gbs:,} sequence{'s' if plan.gbs > 1 else ''} of {plan.seq:,} tokens"
     if plan.packing is not None:
         counted += f" ({plan.packing.text} packed, {plan.packing.mean:,.0f} on average)"
+    away = "; head and loss fused" if plan.loss == "fused" else ""
+    away += f"; in the host's memory: {', '.join(plan.offload)}" if plan.offload else ""
     many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
     return [
         styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
-        styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; zero {plan.zero}"),
+        styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.spread}"),
         styled(
             f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs}"
-            f" on each of {plan.dp:,} replicas; computed again: {plan.again}"
+            f" on each of {plan.dp:,} replicas; computed again: {plan.again}{away}"
         ),
     ]
 
@@ -239,15 +254,32 @@ def _memory(found: TrainEstimate) -> list[Any]:
     return [columns(head, rows, numeric=head[1:])]
 
 
+def _would_fit(found: TrainEstimate) -> list[Any]:
+    """Changes that fit, with their memory and time."""
+    if not found.would_fit:
+        return []
+    head = ["what would fit", "memory", "step", "tokens/s a device"]
+    rows = [
+        [
+            one.words,
+            q(one.found.stages[one.found.peak_stage].reserved_bytes, "B"),
+            q(one.found.step_s, "s"),
+            figure(one.found.tokens_per_s_per_device),
+        ]
+        for one in found.would_fit
+    ]
+    return ["", columns(head, rows, numeric=head[1:], fold=[head[0]])]
+
+
 def shortfall(found: TrainEstimate) -> str:
     """How much memory is short, in words."""
     most = found.stages[found.peak_stage].reserved_bytes
+    away, there = max(stage.host_bytes for stage in found.stages), found.host_capacity_bytes
+    if most <= found.capacity_bytes:
+        return f"{q(away, 'B')} of {q(there, 'B')} of the host's memory for each device, {q(away - there, 'B')} short"
     return f"{q(most, 'B')} of {q(found.capacity_bytes, 'B')}, {q(most - found.capacity_bytes, 'B')} short"
 
 
 def remedy(found: TrainEstimate) -> str:
     """The nearest change that fits, in words: less kept, smaller micro-batches, more sharding."""
-    from steelyard.training.remedies import nearest_that_fits
-
-    change = nearest_that_fits(found)
-    return change or "none found; more devices, or one with more memory"
+    return found.would_fit[0].words if found.would_fit else "none found; more devices, or one with more memory"

@@ -39,18 +39,22 @@ train.cp | whole | none | least=1 most=1e+06 column | ranks that share the token
 train.ep | whole | none | least=1 most=1e+06 column | ranks that share the experts
 etp | whole | none | least=1 most=1e+06 column | tensor-parallel degree of experts (default: 1 with --ep, else tp)
 zero | whole | none | least=0 most=3 column | stage of ZeRO: 1 cuts the optimizer over data-parallel ranks, 2 gradients
-    too, 3 parameters too (FSDP) (default: the framework's)
+    too, 3 parameters too (FSDP) (default: the framework's; what is fastest where a degree is open)
 shard | whole | none | least=1 most=1e+06 column | data-parallel ranks that ZeRO cuts over; others hold copies (HSDP)
-    (default: all)
+    (default: all; or those of a node where a degree is open)
 schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dualpipe,dualpipe-v,chimera | pipeline
     schedule: 1f1b, gpipe, interleaved, zb-h1, zb-h2, zb-v, dualpipe, dualpipe-v, chimera (default: 1f1b, interleaved
     with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, full:2 (of every chunk of a
     stage 2 layers), or modules as core_attn,act,norm (default: the framework's; what fits best where a degree is open)
-train.ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pass keys and values around; the
-    others exchange heads (Ulysses) (default: all pass them around)
+loss | name | - | choices=whole,fused column | scores over the vocabulary: whole, or fused (head and loss in one kernel
+    over parts of the tokens, as Liger) (default: whole; what fits best where a degree is open)
+ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pass keys and values around; the
+    others exchange heads (Ulysses) (default: all pass them around; what is fastest where a degree is open)
 train.offload | text | - | column | what lies in the host's memory: optimizer (updated there), parameters, activations;
-    NAME:nvme on its drives
+    NAME:nvme on its drives; none (default: nothing; what the framework offers where nothing fits without)
+plan_training.offload | text | - | column | what lies in the host's memory: optimizer (updated there), parameters,
+    activations; NAME:nvme on its drives; none (default: nothing; what the framework offers where nothing fits without)
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
 [Rollouts]
@@ -100,13 +104,13 @@ plan_training.sure | text | 0.8 | show also=float | the chance with which the ru
 """
 
 PLAN_TRAINING = (
-    "model on task rank gbs seq precision optimizer framework set mbs tp pp vp cp ep zero recompute tokens epochs "
-    "samples objective by budget max_gpus sure failures checkpoint spares jitter network usd_per_hour power_price "
-    "carbon generic seed tell"
+    "model on task rank gbs seq docs precision optimizer framework set mbs tp pp vp cp ring ep zero shard recompute "
+    "loss offload host tokens epochs samples objective by budget max_gpus sure failures checkpoint spares jitter "
+    "network usd_per_hour power_price carbon generic seed tell"
 )
 TRAIN = (
     "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp zero shard "
-    "schedule recompute offload sync_every techniques tokens epochs samples trainings failures checkpoint spares "
-    "jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl "
+    "schedule recompute loss offload host sync_every techniques tokens epochs samples trainings failures checkpoint "
+    "spares jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl "
     "rollout_on rollout_tp rollout_engine stale reward reference passes"
 )

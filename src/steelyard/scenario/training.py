@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.deployment.failures import NEVER, Failures, typical_failures
-from steelyard.deployment.frameworks import Framework, find_framework, restated_facts
+from steelyard.deployment.frameworks import Framework, find_framework, frameworks, restated_facts
 from steelyard.deployment.optimizers import find_optimizer
 from steelyard.deployment.packing import packing_of
 from steelyard.deployment.recovery import (
@@ -33,7 +33,7 @@ from steelyard.deployment.train_plan import (
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.cluster import Cluster, with_network
-from steelyard.machine.host import usual_host
+from steelyard.machine.host import find_host, usual_host
 from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import fields_of
 from steelyard.scenario.network import asks_net, sets_of
@@ -124,6 +124,8 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     sequences = problems.read(sequences_of, values["gbs"], seq)
     if values["network"] and cluster is not None:
         cluster = problems.read(with_network, cluster, values["network"])
+    if values["host"] and cluster is not None:
+        cluster = replace(cluster, host=problems.read(find_host, values["host"]))
     tokens = problems.read(length_of, {**values, "seq": seq})
     problems.read(limits_of, values)
     fails = problems.read(parse_recovery, values["failures"])
@@ -132,6 +134,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     spares = problems.read(parse_spares, values["spares"], nodes)
     rewarded = read_rewarded(values, cluster, sequences, problems)
     offload = problems.read(_offload, values["offload"])
+    loss = problems.read(_loss, values["loss"], framework)
     packing = problems.read(packing_of, values["docs"], seq, values["seed"])
     problems.done()
     assert cluster is not None
@@ -174,8 +177,9 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         gbs=gbs,
         recompute=recompute[0],
         recompute_layers=recompute[1],
+        loss=loss or "whole",
         packing=packing,
-        ring=values["ring"] or 0,
+        ring=values["ring"] or int(cp > 1 and "ring" not in framework.context),
         offload=offload,
         references=int(rewarded is not None and rewarded.reference),
         critics=rewarded.critics if rewarded is not None else 0,
@@ -279,6 +283,15 @@ def _offload(text: str) -> tuple[str, ...]:
     if len({n.partition(":")[0] for n in found}) < len(found):
         raise InputError(f"expected every part once, got {show(text)}", field="offload")
     return tuple(n.removesuffix(":host") for n in found)
+
+
+def _loss(text: str, framework: Framework | None) -> str:
+    """How scores become a loss. Raises :class:`InputError`: the framework does not do so."""
+    if text == "fused" and framework is not None and not framework.fused_loss:
+        others = ", ".join(n for n, f in frameworks().items() if f.fused_loss)
+        told = f"{framework.called} has none that is fused; {others} have (or --set fused_loss=true)"
+        raise InputError(told, field="loss")
+    return text
 
 
 def length_of(values: Mapping[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, parts_of
 from steelyard.training.layouts import Layouts, Space, nearest_batch, space_of, weighed_layouts
 from steelyard.training.memory import PARTS, memory_of
-from steelyard.training.offload import NVME_BYTES_PER_S
+from steelyard.training.offload import NVME_BYTES_PER_S, host_rates
 from steelyard.training.run import Job, Prices, Run, run_of
 from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.stragglers import slowest_factor
@@ -42,6 +43,7 @@ from steelyard.workload.protocol import ends_hard
 from steelyard.workload.step import Step
 
 if TYPE_CHECKING:
+    from steelyard.training.remedies import Remedy
     from steelyard.training.rollouts import RewardedCost
 
 __all__ = [
@@ -65,6 +67,8 @@ class StageHeld:
     allocated_bytes: float
     reserved_bytes: float
     layers: float
+    host_bytes: float = 0.0
+    """In the host's memory."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,6 +98,8 @@ class TrainEstimate(Result):
     ledger: Ledger = field(default_factory=Ledger)
     run: Run | None = None
     """Of so many tokens, with failures; None where no length was given."""
+    host_capacity_bytes: float = float("inf")
+    """Of the host's memory, of each device that moves something there."""
     rewarded: RewardedCost | None = None
     """The step of a task that learns from scored answers, of which ``step_s`` is an update."""
 
@@ -129,8 +135,16 @@ class TrainEstimate(Result):
 
     @property
     def fits(self) -> bool:
-        """Whether the fullest stage fits its devices."""
-        return self.stages[self.peak_stage].reserved_bytes <= self.capacity_bytes
+        """Whether the fullest stage fits its devices, and what was moved to the host its memory."""
+        away = max(stage.host_bytes for stage in self.stages)
+        return self.stages[self.peak_stage].reserved_bytes <= self.capacity_bytes and away <= self.host_capacity_bytes
+
+    @cached_property
+    def would_fit(self) -> tuple[Remedy, ...]:
+        """Changes that fit, each with its answer, where this does not; what changes least first."""
+        from steelyard.training.remedies import remedies
+
+        return () if self.fits else remedies(self)
 
     @property
     def energy_j_per_token(self) -> float:
@@ -226,6 +240,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
             _one(s.allocated_bytes),
             _one(s.reserved_bytes),
             _one(sum(layers_on(parts, plan.pp, plan.vp, i))),
+            _one(s.host_bytes),
         )
         for i, s in enumerate(held)
     )
@@ -264,6 +279,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         cost=cost,
         ledger=ledger,
         run=run,
+        host_capacity_bytes=host_rates(cluster).capacity_bytes if plan.offload else float("inf"),
     )
 
 
@@ -318,7 +334,7 @@ def _space(scenario: TrainScenario) -> Space:
     """What is tried: where tp and pp are given, the degrees beside them are."""
     said = set(scenario.given)
     if not set(SPLITTING) & set(scenario.open):
-        said |= {*SPLITTING, *BESIDE}
+        said |= {*SPLITTING, *BESIDE, "zero", "shard", "ring", "offload"}
     return space_of(scenario.model, scenario.cluster, scenario.plan, said)
 
 
@@ -408,7 +424,10 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
     left = [name for name in scenario.open if name != "gbs"]
     if set(left) - {"dp"}:
         chosen = ", ".join(f"{name} {getattr(plan, name)}" for name in left)
-        ledger.assume(f"the fastest layout that fits: {chosen}, computed again {plan.again}")
+        named = {"zero": plan.zero, "shard": plan.shard, "loss": plan.loss, "offload": ",".join(plan.offload)}
+        beside = [f"{n} {v}" for n, v in named.items() if n not in scenario.given and v not in ("", "whole")]
+        chosen = ", ".join([chosen, f"computed again {plan.again}", *beside])
+        ledger.assume(f"the fastest layout that fits: {chosen}")
     made_for = scenario.workload.max_context
     if scenario.words.get("seq") is None and plan.seq == made_for:
         ledger.assume(f"sequences of {plan.seq} tokens, which the model was made for (--seq)")
@@ -418,9 +437,14 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
         ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
     if plan.offload:
         host = cluster.host.name if cluster.host else usual_host(cluster.machine)
-        ledger.assume(f"{', '.join(plan.offload)} in the memory of a {host} for each node")
+        room = host_rates(cluster).capacity_bytes / 2**30
+        where = f"of which a device has {room:,.0f} GiB (--host)"
+        ledger.assume(f"{', '.join(plan.offload)} in the memory of a {host} for each node, {where}")
         if any(n.endswith(":nvme") for n in plan.offload):
             ledger.assume(f"drives of a node read and write {NVME_BYTES_PER_S / 1e9:g} GB/s")
+    if plan.framework.zero_alone and plan.zero >= 2:
+        told = "published for 8 to 128 devices in one domain of links alone, where steps are answered a tenth too fast"
+        ledger.assume(f"ZeRO {plan.zero} of {plan.framework.title}: {told}")
     if plan.framework.guess:
         ledger.assume(f"of {plan.framework.called} nobody published {', '.join(plan.framework.guess)}: guessed (--set)")
 
@@ -445,5 +469,6 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     if isinstance(scenario, NetTrainScenario):
         inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp", *BESIDE)}
     else:
-        inputs["recompute"] = plan.again
+        inputs |= {"recompute": plan.again, "loss": plan.loss, "zero": plan.zero, "shard": plan.shard}
+        inputs |= {"ring": plan.around, "offload": ",".join(plan.offload) or "none"}
     return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

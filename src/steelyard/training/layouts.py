@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.energy import static_power_w
-from steelyard.deployment.train_plan import TrainPlan, batches_run, divisors, stages_run
+from steelyard.deployment.train_plan import LOSSES, TrainPlan, batches_run, divisors, stages_run
 from steelyard.machine.cluster import Cluster
 from steelyard.techniques._base import Technique
 from steelyard.training.layers import StepParts, blended, parts_of, table_of, taken
-from steelyard.training.memory import memory_of
+from steelyard.training.memory import StageMemory, memory_of
+from steelyard.training.offload import host_rates
 from steelyard.training.step import Layout, step_of
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites, Work, works_of
@@ -38,7 +39,10 @@ _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
 _AT_ONCE = 50_000
 _FULL = ("full",)
 #: Columns of a table of layouts.
-COLUMNS = ("tp", "cp", "ep", "etp", "pp", "vp", "dp", "zero", "mbs", "recompute", "recompute_layers", "count", "shard")
+COLUMNS = (
+    *("tp", "cp", "ring", "ep", "etp", "pp", "vp", "dp", "zero", "shard", "mbs"),
+    *("recompute", "recompute_layers", "loss", "offload", "count"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,13 @@ class Space:
     """Devices; empty: those of the cluster."""
     shard: int = 0
     """Replicas that ZeRO cuts over; 0: all."""
+    near: bool = False
+    """Whether parameters may be cut within a node alone (HSDP) as well."""
+    rings: tuple[str, ...] = ("ring",)
+    """How context-parallel ranks share attention; empty: as the plan says."""
+    loss: tuple[str, ...] = ("whole",)
+    offload: tuple[tuple[str, ...], ...] = ((),)
+    """What lies elsewhere; what is behind the first is tried where nothing fits with that."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -75,6 +86,8 @@ class Layouts:
     columns: Mapping[str, Any]
     recompute: tuple[tuple[str, ...], ...]
     """What the numbers of the column ``recompute`` mean."""
+    offload: tuple[tuple[str, ...], ...]
+    """The same of the column ``offload``."""
     step_s: Any
     reserved_bytes: Any
     power_w: Any
@@ -90,6 +103,7 @@ class Layouts:
         """The plan of a layout."""
         row: dict[str, Any] = {name: int(self.columns[name][i]) for name in COLUMNS if name != "count"}
         again = self.recompute[row.pop("recompute")]
+        row |= {"loss": LOSSES[row["loss"]], "offload": self.offload[row["offload"]]}
         named = "interleaved" if row["vp"] > 1 else "1f1b"
         schedule = self.plan.schedule if self.plan.schedule not in ("1f1b", "interleaved") else named
         return replace(self.plan, **row, recompute=again, schedule=schedule)
@@ -107,7 +121,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         plan: what was given, and the usual of the rest.
         given: names of fields that were given.
     """
-    workload, said = model.transformer, set(given)
+    workload, framework, said = model.transformer, plan.framework, set(given)
     domain = min(cluster.per_node, cluster.count)
     heads = [queries for queries, _ in workload.head_groups] or [1]
     keys = [k for _, k in workload.head_groups if k]
@@ -125,7 +139,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     ]
     experts = divisors(workload.experts, cluster.count) if workload.experts else [1]
 
-    def chosen(name: str, tried: Sequence[int]) -> tuple[int, ...]:
+    def chosen(name: str, tried: Iterable[int]) -> tuple[int, ...]:
         return (getattr(plan, name),) if name in said else tuple(tried)
 
     chunks = _CHUNKS if "schedule" not in said else _CHUNKS[1:] if plan.schedule == "interleaved" else (1,)
@@ -136,14 +150,24 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         vp=chosen("vp", chunks),
         cp=chosen("cp", contexts),
         ep=chosen("ep", experts),
-        zero=(plan.zero,),
+        zero=chosen("zero", dict.fromkeys((framework.zero, *framework.zeros))),
         shard=plan.shard if "shard" in said else 0,
+        near="shard" not in said,
+        rings=() if "ring" in said else framework.context,
+        loss=(plan.loss,) if "loss" in said or not framework.fused_loss else LOSSES,
+        offload=(plan.offload,) if "offload" in said else ((), *_elsewhere(plan)),
         mbs=chosen("mbs", [d for d in _powers(_MOST_MBS) if d <= plan.gbs]),
         recompute=ways[0],
         some_layers=ways[1],
         dp=plan.dp if "dp" in said else 0,
         etp=plan.etp if "etp" in said else 0,
     )
+
+
+def _elsewhere(plan: TrainPlan) -> list[tuple[str, ...]]:
+    """What the framework may move to the host's memory: states of adapters are too few to be worth it."""
+    found = [tuple(text.split(",")) for text in plan.framework.offloads]
+    return [names for names in found if not (plan.frozen and "optimizer" in names)]
 
 
 #: What a model must have for a module to be worth computing again.
@@ -187,7 +211,8 @@ def weighed_layouts(
     plans, rows = _legal(model, cluster, plan, space)
     if not len(rows["pp"]):
         empty = np.zeros(0)
-        return Layouts(plan, dict.fromkeys(COLUMNS, empty), space.recompute, empty, empty, empty, 0, False)
+        columns = dict.fromkeys(COLUMNS, empty)
+        return Layouts(plan, columns, space.recompute, space.offload, empty, empty, empty, 0, False)
     graph = model.transformer.graph(Step.prefill(sizes, float(plan.seq), logits=sizes * plan.seq))
     works = works_of(graph, plans, cluster, sites)
     ways = _worth(works[0], space.recompute)
@@ -198,17 +223,30 @@ def weighed_layouts(
     table = table_of(made, len(ways), len(sizes))
     for technique in techniques:
         table = technique.training_parts(table, plan)
-    blocks = [_weighed(some, table, plan, ways, space, most_bytes) for some in _blocks(rows)]
-    fits = any(block["fits"].any() for block in blocks)
-    rows = {name: np.concatenate([b[name][b["fits"]] if fits else b[name] for b in blocks]) for name in blocks[0]}
-    weighed = sum(int(b["weighed"][0]) for b in blocks)
+    plans = [replace(plan, offload=names) for names in space.offload]
+    most_host = host_rates(cluster).capacity_bytes if any(space.offload) else np.inf
+    found: list[dict[str, Any]] = []
+    weighed = 0
+    for i, away in enumerate(plans):
+        blocks = [_weighed(some, table, away, ways, space, (most_bytes, most_host)) for some in _blocks(rows)]
+        found += [{**block, "offload": np.full(len(block["pp"]), i)} for block in blocks]
+        weighed += sum(int(b["weighed"][0]) for b in blocks)
+        if i == 0:  # on so many devices as nothing fits with that
+            fit = np.concatenate([block["count"][block["fits"]] for block in blocks])
+            rows = {name: values[~np.isin(rows["count"], fit)] for name, values in rows.items()}
+    fits = any(block["fits"].any() for block in found)
+    rows = {name: np.concatenate([b[name][b["fits"]] if fits else b[name] for b in found]) for name in found[0]}
     if not fits:
         least = [int(np.argmin(rows["reserved"]))]
         rows = {name: values[least] for name, values in rows.items()}
-    priced = [_priced(some, table, plan, cluster, sites, links, ways) for some in _blocks(rows)]
+    priced = [
+        _priced(some, table, away, cluster, sites, links, ways)
+        for i, away in enumerate(plans)
+        for some in _blocks({name: values[rows["offload"] == i] for name, values in rows.items()})
+    ]
     step_s, power_w = (np.concatenate([p[i] for p in priced]) for i in (0, 1))
     columns = {name: rows[name] for name in COLUMNS}
-    return Layouts(plan, columns, ways, step_s, rows["reserved"], power_w, weighed, fits)
+    return Layouts(plan, columns, ways, space.offload, step_s, rows["reserved"], power_w, weighed, fits)
 
 
 def _blocks(rows: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -231,13 +269,20 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
     pairs = [(pp, vp) for pp, vp in product(some, space.vp) if _shared_out(depth, pp, vp)]
     if not pairs:
         return [], {"pp": np.zeros(0)}
-    axes = np.meshgrid(counts, np.arange(len(pairs)), space.zero, np.arange(len(space.mbs)), indexing="ij")
-    count, pair, zero, size = (a.ravel() for a in axes)
+    near = (False, True) if space.near and 3 in space.zero else (False,)
+    axes = np.meshgrid(counts, np.arange(len(pairs)), space.zero, np.arange(len(space.mbs)), near, indexing="ij")
+    count, pair, zero, size, inside = (a.ravel() for a in axes)
     pp, vp = np.array(pairs).T[:, pair]
     mbs = np.array(space.mbs)[size]
     plans: list[TrainPlan] = []
     found: list[dict[str, Any]] = []
-    for tp, cp, ep in product(space.tp, space.cp, space.ep):
+    splits = [
+        (tp, cp, ring, ep, loss)
+        for tp, cp in product(space.tp, space.cp)
+        for ring in _rings(model, cluster, plan, space, tp, cp)
+        for ep, loss in product(space.ep, space.loss)
+    ]
+    for tp, cp, ring, ep, loss in splits:
         etp = space.etp or (1 if ep > 1 else tp)
         whole = count // (tp * cp * pp)
         legal = (tp * cp * pp * whole == count) & (whole >= 1) & ((tp * cp * whole) % (ep * etp) == 0)
@@ -245,6 +290,10 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
             legal &= whole == space.dp
         if space.shard:
             legal &= whole % space.shard == 0
+        shard = np.where(inside, max(1, cluster.per_node // (tp * cp)), space.shard or whole)
+        legal &= ~inside | ((zero == 3) & (shard > 1) & (shard < whole) & (whole % np.maximum(shard, 1) == 0))
+        if plan.framework.zero_alone:
+            legal &= (zero < 2) | (pp == 1)
         at_once = np.maximum(mbs * whole, 1)
         micro = plan.gbs // at_once
         legal &= (plan.gbs % at_once == 0) & ((vp == 1) | (micro % pp == 0)) & batches_run(plan.schedule, pp, micro)
@@ -254,12 +303,26 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
         one = {"split": np.full(len(kept), len(plans)), "tp": np.full(len(kept), tp), "cp": np.full(len(kept), cp)}
         one |= {"ep": np.full(len(kept), ep), "etp": np.full(len(kept), etp), "mbs": mbs[kept], "size": size[kept]}
         one |= {"pp": pp[kept], "vp": vp[kept], "dp": whole[kept], "zero": zero[kept], "count": count[kept]}
-        one |= {"shard": np.full(len(kept), space.shard) if space.shard else whole[kept], "micro_batches": micro[kept]}
-        plans.append(replace(plan, tp=tp, cp=cp, ep=ep, etp=etp))
+        one |= {"shard": shard[kept], "micro_batches": micro[kept]}
+        one |= {"ring": np.full(len(kept), ring), "loss": np.full(len(kept), LOSSES.index(loss))}
+        plans.append(replace(plan, tp=tp, cp=cp, ring=ring, ep=ep, etp=etp, loss=loss))
         found.append(one)
     if not found:
         return [], {"pp": np.zeros(0)}
     return plans, {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+
+
+def _rings(model: Model, cluster: Cluster, plan: TrainPlan, space: Space, tp: int, cp: int) -> list[int]:
+    """Of so many context-parallel ranks, those that may pass keys and values around (0: all of them)."""
+    if not space.rings:
+        return [plan.ring] if not plan.ring or cp % plan.ring == 0 else []
+    if cp == 1:
+        return [0]
+    near = max(1, min(cp, cluster.per_node // tp))
+    tried = {"ring": 0, "heads": 1, "mixed": cp // near if cp % near == 0 and 1 < near < cp else 0}
+    found = dict.fromkeys(tried[name] for name in space.rings)
+    queries = [q for q, _ in model.transformer.head_groups]
+    return [ring for ring in found if not ring or all(q % (tp * (cp // ring)) == 0 for q in queries)]
 
 
 def _shared_out(depth: int, pp: int, vp: int) -> bool:
@@ -292,14 +355,19 @@ def _named(plan: TrainPlan) -> TrainPlan:
     return replace(plan, schedule="interleaved") if plan.schedule == "1f1b" else plan
 
 
-def _reserved(parts: StepParts, plan: TrainPlan, rows: Mapping[str, Any]) -> Any:
+def _held(stage: StageMemory, most_host: float) -> Any:
+    """What a stage holds; without end where the host has no room for what was moved there."""
+    return np.where(np.asarray(stage.host_bytes) > most_host, np.inf, stage.reserved_bytes)
+
+
+def _reserved(parts: StepParts, plan: TrainPlan, rows: Mapping[str, Any], most_host: float) -> Any:
     """``[stages, layouts]``: of the first and the last stage, and of the first that has all of its layers of a kind."""
     last, layout = rows["pp"] - 1, _layout(rows)
     each = sum(k.count for k in parts.layers) / rows["pp"]
     starts = np.cumsum([kind.count for kind in parts.layers])[:-1]  # of every other kind of layers
     runs = [np.ceil(start / each) + more for start in starts for more in (0, 1)]
     places = [0 * last, *(np.minimum(np.maximum(1, at), last) for at in (1, *runs)), last]
-    held = [memory_of(parts, _named(plan), at, layout).reserved_bytes for at in places]
+    held = [_held(memory_of(parts, _named(plan), at, layout), most_host) for at in places]
     return np.stack(np.broadcast_arrays(*held, np.zeros(len(last)))[:-1])
 
 
@@ -309,12 +377,18 @@ def _weighed(
     plan: TrainPlan,
     ways: Sequence[tuple[str, ...]],
     space: Space,
-    most_bytes: float,
+    most: tuple[float, float],
 ) -> dict[str, Any]:
-    """Layouts with what they compute again: those that fit, or if none does all; ``fits`` says which."""
-    each = [_reserved(taken(table, rows["split"], way, rows["size"]), plan, rows) for way in range(len(ways))]
-    most = np.stack([held.max(axis=0) for held in each])
-    fits = most <= most_bytes
+    """Layouts with what they compute again: those that fit, or if none does all; ``fits`` says which.
+
+    ``most`` are bytes of a device and of its share of the host.
+    """
+    most_bytes, most_host = most
+    each = [
+        _reserved(taken(table, rows["split"], way, rows["size"]), plan, rows, most_host) for way in range(len(ways))
+    ]
+    held = np.stack([one.max(axis=0) for one in each])
+    fits = held <= most_bytes
     timed = fits.copy()
     if () in ways:  # nothing that fits is made faster by computing more again
         timed &= ~fits[ways.index(())] | (np.array([not way for way in ways])[:, None])
@@ -323,7 +397,7 @@ def _weighed(
     made |= {
         "recompute": way,
         "recompute_layers": np.zeros_like(way),
-        "reserved": most[way, row],
+        "reserved": held[way, row],
         "fits": fits[way, row],
     }
     looked = fits.size
@@ -332,18 +406,21 @@ def _weighed(
         between = np.flatnonzero(fits[full] & ~fits[nothing])
         looked += len(between)
         if len(between):
-            some = _some_layers({n: v[between] for n, v in rows.items()}, table, plan, nothing, full, most_bytes)
+            some = _some_layers(
+                {n: v[between] for n, v in rows.items()}, table, plan, nothing, full, (most_bytes, most_host)
+            )
             made = {name: np.concatenate([made[name], some[name]]) for name in made}
     return {**made, "weighed": np.full(len(made["pp"]), looked)}
 
 
 def _some_layers(
-    rows: Mapping[str, Any], table: StepParts, plan: TrainPlan, nothing: int, full: int, most_bytes: float
+    rows: Mapping[str, Any], table: StepParts, plan: TrainPlan, nothing: int, full: int, most: tuple[float, float]
 ) -> dict[str, Any]:
     """Layouts that fit with as few layers computed again as it takes."""
+    most_bytes, most_host = most
     less, more = (taken(table, rows["split"], way, rows["size"]) for way in (nothing, full))
     each = sum(k.count for k in table.layers) / (rows["pp"] * rows["vp"])
-    none, whole = (_reserved(blended(less, more, part), plan, rows) for part in (0.0, 1.0))
+    none, whole = (_reserved(blended(less, more, part), plan, rows, most_host) for part in (0.0, 1.0))
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.where(none > most_bytes, (none - most_bytes) / (none - whole), 0.0).max(axis=0)
     layers = np.ceil(share * each * (1.0 - 1e-12))
@@ -351,7 +428,7 @@ def _some_layers(
     rows = {name: values[some] for name, values in rows.items()}
     layers, each = layers[some], each[some]
     less, more = (taken(table, rows["split"], way, rows["size"]) for way in (nothing, full))
-    held = _reserved(blended(less, more, layers / each), plan, rows).max(axis=0)
+    held = _reserved(blended(less, more, layers / each), plan, rows, most_host).max(axis=0)
     found = {**rows, "recompute": np.full(len(some), full), "recompute_layers": layers.astype(np.int64)}
     found |= {"reserved": held, "fits": held <= most_bytes}
     return {name: values[found["fits"]] for name, values in found.items()}

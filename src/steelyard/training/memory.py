@@ -16,7 +16,7 @@ import numpy as np
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.training.layers import StepParts
 from steelyard.training.schedule import in_flight
-from steelyard.training.step import Layout, held_on, layers_on
+from steelyard.training.step import Layout, ends_on, held_on, layers_on
 
 __all__ = ["PARTS", "StageMemory", "memory_of"]
 
@@ -36,6 +36,8 @@ class StageMemory:
     allocated_bytes: Any
     reserved_bytes: Any
     """With what allocators hold beside it, and what lies outside of them."""
+    host_bytes: Any = 0.0
+    """In the memory of the host, of what was moved there."""
 
 
 def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | None = None) -> StageMemory:
@@ -67,8 +69,12 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     most = _most([k.weights + k.expert_weights for k in parts.layers])
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
+    if kept_wide := 2.0 - stored if plan.task == "qlora" else 0.0:  # embedding and head are not cut to few bits
+        weights = weights + kept_wide * ends_on(parts, layout, stage) / by_weights[0]
     weights = weights * models + 2.0 * plan.references * (dense / by_weights[0] + experts / by_weights[1])
-    if plan.away("parameters"):  # the layer that runs and the one that is fetched
+    host: Any = 0.0
+    if place := plan.away("parameters"):  # the layer that runs and the one that is fetched
+        host = host + weights * (place == "host")
         weights = np.minimum(weights, GATHERED_LAYERS * most * stored / by_weights[0])
     buffers: Any = framework.buffer_bytes
     buffers = buffers + np.where(gathers, most * (GATHERED_LAYERS * stored + (0.0 if plan.frozen else kept)), 0.0)
@@ -81,6 +87,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     rows = layers_on(parts, layout.pp, layout.vp, stage)
     layers: Any = sum((n * k.kept_bytes for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     if plan.away("activations"):
+        host = host + layers * flight
         layers = np.minimum(layers, GATHERED_LAYERS * _most([k.kept_bytes for k in parts.layers]))
         flight = np.ones(1)
     # the layer that is computed again keeps everything for a moment
@@ -96,10 +103,13 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
         "logits": np.where(last, parts.logits * framework.logit_bytes, 0.0),
         "buffers": buffers,
     }
-    if plan.away("optimizer"):
+    if place := plan.away("optimizer"):
+        host = host + (found["optimizer"] + found["gradients"]) * (place == "host")
         found |= {"optimizer": 0.0 * found["optimizer"], "gradients": 0.0 * found["gradients"]}
+    devices = np.asarray(layout.tp) * layout.pp * layout.cp * layout.dp
+    outside = framework.context_bytes + np.where(devices > 1, framework.communicator_bytes, 0.0)
     allocated: Any = sum((np.asarray(v, dtype=np.float64) for v in found.values()), np.float64(0.0))
-    return StageMemory(found, allocated, allocated * framework.reserved_frac + framework.context_bytes)
+    return StageMemory(found, allocated, allocated * framework.reserved_frac + outside, host)
 
 
 def _most(values: list[Any]) -> Any:

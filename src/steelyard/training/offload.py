@@ -26,6 +26,8 @@ __all__ = ["NVME_BYTES_PER_S", "UPDATE_FRAC", "HostRates", "host_rates", "link_r
 
 #: Of the host's bandwidth, what an update on all its cores sustains (guess: 0.6 to 0.8 of streams).
 UPDATE_FRAC = 0.7
+#: Of the memory of a server with several devices where none is named, bytes (guess: DGX A100, H100 and B200 have 2 TB).
+SERVER_BYTES = 2e12
 #: Of the drives of a node together, reading or writing (guess: eight drives of some 3 GB/s).
 NVME_BYTES_PER_S = 25e9
 
@@ -99,5 +101,6 @@ def host_rates(cluster: Cluster) -> HostRates:
         link_rate(cluster),
         UPDATE_FRAC * memory.bandwidth_bytes_per_s / shared,
         NVME_BYTES_PER_S / shared,
-        memory.capacity_bytes / shared,
+        (SERVER_BYTES if cluster.host is None and shared > 1 and cluster.machine.node else memory.capacity_bytes)
+        / shared,
     )

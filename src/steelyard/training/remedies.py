@@ -1,60 +1,96 @@
-"""The nearest change of a layout that fits: computing more again, smaller micro-batches, more sharding."""
+"""What would make a training fit that does not: changes of what was asked, each answered as ``train`` answers it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
-from steelyard.deployment.train_plan import SPLITTING, TrainPlan, layout_problems
+from steelyard.deployment.train_plan import SPLITTING
+from steelyard.errors import InputError
+from steelyard.scenario.training import read_train_scenario
 from steelyard.training.estimate import TrainEstimate, answer_train
 
-__all__ = ["nearest_that_fits"]
+__all__ = ["Remedy", "remedies"]
 
-#: Sequences no shorter than this are proposed to be halved.
+#: Sequences no shorter than this are proposed, as they are or halved.
 _SHORT = 1024
+#: Framework that cuts states over devices, where the usual one keeps them whole on each.
+_CUTS = "fsdp"
 
 
-def _changes(plan: TrainPlan) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Changes in the order of what they cost, with the words that ask for them."""
-    more: dict[str, dict[str, Any]] = (
-        {"--recompute full": {"recompute": ("full",), "recompute_layers": 0}} if plan.again != "full" else {}
-    )
-    smaller: dict[str, dict[str, Any]] = {"--mbs 1": {"mbs": 1}} if plan.mbs > 1 else {}
-    cut: dict[str, dict[str, Any]] = {"--zero 3": {"zero": 3}} if plan.zero < 3 and plan.dp > 1 else {}
-    yield from {**cut, **smaller, **more}.items()
-    for a, b in ((cut, more), (cut, smaller), (smaller, more)):
-        for (x, first), (y, second) in ((p, r) for p in a.items() for r in b.items()):
-            yield f"{x} {y}", {**first, **second}
-    if not plan.frozen and not plan.offload:
-        yield "--offload optimizer", {"offload": ("optimizer",)}
-        for x, first in (smaller | more).items():
-            yield f"--offload optimizer {x}", {"offload": ("optimizer",), **first}
+@dataclass(frozen=True, eq=False, slots=True)
+class Remedy:
+    """A change that fits."""
+
+    words: str
+    """As the command line reads it."""
+    found: TrainEstimate
+
+
+def remedies(found: TrainEstimate) -> tuple[Remedy, ...]:
+    """Of every kind of change the first that fits, what changes least first: the layout, formats of weights and
+    states, lengths, the host's memory, more devices."""
+    changes = []
+    for kind in _kinds(found):
+        for change in kind:
+            one = _answered(found, change)
+            if one is not None and one.fits:
+                changes.append(Remedy(_said(change), one))
+                break
+    return tuple(changes)
+
+
+def _answered(found: TrainEstimate, change: dict[str, Any]) -> TrainEstimate | None:
+    words = {n: v for n, v in found.scenario.words.items() if n not in ("tokens", "samples", "epochs")}
+    try:
+        return answer_train(read_train_scenario({**words, **change}))
+    except InputError:
+        return None
+
+
+def _said(change: dict[str, Any]) -> str:
+    return " ".join(f"--{name.replace('_', '-')} {value}" for name, value in change.items())
+
+
+def _kinds(found: TrainEstimate) -> Iterator[list[dict[str, Any]]]:
+    """Changes by kind; what was left open was looked through already and is not proposed."""
+    scenario, plan = found.scenario, found.scenario.plan
+    given, framework, count = scenario.given, plan.framework, scenario.cluster.count
+    searched = bool({"mbs", *SPLITTING} & set(scenario.open))
+    single: list[dict[str, Any]] = []
+    if plan.zero < 3 and plan.dp > 1 and 3 in framework.zeros and ("zero" in given or not searched):
+        single.append({"zero": 3})
+    if framework.fused_loss and plan.loss == "whole" and ("loss" in given or not searched):
+        single.append({"loss": "fused"})
+    if plan.mbs > 1 and "mbs" in given:
+        single.append({"mbs": 1})
+    if plan.again != "full" and ("recompute" in given or not searched):
+        single.append({"recompute": "full"})
+    pairs = [a | b for i, a in enumerate(single) for b in single[i + 1 :]]
+    whole = {k: v for one in single for k, v in one.items()}
+    least = [*single, *pairs, *([whole] if len(single) > 2 else [])]
+    yield least
+    best: list[dict[str, Any]] = [{}, whole] if whole else [{}]
+
+    def tried(*changes: dict[str, Any]) -> list[dict[str, Any]]:
+        return [change | more for change in changes for more in best]
+
     if plan.task == "lora":
-        yield "--task qlora", {"task": "qlora"}
-        for x, first in more.items():
-            yield f"--task qlora {x}", {"task": "qlora", **first}
-    if plan.seq > _SHORT:
-        yield f"--seq {plan.seq // 2}", {"seq": plan.seq // 2, **next(iter(more.values()), {})}
-    for degree in SPLITTING:
-        size = getattr(plan, degree)
-        for times in (2, 4, 8):
-            if plan.dp % times == 0:
-                changed: dict[str, Any] = {degree: size * times, "dp": plan.dp // times, "shard": plan.dp // times}
-                yield f"--{degree} {size * times}", changed
-                for x, first in more.items():
-                    yield f"--{degree} {size * times} {x}", {**changed, **first}
-
-
-def nearest_that_fits(found: TrainEstimate) -> str:
-    """The cheapest of a few changes that fits, as arguments; empty where none does."""
-    scenario = found.scenario
-    for words, change in _changes(scenario.plan):
-        plan = replace(scenario.plan, **change)
-        if plan.etp > 1:
-            plan = replace(plan, etp=plan.tp)
-        if list(layout_problems(plan, scenario.workload, scenario.cluster.count)):
-            continue
-        if answer_train(replace(scenario, plan=plan, open=())).fits:
-            return words
-    return ""
+        yield tried({"task": "qlora"})
+    elif not plan.frozen and plan.optimizer.name.startswith("adamw"):
+        yield tried({"optimizer": "adamw8bit"}, {"optimizer": "adafactor"})
+    if plan.task == "sft":
+        yield tried({"task": "lora"}, {"task": "qlora"})
+    halves = [plan.seq // 2**i for i in range(1, 20) if plan.seq // 2**i >= _SHORT]
+    yield tried(*({"seq": seq} for seq in halves))
+    yield tried(*({"offload": text} for text in framework.offloads if not searched and "offload" not in given))
+    if not any("optimizer" in text for text in framework.offloads) and "offload" not in given and not plan.frozen:
+        yield [{"framework": "deepspeed", "offload": text} for text in ("optimizer", "optimizer,parameters")]
+    splits = [{name: getattr(plan, name) * n} for name in SPLITTING for n in (2, 4, 8) if name in given]
+    yield tried(*splits)
+    more = [count * 2**i for i in range(1, 8)]
+    name = scenario.cluster.machine.name
+    cut: dict[str, Any] = {} if framework.zeros or plan.zero else {"framework": _CUTS}
+    if not {"dp", "shard"} & given:
+        yield tried(*({"on": f"{name}:{n}", **cut} for n in more))

@@ -183,7 +183,7 @@ def _scoring(found: TrainEstimate, step: RewardedStep) -> dict[str, float]:
 def _static_bytes(found: TrainEstimate) -> float:
     """That the fullest device holds for training between two steps."""
     held = (sum(s.parts[n] for n in ("weights", "gradients", "optimizer")) for s in found.stages)
-    return max(held) + found.scenario.plan.framework.context_bytes
+    return max(held) + found.scenario.plan.outside_bytes
 
 
 def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:

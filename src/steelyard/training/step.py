@@ -21,7 +21,7 @@ from steelyard.training.offload import host_rates
 from steelyard.training.schedule import bubble_s
 from steelyard.training.traffic import Links
 
-__all__ = ["BREAKDOWN", "Layout", "StepCost", "held_on", "layers_on", "step_of"]
+__all__ = ["BREAKDOWN", "Layout", "StepCost", "ends_on", "held_on", "layers_on", "step_of"]
 
 #: Parts of a step, in words.
 BREAKDOWN: Mapping[str, str] = {
@@ -134,9 +134,13 @@ def held_on(parts: StepParts, layout: Layout, stage: Any) -> tuple[Any, Any, Any
     dense: Any = sum((n * k.weights for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     experts: Any = sum((n * k.expert_weights for n, k in zip(rows, parts.layers, strict=True)), 0.0)
     adapters: Any = sum((n * k.adapters for n, k in zip(rows, parts.layers, strict=True)), 0.0)
-    for end, holds in ((parts.first, stage == 0), (parts.last, stage == np.asarray(layout.pp) - 1)):
-        dense = dense + np.where(holds, end.weights, 0.0)
-    return dense, experts, adapters
+    return dense + ends_on(parts, layout, stage), experts, adapters
+
+
+def ends_on(parts: StepParts, layout: Layout, stage: Any) -> Any:
+    """Elements of a rank on a stage that are no layer's: embedding and head."""
+    at_end = np.equal(stage, np.asarray(layout.pp) - 1)
+    return np.where(np.equal(stage, 0), parts.first.weights, 0.0) + np.where(at_end, parts.last.weights, 0.0)
 
 
 def step_of(

@@ -24,6 +24,7 @@ from steelyard.deployment.sharding import SPLIT_BY_TP, shard, split_ranks
 from steelyard.deployment.train_plan import TrainPlan
 from steelyard.machine.cluster import Cluster
 from steelyard.training.asked import Asked, asked, found
+from steelyard.training.head import FUSED_LOGIT_BYTES, loss_asks, rows_at_once
 from steelyard.workload.backward import gradients, saved
 from steelyard.workload.graph import Graph
 from steelyard.workload.op import Array, Op
@@ -110,12 +111,12 @@ def works_of(graph: Graph, plans: Sequence[TrainPlan], cluster: Cluster, sites: 
     """The same under several plans that differ in the degrees that split a layer: what they share is priced once."""
     groups = [[op for _, op in g] for _, g in groupby(enumerate(graph.ops), key=lambda x: x[1].fuse or x[0])]
     routed = [any("e" in op.ranks for op in group) for group in groups]
-    known: dict[tuple[int, ...], list[Pending]] = {}
+    known: dict[tuple[Any, ...], list[Pending]] = {}
     wanted = []
     for plan in plans:
         pending: list[Pending] = []
         for i, group in enumerate(groups):
-            key = (i, plan.tp, plan.cp, *((plan.ep, plan.etp) if routed[i] else ()))
+            key = (i, plan.tp, plan.cp, plan.around > 1, plan.loss, *((plan.ep, plan.etp) if routed[i] else ()))
             if key not in known:
                 known[key] = list(_group(group, plan, cluster, sites))
             pending += known[key]
@@ -147,6 +148,8 @@ def _group(whole: Sequence[Op], plan: TrainPlan, cluster: Cluster, sites: Sites)
             yield _product(one, op, plan, sites)
             if not _stage(op) and _adapted(op, plan):
                 yield _adapter(one, op, plan, sites)
+            if not _stage(op) and plan.task == "qlora":
+                yield _widened(op, plan, sites)
 
 
 def _weight(op: Op) -> bool:
@@ -196,12 +199,18 @@ def _weights(op: Op) -> Array:
 
 def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     m, n, k, groups = op.gemm_shape()
-    m = np.asarray(m) / plan.cp
+    rows = m = np.asarray(m) / plan.cp
     head = op.block in ("head", "embedding") or op.name.endswith("router")
     site = sites.wide if head else sites.products
-    precision = "bf16" if head else plan.precision
-    asks = tuple(asked(_dense, m, n, k, groups, which=w, precision=precision, site=site) for w in PASSES)
-    slower = 1.0 / plan.framework.products_share.get(site.family, 1.0)
+    slower: Any = 1.0 / plan.framework.products_share.get(site.family, 1.0)
+    words: dict[str, Any] = {"precision": "bf16" if head else plan.precision, "site": site}
+    facts = {"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)}
+    facts["adapters"] = plan.rank * (n + k) * _adapted(op, plan)
+    if plan.loss == "fused" and op.block == "head":
+        rows = rows_at_once(m, n, k)
+        slower, words = slower * m / rows, {**words, "gradient_bits": 16.0}
+        facts["logits"] = rows * n * FUSED_LOGIT_BYTES / plan.framework.logit_bytes
+    asks = tuple(asked(_dense, rows, n, k, groups, which=w, **words) for w in PASSES)
     sums = bool(set(op.reduced) & set(split_ranks(whole, plan.lowering)))
     work = Work(
         op.name,
@@ -214,14 +223,7 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
         kept_bytes=_input_kept(op, plan, head) + _mask(op, plan, sums or plan.tp == 1),
         reduces=sums,
         again=_modules(op),
-        facts={
-            "m": m,
-            "n": n,
-            "k": k,
-            "tokens": _tokens(op) / plan.cp,
-            "width": _width(op),
-            "adapters": plan.rank * (n + k) * _adapted(op, plan),
-        },
+        facts=facts,
     )
     return Pending(work, asks, slower)
 
@@ -249,6 +251,12 @@ def _adapter(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     asks = tuple(asked(elementwise_time, width * x, site=sites.vector) for x in (k + 3.0 * n, 3.0 * k + 2.0 * n))
     flops = 2.0 * m * plan.rank * (n + k)
     return Pending(Work(f"{op.name}_adapter", "elementwise", op.block, op.count, flops=flops, again=_modules(op)), asks)
+
+
+def _widened(op: Op, plan: TrainPlan, sites: Sites) -> Pending:
+    """Weights in few bits written in 16 before a product reads them, forward and backward."""
+    once = asked(elementwise_time, _weights(op) * (find_format("nf4").stored_bits / 8 + 2.0), site=sites.vector)
+    return Pending(Work(f"{op.name}.widened", "elementwise", op.block, op.count, again=_modules(op)), (once, once))
 
 
 def _dense(m: Any, n: Any, k: Any, groups: Any, **words: Any) -> KernelTime:
@@ -385,9 +393,9 @@ def _elementwise(op: Op, plan: TrainPlan, sites: Sites) -> Pending:
 def _loss(op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     """Softmax and cross entropy over the vocabulary, forward and backward."""
     logits = np.asarray(op.size("t"), dtype=np.float64) * op.size("v") / plan.cp
-    half = asked(elementwise_time, logits * plan.framework.loss_bytes / 2.0, site=sites.vector)
-    facts = {"logits": logits}
-    return Pending(Work("loss", "elementwise", "head", 1, "last", flops=logits * 12.0, facts=facts), (half, half))
+    facts = {} if plan.loss == "fused" else {"logits": logits}
+    work = Work("loss", "elementwise", "head", 1, "last", flops=logits * 12.0, facts=facts)
+    return Pending(work, loss_asks(logits, plan, sites.vector))
 
 
 def _attention(ops: Sequence[Op], plan: TrainPlan, sites: Sites) -> Pending:

@@ -179,6 +179,6 @@ def allocated_memory(found: Any, words: Words) -> tuple[float, float, float]:
 
 def reserved_memory(found: Any, words: Words) -> tuple[float, float, float]:
     """Bytes that the allocator holds there, without what lies outside of it."""
-    beside = float(found.scenario.plan.framework.context_bytes)
+    beside = float(found.scenario.plan.outside_bytes)
     low, high = (float(end) - beside for end in found.interval["peak_memory_bytes"])
     return max(float(stage.reserved_bytes) for stage in found.stages) - beside, low, high
