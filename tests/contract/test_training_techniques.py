@@ -18,6 +18,8 @@ TEXTS = {
     "critic": "critic",
     "cxl-memory": "cxl-memory:2,share=0.5",
 }
+#: Of models with scans, whose ranks share a sequence.
+OF_SCANS = {"state-exchange"}
 #: Words that a technique needs.
 NEEDS: dict[str, dict[str, Any]] = {"cxl-memory": {"offload": "optimizer"}}
 #: Of replicas: on eight devices that reduce their gradients over a slow network.
@@ -40,7 +42,7 @@ def _trained(*techniques: str, **words: Any) -> Any:
 
 def test_every_technique_of_training_is_tested_here() -> None:
     every = (n for n in TECHNIQUES if TECHNIQUES.built_in(n) and TECHNIQUES.get(n).of_training)
-    assert set(TEXTS) | set(OF_REPLICAS) == {n for n in every if not TECHNIQUES.get(n).mechanism}
+    assert set(TEXTS) | set(OF_REPLICAS) | OF_SCANS == {n for n in every if not TECHNIQUES.get(n).mechanism}
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -156,3 +158,17 @@ def test_a_critical_batch_doubles_the_tokens_and_needs_a_run() -> None:
     assert _replicas(f"large-batch:{batch}").run.tokens == pytest.approx(2e9)
     with pytest.raises(InputError, match="give --tokens"):
         _replicas("large-batch", tokens="", failures="")
+
+
+def test_ranks_of_a_sequence_share_states_of_a_size_that_its_length_does_not_change() -> None:
+    words: dict[str, Any] = {"gbs": 1, "tp": 1, "pp": 1, "dp": 1, "cp": 8, "mbs": 1, "set": "cp_exposed=1"}
+
+    def shared(seq: int, *techniques: str) -> float:
+        found = sy.train("mamba2-130m", "a100_sxm:8", seq=seq, techniques=list(techniques), **words)
+        return found.breakdown_s["cp"]
+
+    assert 0 < shared(65536) == pytest.approx(shared(131072))
+    assert shared(65536) < shared(65536, "state-exchange:ring") < shared(65536, "state-exchange:keys")
+    assert shared(131072, "state-exchange:keys") > 1.8 * shared(65536, "state-exchange:keys")
+    with pytest.raises(InputError, match="models with scans"):
+        _trained("state-exchange")

@@ -123,6 +123,9 @@ class TrainPlan:
     """Documents in a sequence; None: one of its length."""
     ring: int = 0
     """Of the context-parallel ranks, those that pass keys and values around, the others exchange heads; 0: all."""
+    states: str = "gather"
+    """How context-parallel ranks share states of scans: ``gather``, ``ring`` (one after the other), ``keys`` (what
+    makes them goes around)."""
     offload: tuple[str, ...] = ()
     """What lies elsewhere, of :data:`AWAY`, with ``:nvme`` where on drives."""
     references: int = 0

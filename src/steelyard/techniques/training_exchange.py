@@ -28,6 +28,10 @@
 ``robust-aggregation``
     Gradients of all ``n`` replicas are looked at side by side, so that wrong ones do not count: each of ``iterations``
     of least squares reads them all, ``4 n`` bytes of a parameter, and nothing can be added up on the way.
+``state-exchange``
+    Of scans and linear attention over context-parallel ranks. Without it every rank gathers the states of all, of a size
+    that no length changes (LASP-2). ``ring``: a state goes from rank to rank, and each waits for the one before (LASP);
+    ``keys``: the keys and values that make it go around as in ring attention.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
-from steelyard.errors import Problem
+from steelyard.errors import Problem, UnknownName
 from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques._training import OfTraining
 from steelyard.training.stragglers import slowest_factor
@@ -50,6 +54,7 @@ __all__ = [
     "LocalSgd",
     "RobustAggregation",
     "StaleGradients",
+    "StateExchange",
 ]
 
 
@@ -267,3 +272,32 @@ class RobustAggregation(OfTraining, Technique):
     def training(self, scenario: Any) -> Any:
         """See :class:`OnTraining`."""
         return _exchanging(scenario, gathered=True, bytes=4.0 * scenario.plan.dp * (self.iterations + 1))
+
+
+@dataclass(frozen=True)
+class StateExchange(OfTraining, Technique):
+    """See the module's text."""
+
+    name: ClassVar[str] = "state-exchange"
+    effect: ClassVar[str] = "ranks of a sequence hand states of scans on one by one, or pass keys and values around"
+    paper: ClassVar[Citation] = Citation(
+        "LASP-2: rethinking sequence parallelism for linear attention and its hybrid", "arXiv:2502.07563"
+    )
+    first: ClassVar[str] = "kind"
+
+    kind: Annotated[str, "ring or keys"] = "ring"
+
+    def problems(self) -> list[Problem]:
+        """An unknown kind."""
+        known = ("ring", "keys")
+        return [] if self.kind in known else [Problem(self.name, UnknownName("kind", self.kind, known).message)]
+
+    def training_problems(self, scenario: Any) -> list[Problem]:
+        """See :class:`OnTraining`."""
+        if not scenario.workload.state_bytes:
+            return [*super().training_problems(scenario), Problem(self.name, "it is of models with scans")]
+        return super().training_problems(scenario)
+
+    def training(self, scenario: Any) -> Any:
+        """See :class:`OnTraining`."""
+        return replace(scenario, plan=replace(scenario.plan, states=self.kind))

@@ -173,6 +173,11 @@ def parts_of(
                 heads = times * links.heads_s(w.facts["kv_bytes"] + w.facts["query_bytes"], plan)
                 kind.add(kind.forward, "cp", heads)
                 kind.add(kind.backward, "cp", (1.0 + share) * heads)
+        if "state_bytes" in w.facts:
+            forward, backward = links.states_s(w.facts, plan)
+            hidden_part = 0.0 if plan.states == "ring" else 1.0 - plan.framework.cp_exposed  # the next rank waits
+            kind.add(kind.forward, "cp", times * np.maximum(0.0, forward - hidden_part * w.forward_s))
+            kind.add(kind.backward, "cp", times * np.maximum(0.0, backward - hidden_part * w.dgrad_s))
         logits = logits + w.facts.get("logits", 0.0)
         variance = (
             variance + (float(np.max(w.spread)) * times * (1 if w.stage else kind.count) * np.max(w.forward_s)) ** 2

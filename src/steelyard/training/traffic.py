@@ -99,6 +99,18 @@ class Links:
         )
         return once, 2.0 * once
 
+    def states_s(self, facts: dict[str, Any], plan: TrainPlan) -> tuple[Any, Any]:
+        """States of a scan among context-parallel ranks: gathered by all at once, handed from rank to rank, or the keys
+        and values that make them passed around; forward and backward."""
+        if plan.states == "keys":
+            return self.context_s(facts["carried_bytes"], plan)
+        state, ranks = facts["state_bytes"], plan.cp
+        if plan.states == "ring":
+            once = (ranks - 1) * self.collective_s("send", state, 2, plan.tp * max(1, self._far(plan)))
+        else:
+            once = self.collective_s("all_gather", ranks * state, ranks, plan.tp)
+        return once, once
+
     def heads_s(self, message_bytes: Any, plan: TrainPlan) -> Any:
         """Queries, keys, values and outputs of a rank to those that have the heads, and back (Ulysses); 0 in a ring."""
         return self.collective_s("all_to_all", message_bytes, plan.cp // plan.around, plan.tp)

@@ -471,8 +471,7 @@ def _fused(*shape: Any, ring: int, passes: float, vector: Site, **words: Any) ->
 
 
 def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:
-    """Kernels of another kind, scans and convolutions: by their own cost model forward, by the operations and bytes of
-    their derived gradients backward."""
+    """Scans, convolutions and the like: by their own cost model forward, by what their gradients compute backward."""
     program = lower(Graph("part", tuple(ops)), plan.lowering, cluster.machine)
     priced = [k for k in price(program, cluster).kernels if k.kernel.kind != "collective"]
     count = ops[0].count
@@ -495,6 +494,15 @@ def _other(ops: Sequence[Op], plan: TrainPlan, cluster: Cluster) -> Work:
         weights=sum((_weights(op) for op in ops), 0.0),
         kept_bytes=_kept(ops, plan),
         again=_modules(ops[0]),
+        facts=_carried(ops, plan),
         spread=max((float(np.max(k.spread)) for k in priced), default=0.2),
         source="lowered like an engine's step",
     )
+
+
+def _carried(ops: Sequence[Op], plan: TrainPlan) -> dict[str, Any]:
+    """Bytes of the state that a scan hands on, and of a rank's keys and values, which make it."""
+    bits = {"weight": 0.0, "table": 0.0, "activation": 0.0, "kv": 0.0, "state": 0.0}
+    writes = [op for op in ops if op.tensors[-1].role == "state"] if plan.cp > 1 else []
+    state, made = (sum(op.bytes({**bits, r: 8.0 * plan.wide_bytes}) for op in writes) for r in ("state", "activation"))
+    return {"state_bytes": state, "carried_bytes": made / plan.cp} if writes else {}
