@@ -9,6 +9,8 @@ __all__ = ["front_of"]
 
 #: Points that throw others out before the search of the front; points of the front found between two clearings.
 _PIVOTS, _TURNS = 8, 64
+#: Points of three figures that are weighed against each other at once.
+_BLOCK = 256
 
 
 def front_of(numbers: NDArray[np.float64]) -> NDArray[np.intp]:
@@ -31,6 +33,8 @@ def front_of(numbers: NDArray[np.float64]) -> NDArray[np.intp]:
         if kept.all():
             break
         left, values = left[kept], values[:, kept]
+    if len(values) == 3:
+        return np.asarray(left[_of_three(values)], dtype=np.intp)
     front: list[int] = []
     while len(left):  # sorted: no point after the first beats it
         beaten, at = np.zeros(len(left), dtype=np.bool_), 0
@@ -42,6 +46,27 @@ def front_of(numbers: NDArray[np.float64]) -> NDArray[np.intp]:
                 break
         left, values = left[~beaten], values[:, ~beaten]
     return np.array(front, dtype=np.intp)
+
+
+def _of_three(values: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which points ``[3, points]`` in order are on the front: a sweep along the first figure.
+
+    Of all points before, the least third figure by the second is kept, a staircase that each block is looked up in.
+    """
+    kept = np.zeros(values.shape[1], dtype=np.bool_)
+    second, third = np.array([-np.inf]), np.array([np.inf])
+    for at in range(0, values.shape[1], _BLOCK):
+        y, z = values[1:, at : at + _BLOCK]
+        better = third[np.searchsorted(second, y, side="right") - 1] > z
+        before = np.triu((y[:, None] <= y) & (z[:, None] <= z), 1)
+        better &= ~before.any(axis=0)
+        kept[at : at + _BLOCK] = better
+        second, third = np.concatenate([second, y[better]]), np.concatenate([third, z[better]])
+        order = np.lexsort((third, second))
+        second, third = second[order], third[order]
+        steps = np.concatenate([[True], third[1:] < np.minimum.accumulate(third)[:-1]])
+        second, third = second[steps], third[steps]
+    return kept
 
 
 def _no_better(values: NDArray[np.float64], point: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
 from steelyard.pareto import front_of
-from steelyard.search.chip import ChipSearch, search_chip
+from steelyard.search.chip import ChipPoint, ChipSearch, search_chip
 from steelyard.search.chip_space import read_space
 from steelyard.workload.nets import load_net
 
@@ -122,6 +122,22 @@ def test_the_front_is_that_of_every_pair() -> None:
     assert len(found) == len(best)
 
 
+def test_a_large_front_is_that_of_a_sweep() -> None:
+    normal = np.abs(np.random.default_rng(2).normal(size=(3000, 3)))
+    sphere = 1.0 - normal / np.linalg.norm(normal, axis=1, keepdims=True)  # none beats another
+    found = front_of(np.vstack([sphere + 0.01, sphere, sphere[:50]]))
+    assert sorted(found) == list(range(3000, 6000))
+
+
+def test_the_chip_for_the_worst_workload_is_nearest_to_the_best_of_each(found: ChipSearch) -> None:
+    def products(point: ChipPoint) -> np.ndarray:
+        return np.array([point.latency_s[n] * point.energy_j[n] for n in found.work.names])
+
+    least = np.min([products(p) for p in found.front], axis=0)
+    worst = {name: (products(p) / least).max() for name, p in found.best.items()}
+    assert worst["worst"] == min(worst.values())
+
+
 def test_every_chip_is_searched_and_costs_what_an_estimate_of_it_says(found: ChipSearch) -> None:
     """An estimate tries more mappings: it is no worse, and not far better."""
     assert found.points == found.feasible == 24
@@ -178,6 +194,7 @@ def test_limits_leave_less_and_what_none_keeps_is_said(space: Path) -> None:
         ('field = "compute.array.dataflow"', 'field = "process"', r"when\[0\]\.field: unknown chosen field"),
         ('values = ["output_stationary"]', 'values = ["flexible"]', "'flexible' is no value of compute.array.dataflow"),
         ('base = "npu.toml"', 'base = "h100_sxm"', "h100_sxm has no array with rows"),
+        ('base = "npu.toml"', 'most = 20\nbase = "npu.toml"', "at most 20 points, got 24; compute.array.rows has most"),
     ],
 )
 def test_wrong_spaces_are_refused_by_field(space: Path, old: str, new: str, message: str) -> None:

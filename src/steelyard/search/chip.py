@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,11 @@ class ChipSearch(Result):
     front: tuple[ChipPoint, ...]
     front_size: int
     best: Mapping[str, ChipPoint]
-    """Least ``latency``, ``energy``, ``product`` of both, and ``area``."""
+    """Least ``latency``, ``energy``, ``product`` of both, and ``area``.
+
+    Of several workloads ``worst`` besides: the chip whose worst workload needs the smallest multiple of the product
+    that any chip reaches for it.
+    """
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +109,10 @@ class _Points:
     @property
     def multipliers(self) -> Floats:
         return self.rows * self.columns * self.depth * self.units
+
+    def of(self, some: NDArray[np.bool_]) -> _Points:
+        """Those points alone."""
+        return _Points(**{f.name: getattr(self, f.name)[some] for f in fields(self)})
 
 
 def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
@@ -309,8 +317,8 @@ def _search(
     small = area <= area_m2
     if not small.any():
         raise DoesNotFit(f"no chip of {total:,} is that small: the least has {area.min() * 1e6:.3g} mm2")
-    codes, area = codes[small], area[small]
-    points = _points(space, codes)
+    if not small.all():
+        codes, area, points = codes[small], area[small], points.of(small)
     joules = _energies(space, points, _format(space))
     groups = _structures(space, codes)
     most = int(np.clip(NESTS / (len(groups) * len(work.layers)), LEAST, MOST))
@@ -340,6 +348,9 @@ def _search(
 
     shown = kept[np.unique(np.rint(np.linspace(0, len(kept) - 1, min(SHOWN, len(kept)))).astype(int))]
     measures = {"latency": sums[:, 0], "energy": sums[:, 1], "product": sums[:, 0] * sums[:, 1], "area": sums[:, 2]}
+    if len(work.names) > 1:
+        product = (time * joule)[good]
+        measures["worst"] = (product / product.min(axis=0)).max(axis=1)
     words = {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s, "batch": batch, "context": context}
     return ChipSearch(
         space=space,

@@ -19,8 +19,10 @@ from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Compute, Machine, Memory
 from steelyard.units import Quantity, parse_quantity
 
-__all__ = ["LARGEST", "ChipSpace", "read_space"]
+__all__ = ["MOST_CHIPS", "ChipSpace", "read_space"]
 
+#: Most points of a space: their figures take some 400 bytes each.
+MOST_CHIPS = 5_000_000
 #: What can be chosen of a component, with its unit; ``copy_bytes``: the capacity of each copy of a level.
 _COMPUTE = {"rows": "1", "columns": "1", "depth": "1", "units": "1", "clock_hz": "Hz", "dataflow": "", "overlaps": ""}
 _MEMORY = {
@@ -39,7 +41,7 @@ class _File:
     choose: Annotated[Mapping[str, Any], "fields of the machine with the values to try"]
     name: str = ""
     precision: Annotated[str, "number format of networks"] = "int8"
-    most: Annotated[float, Quantity("1", "most points", ge=1, le=LARGEST)] = LARGEST
+    most: Annotated[float, Quantity("1", "most points", ge=1, le=MOST_CHIPS)] = MOST_CHIPS
     when: tuple[When, ...] = field(default=())
 
 
@@ -132,10 +134,11 @@ def read_space(path: str | Path) -> ChipSpace:
     found = ChipSpace(
         *(file.name or Path(path).stem, base, engine, file.precision), chosen.fields, chosen.values, chosen.needs
     )
-    if chosen.count > LARGEST:
-        raise InputError(f"expected at most {LARGEST:,} points, got {chosen.count:,.0f}", field=f"{where}.choose")
-    if len(found) > file.most:
-        raise InputError(f"expected at most {file.most:,.0f} points, got {len(found):,}", field=f"{where}.choose")
+    most = min(file.most, MOST_CHIPS)
+    if chosen.count > LARGEST or len(found) > most:
+        widest = max(zip(chosen.fields, chosen.values, strict=True), key=lambda pair: len(pair[1]))
+        words = f"expected at most {most:,.0f} points, got {chosen.count:,.0f}"
+        raise InputError(f"{words}; {widest[0]} has most values, {len(widest[1]):,}", field=f"{where}.choose")
     return found
 
 
