@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from bench import page, plan, plan_training, price_rate, simulate, start_up, sweep, training_runs
+from bench import chips, page, plan, plan_training, price_rate, simulate, start_up, sweep, training_runs
 
 
 def main() -> int:
@@ -19,6 +19,7 @@ def main() -> int:
         **plan_training.run(),
         **training_runs.run(),
         **page.run(),
+        **chips.run(),
     }
     if "--json" in sys.argv[1:]:
         print(json.dumps({"schema": "steelyard.bench/1", "figures": figures}, indent=1))

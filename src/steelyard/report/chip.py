@@ -30,6 +30,8 @@ def _point(point: ChipPoint) -> dict[str, Any]:
         "area_m2": point.area_m2,
         "power_w": point.power_w,
         "utilisation": dict(point.utilisation),
+        "silicon_usd": point.silicon_usd,
+        "carbon_kg": point.carbon_kg,
     }
 
 
@@ -67,7 +69,8 @@ def rows(found: ChipSearch) -> list[dict[str, Any]]:
         row: dict[str, Any] = {name: p.chosen.get(name, "") for name in found.space.fields}
         for name in found.work.names:
             row |= {f"latency_s {name}": p.latency_s[name], f"energy_j {name}": p.energy_j[name]}
-        made.append({**row, "area_m2": p.area_m2, "power_w": p.power_w})
+        figures = {n: getattr(p, n) for n in ("area_m2", "power_w", "silicon_usd", "carbon_kg")}
+        made.append({**row, **figures})
     return made
 
 
@@ -125,6 +128,13 @@ def _cells(found: ChipSearch, p: ChipPoint, names: Sequence[str]) -> list[str]:
     return [*times, q(sum(p.energy_j.values()), "J"), size, q(p.power_w, "W"), _words(found, p, names)]
 
 
+def _made(p: ChipPoint) -> str:
+    """What the silicon of a chip costs."""
+    return (
+        f"making the silicon of least product: ${p.silicon_usd:.3g} and {q(p.carbon_kg * 1e3, 'g')} CO2 with a package"
+    )
+
+
 def _assumed(found: ChipSearch) -> list[str]:
     served = [n for n, o in zip(found.work.names, found.work.others, strict=True) if not len(o)]
     said = [
@@ -164,5 +174,6 @@ def parts(found: ChipSearch) -> list[Any]:
         columns(["least", *head, "chip"], bests, numeric=head, fold=["chip"]),
         "",
         *([styled(f"all of them: {same}"), ""] if same else []),
+        *([styled(_made(found.best["product"])), ""] if found.best["product"].silicon_usd else []),
         *bullets("assumed", _assumed(found)),
     ]

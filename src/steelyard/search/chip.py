@@ -33,6 +33,7 @@ from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
+from steelyard.machine.die import silicon
 from steelyard.machine.process import memory_area_m2, multiplier_area_m2
 from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
@@ -63,6 +64,10 @@ class ChipPoint:
     power_w: float
     """The most that a workload draws in the mean."""
     utilisation: Mapping[str, float]
+    silicon_usd: float
+    """What a good die of this area costs to make; 0: no area or process is known."""
+    carbon_kg: float
+    """CO2 of making it, with a package."""
     codes: tuple[int, ...]
     """Places of the values chosen; the space makes a machine of them."""
 
@@ -343,8 +348,13 @@ def _search(
         def by(values: Floats) -> dict[str, float]:
             return {n: float(v) for n, v in zip(work.names, values[i], strict=True)}
 
-        places = tuple(int(c) for c in codes[i])
-        return ChipPoint(space.chosen(codes[i]), by(time), by(joule), float(area[i]), float(power[i]), by(busy), places)
+        places, nm = tuple(int(c) for c in codes[i]), float(points.nm[i])
+        made = silicon(float(area[i]), nm) if area[i] and nm else None
+        usd, carbon = (float(made.usd), float(made.carbon_kg)) if made else (0.0, 0.0)
+        chosen = space.chosen(codes[i])
+        return ChipPoint(
+            *(chosen, by(time), by(joule), float(area[i]), float(power[i]), by(busy)), usd, carbon, codes=places
+        )
 
     shown = kept[np.unique(np.rint(np.linspace(0, len(kept) - 1, min(SHOWN, len(kept)))).astype(int))]
     measures = {"latency": sums[:, 0], "energy": sums[:, 1], "product": sums[:, 0] * sums[:, 1], "area": sums[:, 2]}
