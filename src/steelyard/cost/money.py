@@ -80,7 +80,8 @@ def hourly_price(
         return HourlyPrice(found.usd_per_hour, f"{found.provider_class}, {found.date}")
     if machine.capex_usd:
         over = f"{machine.capex_usd:,.0f} USD over {purchase}"
-        ledger.assume(f"{machine.name}: no rental price known: {over}, at the {machine.most_w:,.0f} W it draws at most")
+        watts = f"{machine.most_w:,.0f}" if machine.most_w >= 10.0 else f"{machine.most_w:.3g}"
+        ledger.assume(f"{machine.name}: no rental price known: {over}, at the {watts} W it draws at most")
         return HourlyPrice(purchase.usd_per_hour(machine.capex_usd, machine.most_w), over)
     return HourlyPrice(None, "no price known")
 

@@ -108,12 +108,14 @@ def _loop_of(library: Library, name: str, node: Node) -> Loop:
 
 def stored_bytes(graph: TensorGraph, runtime: Runtime, precision: Precision) -> float:
     """Bytes of flash: weights, what is stored for each output channel (bias, multiplier, shift), and code."""
-    library, weights, channels = library_of(runtime), 0.0, 0.0
+    library, weights, channels, seen = library_of(runtime), 0.0, 0.0, set[int]()
     for node in graph.nodes:
-        if is_product(node):
-            owned = [i for i in node.inputs[1:2] if graph.tensors[graph.storage(i)].role == "weight"]
-            weights += float(sum(graph.elements(i, graph.symbols) for i in owned)) * precision.stored_bits / 8
-            channels += _channels(graph, node)
+        owner = graph.storage(node.inputs[1]) if is_product(node) else -1
+        if owner < 0 or owner in seen or graph.tensors[owner].role != "weight":
+            continue
+        seen.add(owner)
+        weights += float(graph.elements(owner, graph.symbols)) * precision.stored_bits / 8
+        channels += _channels(graph, node)
     steps = sum(_is_step(node, runtime) for node in graph.nodes)
     return weights + channels * library.channel_bytes + steps * library.node_bytes + library.code_bytes
 

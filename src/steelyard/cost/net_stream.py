@@ -176,7 +176,9 @@ def stream_of(
     where = [i for i, n in enumerate(kernels.nodes) if is_product(n)]
     strange = sorted({kernels.nodes[i].op for i in where} - {"conv", "linear"})
     if strange or not where:
-        raise InputError(f"engines of convolutions and linear layers alone, not of {', '.join(strange) or 'nothing'}")
+        raise InputError(
+            f"engines of convolutions and linear layers alone, not of {', '.join(strange) or 'nothing'}", field="model"
+        )
     return streamed([_engine(graph, kernels.nodes[i], given, precision) for i in where], fabric, precision), where
 
 
