@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
@@ -55,16 +56,52 @@ def pages() -> dict[str, str]:
 
 
 def accuracy() -> str:
-    """The rows of the page of validation as data that the local page shows."""
-    rows = []
-    for line in (HERE.parent / "validation" / "index.md").read_text(encoding="utf-8").splitlines():
-        cells = [c.strip().replace(",", "") if i > 3 else c.strip() for i, c in enumerate(line.strip("|").split(" | "))]
-        if len(cells) == 13 and cells[4].isdecimal():
-            numbers = [float(c) if c else None for c in cells[4:]]
-            rows.append([c.strip() for c in cells[:4]] + numbers)
+    """The rows of the pages of validation as data that the local page shows.
+
+    ``rows`` are those of the index, by source; ``each`` those of one machine (over all models) or one model (over all
+    machines) from the page of each source.
+    """
+    folder = HERE.parent / "validation"
+    rows = [[*words[:4], *figures[:8]] for words, figures in _figures_of(folder / "index.md")]
     heads = ["source", "table", "what", "which", "rows", "covered", "median", "mean", "p90", "bias", "inside", "width"]
-    body = ",\n".join(json.dumps(row[:12], ensure_ascii=False) for row in rows)
-    return f'{{"schema": "steelyard.accuracy/1", "heads": {json.dumps(heads)}, "rows": [\n{body}\n]}}\n'
+    each = [
+        [source, *row] for source in dict.fromkeys(row[0] for row in rows) for row in _each(folder / f"{source}.md")
+    ]
+    finer = ["source", "table", "what", "machine", "model", *heads[3:]]
+    finer.remove("mean")
+    parts = {"heads": heads, "rows": rows, "finer": finer, "each": each}
+    lines = (f'"{n}": {_lines(x) if x and isinstance(x[0], list) else json.dumps(x)}' for n, x in parts.items())
+    return '{"schema": "steelyard.accuracy/2",\n' + ",\n".join(lines) + "}\n"
+
+
+def _lines(rows: list[list[Any]]) -> str:
+    return "[\n" + ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows) + "\n]"
+
+
+def _figures_of(page: Path) -> Iterator[tuple[list[str], list[float | None]]]:
+    """Words and figures of every line of the tables of a page; of a page of a source its table comes first."""
+    table = ""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            table = line[3:].strip()
+        cells = [c.strip() for c in line.strip("|").split(" | ")]
+        if len(cells) == 13 and (count := cells[4].replace(",", "")).isdecimal():
+            figures = [float(c.replace(",", "")) if c else None for c in (count, *cells[5:])]
+            yield ([] if page.stem == "index" else [table]) + cells[:4], figures
+
+
+def _each(page: Path) -> Iterator[list[Any]]:
+    """Rows of one machine or of one model: the line that sums up the other, or the only one there is."""
+    lines = list(_figures_of(page))
+    seen = Counter((*w[:2], w[4], axis, w[axis]) for w, _ in lines for axis in (2, 3))
+    for words, figures in lines:
+        table, what, machine, model, which = words
+        alone = [seen[table, what, which, axis, words[axis]] == 1 for axis in (2, 3)]
+        kept = (model == "*" or alone[0], machine == "*" or alone[1])
+        if (machine, model) != ("*", "*") and any(kept):
+            rows, covered, median, _, *rest = figures[:8]
+            found = [int(x) if x is not None and x.is_integer() else x for x in (rows, covered, median, *rest)]
+            yield [table, what, machine if kept[0] else "*", model if kept[1] else "*", which, *found]
 
 
 def mechanisms() -> dict[str, type[Technique]]:
