@@ -206,12 +206,15 @@ class _Page:
         one = screens().get(request.path_params["name"])
         if one is None:
             raise HTTPException(404, "there is no such page")
-        shown = await self._answer(read_question(one, request.url.query))
-        wanted = request.path_params["file"]
-        if wanted not in shown.files:
+        question, wanted = read_question(one, request.url.query), request.path_params["file"]
+        if wanted in one.made:
+            text = await self.work(one.made[wanted], question.words())
+        elif wanted in (files := (await self._answer(question)).files):
+            text = files[wanted]
+        else:
             raise HTTPException(404, "the answer has no such file")
         safe = "".join(c if c.isalnum() or c in "._-" else "-" for c in wanted)
-        return PlainTextResponse(shown.files[wanted], headers={"content-disposition": f'attachment; filename="{safe}"'})
+        return PlainTextResponse(text, headers={"content-disposition": f'attachment; filename="{safe}"'})
 
     async def _answer(self, question: Question) -> Shown:
         if len(question.columns) > 1:

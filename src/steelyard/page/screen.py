@@ -94,6 +94,12 @@ class Screen:
     """The listed screen that it is another side of."""
     sides: Callable[[Mapping[str, Sequence[str]]], Sequence[tuple[str, str]]] | None = None
     """Title and address of its sides for what is given, this one among them: shown as tabs above the answer."""
+    examples: Sequence[tuple[str, Mapping[str, str]]] = ()
+    """Questions offered where none was answered yet: what each asks, and its words."""
+    brings: Sequence[tuple[str, str]] = ()
+    """What an answer shows: the sketch of ``sketch.html`` beside it, and the words."""
+    made: Mapping[str, Callable[[Mapping[str, Any]], str]] = field(default_factory=dict)
+    """Files that are large: each is made from the words of a question when it is asked for, by name."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     """What it takes beside the fields of its verb, by name with what it means (of a screen without a form)."""
 

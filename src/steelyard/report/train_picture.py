@@ -21,7 +21,7 @@ from steelyard.writing import whole_file, write_text
 if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
 
-__all__ = ["PASSES", "SHOWN", "pictures", "played_step", "write_pictures", "write_trace"]
+__all__ = ["PASSES", "SHOWN", "pictures", "played_step", "trace_lines", "write_pictures", "write_trace"]
 
 #: Slots of a picture and of a trace at most: beyond, fewer micro-batches show the same pattern.
 SHOWN, TRACED = 6_000, 200_000
@@ -62,16 +62,30 @@ def write_trace(found: TrainEstimate, path: str | Path) -> str:
     Raises:
         InputError: there is no pipeline, or the file cannot be written.
     """
-    played, count = played_step(found)
-    total = found.scenario.plan.micro_batches
-    left = "" if count == total else f"{count} of {total} micro-batches"
+    step = played_step(found)
     with whole_file(path, "perfetto") as file, file.open("w", encoding="utf-8") as stream:
-        stream.write('{"displayTimeUnit":"ms","traceEvents":[')
-        for i, event in enumerate(_events(played)):
-            stream.write((",\n" if i else "\n") + json.dumps(event, separators=(",", ":")))
-        other = {"tool": "steelyard train", "holds": left or "every micro-batch of a step"}
-        stream.write(f'\n],"otherData":{json.dumps(other)}}}\n')
+        stream.writelines(trace_lines(found, step))
+    left = _left_out(found, step[1])
     return f"holds {left}" if left else ""
+
+
+def trace_lines(found: TrainEstimate, step: tuple[Played, int] | None = None) -> Iterator[str]:
+    """The step as the parts of a text, an event a line; ``step``: as :func:`played_step` has it.
+
+    Raises:
+        InputError: there is no pipeline.
+    """
+    played, count = step or played_step(found)
+    yield '{"displayTimeUnit":"ms","traceEvents":['
+    for i, event in enumerate(_events(played)):
+        yield (",\n" if i else "\n") + json.dumps(event, separators=(",", ":"))
+    other = {"tool": "steelyard train", "holds": _left_out(found, count) or "every micro-batch of a step"}
+    yield f'\n],"otherData":{json.dumps(other)}}}\n'
+
+
+def _left_out(found: TrainEstimate, count: int) -> str:
+    total = found.scenario.plan.micro_batches
+    return "" if count == total else f"{count} of {total} micro-batches"
 
 
 def _events(played: Played) -> Iterator[dict[str, Any]]:

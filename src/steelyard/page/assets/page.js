@@ -248,6 +248,12 @@ async function press(values, column) {
   if (long && !document.querySelector('#answer .answer')) ask({});
 }
 
+// Another question in the place of this one, run at once.
+async function begin(all) {
+  await go(all, {swap: true});
+  if (long && !document.querySelector('#answer .answer')) ask({});
+}
+
 document.addEventListener('input', event => {
   const range = event.target;
   if (range.type !== 'range' || !range.dataset.for) return;
@@ -289,6 +295,9 @@ document.addEventListener('click', event => {
     press({[data.set]: data.value}, Number(data.column));
   } else if ('change' in data) {
     press(JSON.parse(data.change), Number(data.column));
+  } else if ('ask' in data) {
+    all.questions[active - 1] = new Map(Object.entries(JSON.parse(data.ask)).map(([name, value]) => [name, [value]]));
+    begin(all);
   } else if ('use' in data) {
     use(data.use, data.name);
   } else if ('sort' in data) {

@@ -16,6 +16,7 @@ function follow(job, done) {
       bar.hidden = !going;
       if (said.share) bar.value = said.share;
       else bar.removeAttribute('value');
+      run().querySelector('.share').textContent = going && said.share ? `${Math.round(100 * said.share)} %` : '';
       run().querySelector('[data-cancel]').hidden = !going;
     }
     if (!going) {

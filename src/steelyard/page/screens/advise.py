@@ -59,5 +59,10 @@ SCREEN = Screen(
     usual=SIMULATE.usual,
     start=SIMULATE.start,
     long=True,
+    examples=SIMULATE.examples[:2],
+    brings=(
+        ("table", "techniques and pairs of them by what they gain, with the interval and what they cost"),
+        ("lines", "those that change nothing, make it worse or do not apply, and why"),
+    ),
     minutes=True,
 )

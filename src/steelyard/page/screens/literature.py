@@ -144,5 +144,14 @@ SCREEN = Screen(
     usual="layer papers verdict",
     start={"layer": "kvcache"},
     long=True,
+    examples=(
+        ("What papers on the KV cache claim", {"layer": "kvcache"}),
+        ("What was claimed and is missed", {"verdict": "missed"}),
+        ("Every paper (minutes)", {}),
+    ),
+    brings=(
+        ("front", "published against predicted, each number a dot"),
+        ("table", "each claim with its interval and verdict; its scenarios open in Estimate, Simulate or Train"),
+    ),
     minutes=True,
 )

@@ -18,6 +18,15 @@ if TYPE_CHECKING:
 __all__ = ["SCREEN"]
 
 _STATISTICS = ("mean", "p50", "p90", "p95", "p99")
+#: Shares of a plan that are over when it says so.
+_STAGES = (
+    ("weighing", 0.05),
+    ("playing the best with", 0.92),
+    ("playing the best", 0.3),
+    ("what the winner holds", 0.88),
+    ("nearest changes", 0.6),
+    ("mixed fleet", 0.95),
+)
 #: Files of the folder that the page itself is, or that are its twins.
 _ELSEWHERE = ("report.html", "front.svg", "plan.json")
 
@@ -27,7 +36,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     import steelyard as sy
     from steelyard.report import plan as report
 
-    answer = sy.plan(**words, tell=lambda said: tell(said, None))
+    answer = sy.plan(**words, tell=lambda said: tell(said, _share(said)))
     w, model = answer.winner, str(words["model"])
     near = answer.infeasible
     shown = w if w is not None else near.closest if near is not None else None
@@ -122,6 +131,14 @@ def _times(answer: Answer, c: Candidate) -> list[dict[str, Any]]:
     ]
 
 
+def _share(said: str) -> float:
+    """How far a plan is by what it says it does; how many runs it will take is not known before they are over."""
+    runs = said.partition(" runs simulated")
+    if runs[1]:
+        return 0.3 + 0.55 * int(runs[0]) / (int(runs[0]) + 20)
+    return next((share for words, share in _STAGES if words in said), 0.0)
+
+
 def _change(change: Any) -> dict[str, Any]:
     from steelyard.report import plan as report
 
@@ -168,4 +185,44 @@ SCREEN = Screen(
     usual="model rate concurrency isl osl trace ttft tpot on objective engine budget max_gpus sure against",
     start={"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"},
     long=True,
+    examples=(
+        (
+            "Ten requests a second of an 8B model: how many H100?",
+            {"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"},
+        ),
+        (
+            "A 70B model: which of three GPUs is cheapest?",
+            {
+                "model": "llama-3.1-70b",
+                "on": "h100_sxm,h200_sxm,b200_sxm",
+                "rate": "4/s",
+                "ttft": "p95:2s",
+                "tpot": "p95:40ms",
+            },
+        ),
+        (
+            "64 users at once who wait for their answers",
+            {"model": "qwen3-32b", "on": "h100_sxm", "concurrency": "64", "tpot": "p95:50ms"},
+        ),
+        (
+            "GPUs of my own, or an API at 0.20 and 0.60 USD per million tokens?",
+            {
+                "model": "llama-3.1-8b",
+                "on": "h100_sxm",
+                "rate": "10/s",
+                "ttft": "p99:1s",
+                "tpot": "p95:30ms",
+                "against": "0.2/0.6",
+            },
+        ),
+    ),
+    brings=(
+        (
+            "front",
+            "three fronts: speed against yield, rent against latency, rent against certainty",
+        ),
+        ("table", "every candidate with its times, its rent, and why it is not the winner"),
+        ("spread", "times with their percentiles and intervals, and the chance that each SLO holds"),
+        ("files", "the command and the files that launch the winner"),
+    ),
 )

@@ -218,4 +218,49 @@ SCREEN = Screen(
     columns=2,
     together=together,
     long=True,
+    examples=(
+        (
+            "Eight requests a second on one H100",
+            {
+                "model": "llama-3.1-8b",
+                "on": "h100_sxm",
+                "rate": "8/s",
+                "isl": "lognormal:1000",
+                "osl": "200",
+                "requests": "500",
+                "ttft": "p99:500ms",
+                "tpot": "p95:25ms",
+            },
+        ),
+        (
+            "A 70B model on eight of them at its limit",
+            {
+                "model": "llama-3.1-70b",
+                "on": "h100_sxm:8",
+                "tp": "8",
+                "rate": "12/s",
+                "isl": "lognormal:2000",
+                "osl": "lognormal:300",
+                "requests": "500",
+            },
+        ),
+        (
+            "Prompts and answers on GPUs of their own",
+            {
+                "model": "llama-3.1-8b",
+                "on": "h100_sxm:2",
+                "disaggregate": "1P:tp1,1D:tp1",
+                "rate": "8/s",
+                "isl": "2000",
+                "osl": "200",
+                "requests": "500",
+            },
+        ),
+    ),
+    brings=(
+        ("spread", "what users see: time to first token, per token and end to end, by percentile"),
+        ("lines", "batches, KV cache and queue over time, and a slider through every moment"),
+        ("front", "goodput against the rate: where the deployment breaks"),
+        ("files", "a trace of every step and request for Perfetto"),
+    ),
 )

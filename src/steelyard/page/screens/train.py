@@ -31,9 +31,18 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         same = {n: v for n, v in words.items() if n in known and n not in LAYOUT}
         same |= {"on": cluster.machine.name if ":" in str(words["on"]) else words["on"], "gbs": plan.gbs}
         asked = {**same, **layout_of(plan, "plan_training"), "max_gpus": _MORE * cluster.count, "objective": "time"}
+        view["trace"] = "perfetto.json"
         view["curve"] = f"/train_plan?{urlencode(asked, doseq=True)}"
     drawn = [f.to_dict() for f in figures_of(found)]
     return Shown(report.to_dict(found), [report.flat(found)], drawn, view, report.files(found) if found.fits else {})
+
+
+def trace(words: Mapping[str, Any]) -> str:
+    """The passes of a step as a Chrome trace."""
+    import steelyard as sy
+    from steelyard.report.train_picture import trace_lines
+
+    return "".join(trace_lines(sy.train(**words)))
 
 
 SCREEN = Screen(
@@ -54,4 +63,5 @@ SCREEN = Screen(
         "failures": "llama3",
     },
     sides=partial(sides_of, "train"),
+    made={"perfetto.json": trace},
 )

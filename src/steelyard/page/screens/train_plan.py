@@ -129,6 +129,29 @@ SCREEN = Screen(
     usual="model on framework precision gbs seq tokens failures objective by budget max_gpus sure",
     start={"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"},
     long=True,
+    examples=(
+        (
+            "2T tokens of a 70B model within 60 days: which GPU, how many, which layout?",
+            {"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"},
+        ),
+        (
+            "The cheapest way to train an 8B model on 1T tokens",
+            {
+                "model": "llama-3.1-8b",
+                "on": "h100_sxm",
+                "gbs": "512",
+                "tokens": "1T",
+                "objective": "cost",
+                "max_gpus": "512",
+            },
+        ),
+    ),
+    brings=(
+        ("front", "days and money against the number of devices"),
+        ("table", "the best layout of every number of devices, and why the others are not it"),
+        ("bars", "memory of every stage, the pipeline, and what keeps it from the peak"),
+        ("files", "the files that launch it"),
+    ),
     listed=False,
     under="train",
     template="train.html",
