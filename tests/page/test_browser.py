@@ -204,6 +204,29 @@ def test_it_can_be_read_by_everybody(at: Any, path: str, width: int, theme: str)
     assert one.view.violations() == []
 
 
+def test_a_printed_page_is_the_answer_alone(at: Any) -> None:
+    page = at(ESTIMATE)
+    page.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    page.page.emulate_media(media="print")
+    page.page.set_viewport_size({"width": 718, "height": 1000})  # of A4 with margins, in pixels
+    assert page.page.locator("#question:visible, nav a:visible, .tools:visible").count() == 0
+    for figure in page.page.locator("figure").all():
+        drawn = figure.locator(".plot svg").first.bounding_box()
+        assert drawn["x"] + drawn["width"] <= 718 and figure.bounding_box()["height"] < 1000
+    assert page.view.overflow() <= 0
+    assert page.page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_a_long_screen_begins_with_a_question_to_press(at: Any) -> None:
+    page = at("/simulate?model=qwen3-8b")
+    page.page.click(".examples button >> nth=0")
+    page.page.locator("#answer .answer .facts").wait_for(timeout=60_000)
+    asked = screens()["simulate"].examples[0][1]
+    assert page.page.input_value("[name=model]") == asked["model"] != "qwen3-8b"
+    assert page.page.locator(".begin").count() == 0
+    page.silent()
+
+
 def test_the_page_is_built_as_it_was(at: Any) -> None:
     """Regions, headings and figures in their order: what a screen is, without its pixels."""
     one = at(ESTIMATE)

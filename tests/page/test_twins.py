@@ -170,3 +170,25 @@ def test_what_is_dropped_is_read_by_the_readers(server: Server) -> None:
     assert found["parameters"]["total"] > 3e8
     again = server.ask("/drop?name=config.json", "POST", body=json.dumps(config).encode()).data
     assert again["name"] == kept["name"]
+
+
+def test_questions_to_press_are_questions_of_their_screen() -> None:
+    offered = [(one, words) for one in screens().values() for _, words in one.examples]
+    assert len(offered) > 10
+    for one, words in offered:
+        assert not set(words) - set(fields_on(one))
+        read = read_question(one, list(words.items()))
+        assert {n: list(v) for n, v in read.columns[0].items()} == {n: [v] for n, v in words.items()}
+        read.words()
+    assert all(one.examples and one.brings for one in screens().values() if one.long)
+
+
+def test_the_pipeline_of_a_step_is_made_when_it_is_asked_for(server: Server) -> None:
+    question = "model=llama-3.1-8b&on=h100_sxm:8&gbs=32&tp=2&pp=2"
+    found = server.ask(f"/files/train/perfetto.json?{question}")
+    assert found.status == 200 and "attachment" in found.headers["content-disposition"]
+    passes = [e for e in found.data["traceEvents"] if e["ph"] == "X"]
+    assert {e["tid"] for e in passes} == {1, 2} and any(e["name"] == "F0" for e in passes)
+    assert server.ask(f"/files/train/other.json?{question}").status == 404
+    alone = server.ask("/files/train/perfetto.json?model=resnet50&on=h100_sxm:8&gbs=256")
+    assert alone.status == 422 and "pipeline" in alone.text

@@ -64,9 +64,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.mark.parametrize(("width", "theme"), VIEWS)
 def test_a_source_is_chosen_and_drawn(browser: Any, server: Server, width: int, theme: str) -> None:
-    with opened(
-        browser, f"{server.address}/validation", home=server.address, width=width, theme=theme
-    ) as view:
+    with opened(browser, f"{server.address}/validation", home=server.address, width=width, theme=theme) as view:
         view.page.select_option("select[name=name]", "help_nas_latency")
         view.page.click("form.beside button")
         view.page.wait_for_url("**name=help_nas_latency**")

@@ -143,3 +143,16 @@ def test_every_total_that_is_documented_is_there() -> None:
     without = set(re.findall("but ``([a-z_]+)``", said["PoolOutcome"]))
     (pool,) = found.pools
     assert (named["PoolOutcome"] | named["Simulation"]) - pool.totals.keys() == without
+
+
+def test_two_networks_are_compared_by_their_own_figures(tmp_path: Path) -> None:
+    two = [estimate(name, "h100_sxm", batch=8) for name in ("resnet18", "resnet50")]
+    for i, one in enumerate(two):
+        (tmp_path / f"{i}.json").write_text(json.dumps(one.to_dict()), encoding="utf-8")
+    found = compare(*two)
+    rows = {row["field"]: row for row in found.rows()}
+    assert rows["latency_s"]["ratio"] == pytest.approx(two[1].latency_s / two[0].latency_s)
+    assert rows["throughput_per_s"]["a"] == pytest.approx(two[0].throughput_per_s)
+    assert all(row["a"] is not None for row in rows.values())
+    saved = compare(*(str(tmp_path / f"{i}.json") for i in range(2)))
+    assert saved.rows() == found.rows()

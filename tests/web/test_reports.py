@@ -18,6 +18,7 @@ from steelyard.report.figures.simulation import overlaid, percentiles_over_time,
 from steelyard.report.html import write_html
 from steelyard.report.plan_page import page as plan_page
 from steelyard.report.result_page import page as result_page
+from steelyard.report.study_page import page as study_page
 from steelyard.report.timeline import page as simulation_page
 from steelyard.scenario.slo import parse_targets
 from tests.web.markup import figures_in
@@ -148,3 +149,37 @@ def test_percentiles_over_time() -> None:
     assert percentiles_over_time(np.array([np.nan]), np.array([1.0]))[0].size == 0
     middle, lines = percentiles_over_time(np.array([1.0, 1.0]), np.array([2.0, np.nan]))
     assert [float(x[0]) for x in lines] == [2.0, 2.0, 2.0]
+
+
+def test_a_study_is_sorted_and_sieved_by_the_keyboard(browser: Any, tmp_path: Path) -> None:
+    grid = {"on": "h100_sxm,l40s", "batch": "1,4,16"}
+    found = sy.study({"name": "shapes", "kind": "estimate", "fixed": {"model": "llama-3.1-8b"}, "grid": grid})
+    write_html(study_page(found), path := tmp_path / "study.html")
+    assert path.stat().st_size < LARGEST
+    with opened(browser, path.as_uri(), width=390) as view:
+        page = view.page
+        head = page.locator(".all th", has=page.locator("button", has_text="TPOT")).first
+        column = [h.inner_text() for h in page.locator(".all th").all()].index(head.inner_text())
+        for way in ("ascending", "descending"):
+            head.locator("button").press("Enter")
+            assert head.get_attribute("aria-sort") == way
+            cells = page.locator(f".all tbody tr td:nth-child({column + 1})").all()
+            shown = [float(c.get_attribute("data-v")) for c in cells]
+            assert len(shown) == 6 and shown == sorted(shown, reverse=way == "descending")
+        page.fill("#filter", "l40s")
+        assert page.locator(".all tbody tr:visible").count() == 3
+        assert view.overflow() == 0
+        assert view.violations() == []
+        assert (view.said, view.asked) == ([], [])
+
+
+def test_a_printed_report_cuts_no_figure(browser: Any, report: tuple[Any, Path]) -> None:
+    with opened(browser, report[1].as_uri()) as view:
+        view.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+        view.page.emulate_media(media="print")
+        view.page.set_viewport_size({"width": 718, "height": 1000})  # of A4 with margins, in pixels
+        for figure in view.page.locator("figure").all():
+            box, drawn = figure.bounding_box(), figure.locator(".plot svg").first.bounding_box()
+            assert drawn["x"] + drawn["width"] <= 718 and box["height"] < 1000
+            assert figure.evaluate("e => getComputedStyle(e).breakInside") == "avoid"
+        assert view.page.pdf(format="A4").startswith(b"%PDF")

@@ -14,6 +14,7 @@ from steelyard.traffic.trace import LENGTHS
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
+    from steelyard.estimation.network import NetEstimate
     from steelyard.scenario.scenario import Scenario
 
 __all__ = ["Comparison", "cells", "compare", "text", "to_dict"]
@@ -25,11 +26,19 @@ _COMPARED = (
     "usd_per_million_tokens limit.ttft_s limit.tpot_s bound.prefill bound.decode"
 )
 _ESTIMATE = tuple(_COMPARED.split())
+#: The same of networks and pipelines.
+_OF_NETWORKS = (
+    "machine.name machine.count runtime precision batch fits parameters macs weight_bytes peak_memory_bytes "
+    "capacity_bytes latency_s throughput_per_s energy_j_per_item usd_per_million_items limit.latency_s bound"
+)
+_NETWORK = tuple(_OF_NETWORKS.split())
 #: Units of figures by the end of their names, where no other table says them.
 _ENDINGS = {
     "_bytes_per_s": "B/s",
     "_ops_per_s": "OP/s",
+    "_per_s": "",
     "_bytes": "B",
+    "_j_per_item": "J",
     "_usd_per_hour": "USD/h",
     "_usd": "USD",
     "_w": "W",
@@ -51,7 +60,9 @@ class Comparison(Result):
 
 
 @complete
-def compare(a: str | Estimate | Scenario, b: str | Estimate | Scenario, kind: Kind | None = None) -> Comparison:
+def compare(
+    a: str | Estimate | NetEstimate | Scenario, b: str | Estimate | NetEstimate | Scenario, kind: Kind | None = None
+) -> Comparison:
     """Line up the fields of two things of one kind.
 
     Args:
@@ -76,6 +87,7 @@ def compare(a: str | Estimate | Scenario, b: str | Estimate | Scenario, kind: Ki
 def _entry(given: Any, field: str, kind: Kind | None) -> Entry:
     """What stands on one side of a comparison."""
     from steelyard.estimation.estimate import Estimate, estimate
+    from steelyard.estimation.network import NetEstimate
     from steelyard.scenario.scenario import Scenario
 
     if isinstance(given, str):
@@ -84,13 +96,15 @@ def _entry(given: Any, field: str, kind: Kind | None) -> Entry:
         given = estimate(given)
     if isinstance(given, Estimate):
         return Entry("estimate", f"{given.scenario.model.name} on {given.scenario.cluster}", given.to_dict())
+    if isinstance(given, NetEstimate):
+        return Entry("estimate", given.scenario.name, given.to_dict())
     raise InputError(f"expected a name, an estimate or a scenario, got {given!r:.80}", field=field)
 
 
 def _figures(entry: Entry) -> dict[str, Any]:
     found = facts(entry)
     if entry.kind == "estimate":
-        return {name: found.get(name) for name in _ESTIMATE}
+        return {name: found.get(name) for name in (_NETWORK if "ttft_s" not in found else _ESTIMATE)}
     if entry.kind == "machine":
         return _machine(entry.value)
     skipped = ("aliases", "also_called", "notes", "source", "parameters_source", "confidence", "note")

@@ -245,13 +245,14 @@ export function set(values, column = active) {
 // The same by a button: what takes long is run at once, unless its answer is kept.
 async function press(values, column) {
   await set(values, column);
-  if (long && !document.querySelector('#answer .answer')) ask({});
+  unanswered();
 }
+const unanswered = () => { if (long && !document.querySelector('#answer .head')) ask({}); };
 
 // Another question in the place of this one, run at once.
 async function begin(all) {
   await go(all, {swap: true});
-  if (long && !document.querySelector('#answer .answer')) ask({});
+  unanswered();
 }
 
 document.addEventListener('input', event => {

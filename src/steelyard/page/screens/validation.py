@@ -95,7 +95,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     sums = [s for n, rows in groups.items() if not name and (s := _sum(axis, n, [r for r in rows if _holds(r, text)]))]
     document = {"schema": "steelyard.accuracy/2", "by": axis, "name": name, "q": text, "rows": listed or sums}
     view = {
-        "title": name or f"accuracy by {axis}",
+        "title": name or f"Accuracy by {axis}",
         "by": axis,
         "axes": AXES,
         "names": sorted(groups, key=str.lower),

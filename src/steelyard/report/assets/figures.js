@@ -64,7 +64,7 @@
   const list = x => (Array.isArray(x) ? x : x ? [x] : []);
   const same = (x, change) => (Array.isArray(x) ? x.map(change) : x ? change(x) : x);
 
-  function styledAxis(axis, side, ink, narrow) {
+  function styledAxis(axis, side, ink, narrow, wide) {
     const text = {color: ink.soft, fontSize: 12};
     const name = side === 'x'
       ? {nameLocation: 'middle', nameGap: 26, nameTextStyle: text}
@@ -79,7 +79,8 @@
     };
     if (axis.ends === false) Object.assign(found.axisLabel, {showMinLabel: false, showMaxLabel: false});
     if (side === 'y' && (axis.type === 'category' || (axis.axisLabel && axis.axisLabel.rows))) {
-      Object.assign(found.axisLabel, {width: narrow ? 108 : 220, overflow: 'truncate', interval: 0, color: ink.ink});
+      const room = narrow ? Math.max(108, Math.min(168, 0.34 * wide)) : 220;
+      Object.assign(found.axisLabel, {width: room, overflow: 'truncate', interval: 0, color: ink.ink});
     }
     return found;
   }
@@ -142,8 +143,8 @@
       textStyle: {fontFamily: style.fontFamily, color: ink.ink},
       title: same(rest.title, t => ({textStyle: {fontSize: 13, fontWeight: 600, color: ink.ink}, padding: 0, ...t})),
       grid: rest.grid ? same(rest.grid, g => ({...g})) : grid,
-      xAxis: same(rest.xAxis, a => styledAxis(a, 'x', ink, narrow)),
-      yAxis: same(rest.yAxis, a => styledAxis(upright && a.name ? {nameGap: 24, ...a} : a, 'y', ink, narrow)),
+      xAxis: same(rest.xAxis, a => styledAxis(a, 'x', ink, narrow, plot.clientWidth)),
+      yAxis: same(rest.yAxis, a => styledAxis(upright && a.name ? {nameGap: 24, ...a} : a, 'y', ink, narrow, plot.clientWidth)),
       legend: {show: legend > 0, top: 0, left: 0, icon: 'roundRect', itemWidth: 12, itemHeight: 8,
         textStyle: {color: ink.ink}, data: named(rest.series).map(s => s.name)},
       aria: {enabled: true, label: {description: `${data.title}. ${data.says}`}},

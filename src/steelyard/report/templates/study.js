@@ -1,7 +1,7 @@
 for(const t of document.querySelectorAll('.all table')){const b=t.tBodies[0];
 t.tHead.addEventListener('click',e=>{const h=e.target.closest('th');if(!h)return;
-const i=[...h.parentNode.children].indexOf(h),up=h.dataset.up!=='1';
-for(const o of h.parentNode.children)delete o.dataset.up;h.dataset.up=up?'1':'0';
+const i=[...h.parentNode.children].indexOf(h),up=h.getAttribute('aria-sort')!=='ascending';
+for(const o of h.parentNode.children)o.removeAttribute('aria-sort');h.setAttribute('aria-sort',up?'ascending':'descending');
 const k=r=>{const c=r.cells[i],v=c.dataset.v;return v===undefined?c.textContent:v===''?null:+v};
 const less=(x,y)=>typeof x==='number'&&typeof y==='number'?x-y:
 String(x).localeCompare(String(y),undefined,{numeric:true});
