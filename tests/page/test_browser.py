@@ -115,6 +115,16 @@ def test_columns_stand_side_by_side_and_differences_are_marked(at: Any) -> None:
     one.page.locator(".answers.n3").wait_for()
 
 
+def test_techniques_are_sought_for_what_is_in_view(at: Any) -> None:
+    page = at("/estimate?model=llama-3.1-70b&on=h100_sxm:8&tp=8&weights=fp8&batch=32")
+    page.page.click("text=which published techniques would help")
+    page.page.wait_for_url("**/advise?**")
+    shown = {n: page.page.input_value(f"[name={n}]") for n in ("model", "on", "tp", "weights", "concurrency")}
+    assert shown == {"model": "llama-3.1-70b", "on": "h100_sxm:8", "tp": "8", "weights": "fp8", "concurrency": "32"}
+    assert page.page.locator(".problems").count() == 0
+    page.silent()
+
+
 def test_a_network_through_the_same_screen(at: Any) -> None:
     one = at(ESTIMATE)
     one.page.fill("[name=model]", "resnet50")

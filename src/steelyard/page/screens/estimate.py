@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any
+from urllib.parse import urlencode
 
 from steelyard.deployment.plan import DEGREES
 from steelyard.page.screen import Screen, Shown, Tell, fact
@@ -30,6 +31,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     import steelyard as sy
     from steelyard.scenario.scenario import read_model
 
+    given = words
     if "model" in words and not _is_network(words["model"]):  # named in the answer as the command names it
         with suppress(sy.InputError):
             words = {**words, "model": read_model(words["model"], bool(words.get("generic")))}
@@ -37,10 +39,10 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     kind = type(found).__name__
     if kind == "SpaceEstimate":
         return _space(found)
-    return _network(found) if kind == "NetEstimate" else _served(found)
+    return _network(found) if kind == "NetEstimate" else _served(found, given)
 
 
-def _served(e: Any) -> Shown:
+def _served(e: Any, given: Mapping[str, Any]) -> Shown:
     from steelyard.report.estimate import flat, to_dict
 
     d = to_dict(e)
@@ -55,9 +57,16 @@ def _served(e: Any) -> Shown:
         "fits": d["fits"],
         "remedy": _remedy(d["remedy"]),
         "facts": _facts(d, causal, thing),
+        "advise": f"/advise?{urlencode(_advised(given, e.scenario.batch), doseq=True)}" if causal else "",
         "notes": {"assumed": d["assumptions"], "guessed": d["guesses"], "sources": d["sources"]},
     }
     return Shown(d, [flat(e)], [f.to_dict() for f in figures_of(e)], view)
+
+
+def _advised(given: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    """What was asked as a question of ``advise``: the batch are users who wait for their answers."""
+    same = {n: v for n, v in given.items() if n in fields_of("simulate")}
+    return {**same, "concurrency": batch, "requests": max(100, 8 * batch)}
 
 
 def _how(d: Mapping[str, Any], e: Any) -> str:

@@ -93,7 +93,8 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         raise UnknownName(axis, name, groups)
     listed = [r for r in groups[name] if _holds(r, text)] if name else []
     sums = [s for n, rows in groups.items() if not name and (s := _sum(axis, n, [r for r in rows if _holds(r, text)]))]
-    document = {"schema": "steelyard.accuracy/2", "by": axis, "name": name, "q": text, "rows": listed or sums}
+    rows = listed or sums
+    document = {"schema": "steelyard.accuracy/2", "by": axis, "name": name, "q": text, "rows": rows}
     view = {
         "title": name or f"Accuracy by {axis}",
         "by": axis,
@@ -106,7 +107,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         "on": name if axis == "machine" and name in _machines() else "",
     }
     figures = _figures(axis, listed) if name else _figures_of_sums(axis, sums)
-    return Shown(document, document["rows"], figures, view)
+    return Shown(document, rows, figures, view)
 
 
 @cache
