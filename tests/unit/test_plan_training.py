@@ -226,3 +226,51 @@ def test_two_directions_need_their_micro_batches() -> None:
     assert sy.train(**words, gbs=16).step_s > 0  # type: ignore[arg-type]
     with pytest.raises(InputError, match="nearest is 16"):
         sy.train(**words, gbs=17)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def rewarded() -> TrainAnswer:
+    asked = {"prompts": 32, "group": 4, "isl": 256, "osl": "lognormal:256,max=1024", "framework": "fsdp"}
+    return sy.plan_training("qwen3-0.6b", "h100_sxm:8", task="grpo", objective="time", **asked)  # type: ignore[arg-type]
+
+
+def test_answers_are_drawn_in_turns_or_apart(rewarded: TrainAnswer) -> None:
+    ways = {(r.scenario.cluster.count, r.devices): r for r in rewarded.rows}
+    assert set(ways) == {(8, 8), (6, 8), (4, 8), (2, 8)}
+    assert rewarded.winner is min(rewarded.rows, key=lambda r: r.days).found
+    row = ways[4, 8]
+    words = {n: row.scenario.words[n] for n in ("task", "prompts", "group", "isl", "osl", "framework")}
+    alone = sy.train("qwen3-0.6b", "h100_sxm:4", **words, rollout_on="h100_sxm:4", stale=1).rewarded
+    assert alone is not None
+    assert row.step_s == alone.step_s
+
+
+def test_a_plan_of_answers_says_what_the_other_way_takes(rewarded: TrainAnswer) -> None:
+    from steelyard.report.train_plan import flat_rows, report
+
+    text = report(rewarded, 200)
+    assert "times as long" in text
+    assert "4 ways weighed" in text
+    assert {row["rollout_devices"] for row in flat_rows(rewarded)} == {0, 2, 4, 6}
+    only = sy.plan_training("qwen3-0.6b", "h100_sxm:8", task="grpo", stale=0, prompts=8, osl="64", framework="fsdp")
+    assert [r.devices == r.scenario.cluster.count for r in only.rows] == [True]
+
+
+def test_a_value_model_needs_one_stage_also_where_stages_are_chosen() -> None:
+    found = sy.train("llama-3.1-70b", "h100_sxm:64", gbs=64, techniques=["critic"])
+    assert found.scenario.plan.pp == 1
+
+
+def test_a_model_that_rewards_draws_power() -> None:
+    words = {"task": "grpo", "prompts": 8, "group": 2, "osl": "64", "framework": "fsdp", "rollout_tp": 1}
+    model, rules = (sy.train("qwen3-0.6b", "h100_sxm", **words, reward=x).rewarded for x in ("qwen3-8b", ""))  # type: ignore[arg-type]
+    assert model is not None
+    assert rules is not None
+    assert model.energy_j - rules.energy_j > 250 * model.parts_s["reward"]
+
+
+def test_shares_of_exposed_traffic_and_deadlines_are_checked() -> None:
+    with pytest.raises(InputError, match="tp_exposed"):
+        sy.train("llama-3.1-8b", "h100_sxm:8", framework="megatron", set="tp_exposed=30")
+    with pytest.raises(InputError, match="expected a time such as 30d, got '3x'"):
+        sy.plan_training("llama-3.1-8b", "h100_sxm", by="3x", tokens="1T")

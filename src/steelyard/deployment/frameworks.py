@@ -69,12 +69,13 @@ class Framework:
     loss_bytes: Annotated[float, Quantity("byte", "traffic of the loss per logit, forward and backward", ge=0)] = 18.0
     logit_bytes: Annotated[float, Quantity("byte", "held of a logit at the peak", ge=0)] = 6.0
     fused_loss: Annotated[bool, "offers head and loss in one kernel over parts of the tokens: --loss fused"] = False
-    tp_exposed: Annotated[float, Quantity("1", "of the time of tensor-parallel traffic, not covered by work", ge=0)] = (
-        1.0
-    )
+    tp_exposed: Annotated[
+        float,
+        Quantity("1", "time of tensor-parallel traffic that no work covers, of what links alone take", ge=0, le=3),
+    ] = 1.0
     cp_exposed: Share = 0.3
     cp_attention: Annotated[float, Quantity("1", "time of attention cut in a ring over its share", ge=1)] = 1.0
-    ep_exposed: Annotated[float, Quantity("1", "of the exchange of experts' tokens, not covered by work", ge=0)] = 1.0
+    ep_exposed: Annotated[float, Quantity("1", "the same of the exchange of experts' tokens", ge=0, le=3)] = 1.0
     dp_exposed: Share = 0.3
     """Of what goes over data-parallel ranks at the end of a step."""
     host_s: Annotated[float, Quantity("s", "host time of a layer's forward pass, dense", ge=0)] = 0.0

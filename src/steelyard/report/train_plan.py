@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from steelyard.deployment.failures import DAY_S
@@ -18,6 +19,7 @@ __all__ = [
     "HEADS",
     "SCHEMA",
     "cells",
+    "devices_of",
     "effort",
     "files",
     "flat_rows",
@@ -67,7 +69,32 @@ def _flat(row: Row) -> dict[str, Any]:
         "usd": row.usd,
         "kwh": row.kwh,
         "chance_frac": row.chance,
+        **_answering(row),
     }
+
+
+def _answering(row: Row) -> dict[str, Any]:
+    """Columns of who answers; none where nothing is scored."""
+    step, found = row.scenario.rewarded, row.found
+    if step is None or found is None or found.rewarded is None:
+        return {}
+    made = found.rewarded.rollouts
+    apart = 0 if step.rollout_on is None else step.rollout_on.count
+    told: dict[str, Any] = {"devices": row.devices, "rollout_devices": apart, "stale": step.stale}
+    return told | ({} if made is None else {f"rollout_{n}": v for n, v in made.degrees.items()})
+
+
+def _layout(row: Row) -> str:
+    """The layout of those that train, and who answers beside them or before."""
+    shape, step, found = row.scenario.plan.shape, row.scenario.rewarded, row.found
+    made = None if found is None or found.rewarded is None else found.rewarded.rollouts
+    if step is None or made is None:
+        return shape
+    each = made.cluster.count // made.replicas
+    answer = f"{made.replicas} x {each}"
+    if step.rollout_on is None:
+        return f"{shape}; in turns, answers by {answer}"
+    return f"{shape} on {row.scenario.cluster.count}; answers by {answer} beside"
 
 
 def flat_rows(answer: TrainAnswer) -> list[dict[str, Any]]:
@@ -106,7 +133,10 @@ def parts(answer: TrainAnswer) -> list[Any]:
     if winner is None:
         found += [styled(("no plan", "bold red"), f"  {answer.reason}")]
     else:
-        found += [styled(("winner", "bold green"), f"  {winner.scenario.cluster.title}: {winner.scenario.plan.shape}")]
+        best = next((r for r in answer.rows if r.found is winner), None)
+        where = winner.scenario.cluster.title if best is None else devices_of(best)
+        layout = winner.scenario.plan.shape if best is None else _layout(best)
+        found += [styled(("winner", "bold green"), f"  {where}: {layout}"), *_other_way(answer, best)]
         if winner.run is not None and question.by_s is not None:
             found.append(f"  in time with {winner.run.chance_by(question.by_s / DAY_S):.0%}")
         if winner.run is not None and question.budget_usd is not None:
@@ -123,6 +153,37 @@ def parts(answer: TrainAnswer) -> list[Any]:
     ]
 
 
+def devices_of(row: Row) -> str:
+    """The devices of a row, in words."""
+    return replace(row.scenario.cluster, count=row.devices).title
+
+
+def _other_way(answer: TrainAnswer, best: Row | None) -> list[str]:
+    """How much longer as many devices take in turns or apart, and what takes it."""
+    if best is None or best.found is None or best.found.rewarded is None:
+        return []
+    machine, turns = best.scenario.cluster.machine.name, best.devices == best.scenario.cluster.count
+    others = [
+        r
+        for r in answer.rows
+        if (r.devices, r.scenario.cluster.machine.name) == (best.devices, machine)
+        and (r.devices == r.scenario.cluster.count) != turns
+    ]
+    if not others:
+        return []
+    other = min(others, key=lambda r: r.step_s)
+    done = other.answer.rewarded
+    assert done is not None
+    if turns:
+        waits = f"of those that train {done.idle_frac['train']:.0%} of the time is idle"
+        waits += f", of those that answer {done.idle_frac['rollout']:.0%}"
+    else:
+        waits = f"answers take {done.parts_s['rollout']:.3g} s of its {done.step_s:.3g} s, one after the other"
+    kind = "apart" if turns else "in turns"
+    longer = f"a step takes {other.step_s / best.step_s:.2f} times as long"
+    return [f"  {kind} on as many ({_layout(other)}) {longer}: {waits}"]
+
+
 #: Heads of :func:`cells`.
 HEADS = ("machine", "layout", "micro-batch", "again", "days", "USD", "chance")
 
@@ -131,8 +192,8 @@ def cells(answer: TrainAnswer) -> list[list[str]]:
     """A row per machine and number of devices: its best layout."""
     return [
         [
-            f"{r.scenario.cluster.count:,} x {r.scenario.cluster.machine.name}",
-            r.scenario.plan.shape,
+            f"{r.devices:,} x {r.scenario.cluster.machine.name}",
+            _layout(r),
             str(r.scenario.plan.mbs),
             r.scenario.plan.again,
             f"{r.days:,.1f}",
@@ -145,6 +206,8 @@ def cells(answer: TrainAnswer) -> list[list[str]]:
 
 def effort(answer: TrainAnswer) -> str:
     """How many layouts were priced, and how fast."""
+    if any(s.rewarded is not None for s in answer.question.scenarios):
+        return f"{answer.screened:,} ways weighed, answers played, {answer.seconds:.2f} s of CPU"
     speed = answer.screened / max(answer.seconds, 1e-9)
     return f"{answer.screened:,} layouts priced ({speed:,.0f}/s), {answer.seconds:.2f} s of CPU"
 

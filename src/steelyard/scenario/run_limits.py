@@ -34,18 +34,18 @@ def limits_of(values: Mapping[str, Any]) -> Limits:
 
     problems: list[Problem] = []
     found: dict[str, float | None] = {"by": None, "budget": None}
-    for name, unit in (("by", "s"), ("budget", "USD")):
+    for name, unit, such in (("by", "s", "a time such as 30d"), ("budget", "USD", "money such as 3Musd")):
         if given(name):
             try:
                 found[name] = parse_quantity(values[name], unit, name)
-            except InputError as error:
-                problems += error.problems
+            except InputError:
+                problems.append(Problem(name, f"expected {such}, got {show(str(values[name]))}"))
             else:
                 if not 0 < (found[name] or 0.0) < 1e15:
                     problems.append(Problem(name, f"expected more than 0 {unit}, got {show(str(values[name]))}"))
     useless = [name for name in _OF_A_RUN if given(name)]
     if useless and not any(given(name) for name in _LENGTHS):
-        message = f"expected the tokens of the run (15.6T), without which {useless[0]} says nothing"
+        message = f"expected the tokens of the run (15.6T), without which --{useless[0]} says nothing"
         problems.append(Problem("tokens", message))
     raise_all(problems)
     return Limits(found["by"], found["budget"])

@@ -9,8 +9,6 @@ TRAIN_ROWS = """
 [What runs]
 task | name | pretrain | column choices=pretrain,sft,lora,qlora,grpo,ppo,dpo | what is trained: pretrain, sft (all
     weights), lora, qlora (adapters; the model stays as it is), grpo, ppo, dpo (from answers that are scored)
-plan_training.task | name | pretrain | column choices=pretrain,sft,lora,qlora | what is trained: pretrain, sft (all
-    weights), lora, qlora (adapters; the model stays as it is)
 rank | whole | 16 | least=1 most=65536 | rank of adapters
 gbs | text | - | column also=int --gbs --global-batch-size | a step: sequences, or tokens as 4Mtok (default: a
     few micro-batches of every stage)
@@ -53,8 +51,6 @@ ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pas
     others exchange heads (Ulysses) (default: all pass them around; what is fastest where a degree is open)
 train.offload | text | - | column | what lies in the host's memory: optimizer (updated there), parameters, activations;
     NAME:nvme on its drives; none (default: nothing; what the framework offers where nothing fits without)
-plan_training.offload | text | - | column | what lies in the host's memory: optimizer (updated there), parameters,
-    activations; NAME:nvme on its drives; none (default: nothing; what the framework offers where nothing fits without)
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
 [Rollouts]
@@ -69,6 +65,8 @@ rollout_tp | whole | none | least=1 most=1e+06 column | tensor-parallel degree o
 rollout_engine | name | vllm | column | engine that answers: vllm, sglang, trtllm
 stale | whole | 0 | least=0 most=1 column | 1: while some devices train, those of --rollout-on answer for the next
     step, with weights a step old; 0: in turns
+plan_training.stale | whole | none | least=0 most=1 column | 0: no answers with weights a step old, so all devices
+    answer and train in turns; 1: some may answer for the next step while others train (default: both are tried)
 reward | text | - | - | what scores answers: a model of the catalogue, or the time it takes, 2s (default: rules, in
     no time)
 reference | name | frozen | choices=frozen,none column | a frozen copy of the model scores answers as well (KL): frozen,
@@ -106,7 +104,8 @@ plan_training.sure | text | 0.8 | show also=float | the chance with which the ru
 PLAN_TRAINING = (
     "model on task rank gbs seq docs precision optimizer framework set mbs tp pp vp cp ring ep zero shard recompute "
     "loss offload host tokens epochs samples objective by budget max_gpus sure failures checkpoint spares jitter "
-    "network usd_per_hour power_price carbon generic seed tell"
+    "network usd_per_hour power_price carbon generic seed prompts group isl osl rollout_tp rollout_engine stale reward "
+    "reference passes tell"
 )
 TRAIN = (
     "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp zero shard "

@@ -21,6 +21,7 @@ from steelyard.deployment.failures import DAY_S
 from steelyard.deployment.frameworks import find_framework
 from steelyard.deployment.optimizers import find_optimizer
 from steelyard.deployment.recovery import Recovery, parse_spares
+from steelyard.deployment.train_plan import REWARDED
 from steelyard.errors import Problem
 from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster
@@ -33,6 +34,7 @@ from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
 from steelyard.search.chance import quantile, read_chance
+from steelyard.search.rewarded import MOST_REWARDED, ways
 from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, layouts_of
 from steelyard.training.layouts import Layouts
 from steelyard.training.reliability import effective
@@ -69,6 +71,20 @@ class Row:
     step_s: float
     chance: float
     """That it ends in time and in budget."""
+    found: TrainEstimate | None = None
+    """The answer, where it is there already."""
+
+    @property
+    def answer(self) -> TrainEstimate:
+        """The answer of ``train``."""
+        return self.found or answer_train(self.scenario)
+
+    @property
+    def devices(self) -> int:
+        """That train, and that answer beside them."""
+        step = self.scenario.rewarded
+        apart = None if step is None else step.rollout_on
+        return self.scenario.cluster.count + (0 if apart is None else apart.count)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,11 +109,11 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
     names = _names(values["on"])
     limits = problems.read(limits_of, values)
     sure = problems.read(read_chance, values["sure"])
-    most = values["max_gpus"] or MOST_DEVICES
+    most = values["max_gpus"] or (MOST_REWARDED if values["task"] in REWARDED else MOST_DEVICES)
     own = {
         n: values[n]
         for n in fields_of("train")
-        if n in values and n != "on" and values[n] != fields_of("train")[n].default
+        if n in values and n not in ("on", "stale") and values[n] != fields_of("train")[n].default
     }
     problems.read(find_optimizer, values["optimizer"])
     if values["model"] is not None and asks_net({"model": values["model"]}):
@@ -160,13 +176,13 @@ def plan_of_training(question: TrainQuestion) -> TrainAnswer:
     for scenario in question.scenarios:
         if question.tell is not None:
             question.tell(f"pricing layouts on {scenario.cluster.machine.name}")
-        found, layouts = _screened(scenario, question)
+        found, layouts = (_screened if scenario.rewarded is None else _ways)(scenario, question)
         screened += layouts
         rows += found
     rows = sorted((_sure(row, question) for row in rows), key=lambda r: (-r.days, r.usd or 0.0))
     able = [r for r in rows if r.chance >= question.sure]
     ranked = sorted(able, key=lambda r: _score(r, question))
-    finalists = tuple(answer_train(r.scenario) for r in ranked[:3])
+    finalists = tuple(r.answer for r in ranked[:3])
     return TrainAnswer(
         question,
         finalists[0] if finalists else None,
@@ -241,6 +257,13 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
     return rows, layouts.weighed
 
 
+def _ways(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
+    """Of a task that learns from scored answers, every way on every number of devices, and how many those were."""
+    found = ways(scenario, question.words)
+    rows = [Row(w.found.scenario, w.days, w.usd, w.kwh, w.step_s, chance_of(w.found, question), w.found) for w in found]
+    return rows, len(rows)
+
+
 def _recovery(scenario: TrainScenario, nodes: int) -> Recovery:
     """What follows a failure of a job on so many nodes: spares that are a share are one of these."""
     spares = parse_spares(scenario.words["spares"], nodes)
@@ -295,7 +318,7 @@ def _sure(row: Row, question: TrainQuestion) -> Row:
     """The row with the chance that ``train`` answers for it, where the spread of steps alone does not decide."""
     if (question.by_s, question.budget_usd) == (None, None) or not _NO_DOUBT < row.chance < 1.0 - _NO_DOUBT:
         return row
-    return replace(row, chance=chance_of(answer_train(row.scenario), question))
+    return replace(row, chance=chance_of(row.answer, question))
 
 
 def chance_of(found: TrainEstimate, question: TrainQuestion) -> float:

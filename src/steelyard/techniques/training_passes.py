@@ -180,6 +180,11 @@ class Critic(OfTraining, Technique):
             return [Problem(self.name, "both models lie on all devices: give --pp 1")]
         return super().training_problems(scenario)
 
+    def training(self, scenario: Any) -> Any:
+        """See :class:`OnTraining`: stages that are still open are one."""
+        left = tuple(name for name in scenario.open if name != "pp")
+        return replace(scenario, words={**scenario.words, "pp": 1}, open=left)
+
     def training_parts(self, parts: Any, plan: Any) -> Any:
         """See :class:`OnTraining`."""
         layers = [replace(kind, count=2.0 * kind.count, kept_bytes=kind.kept_bytes / 2.0) for kind in parts.layers]

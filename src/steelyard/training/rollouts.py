@@ -36,6 +36,7 @@ from steelyard.training.estimate import TrainEstimate, answer_train, priced_part
 from steelyard.training.offload import link_rate
 from steelyard.training.step import step_of
 from steelyard.training.traffic import Links
+from steelyard.workload.model import Model
 
 __all__ = ["PARTS", "RewardedCost", "Rollouts", "answer_rewarded"]
 
@@ -106,10 +107,14 @@ class RewardedCost:
         return self.tokens / self.step_s
 
 
-def answer_rewarded(scenario: TrainScenario) -> TrainEstimate:
+def answer_rewarded(scenario: TrainScenario, known: dict[Any, Rollouts] | None = None) -> TrainEstimate:
     """Weigh a step that learns from scored answers, and the run where its length is given.
 
     The update is weighed as any training step; :attr:`TrainEstimate.rewarded` is the whole.
+
+    Args:
+        scenario: the question.
+        known: answers that were played, of the same step on as many devices; what is played is added.
 
     Raises:
         InputError, DoesNotFit: as for a training step and a simulation.
@@ -124,7 +129,7 @@ def answer_rewarded(scenario: TrainScenario) -> TrainEstimate:
     parts["train"] = step.updates * models * found.step_s
     rollouts, apart = None, step.rollout_on
     if step.draws:
-        rollouts = _rollouts(found, step)
+        rollouts = _rollouts(found, step, {} if known is None else known)
         parts |= {"rollout": rollouts.time_s, "weights": _weights_s(found, rollouts, apart)}
         parts["switch"] = 2.0 * rollouts.away_bytes / link_rate(cluster)
     times = {name: parts.get(name, 0.0) for name in PARTS}
@@ -134,7 +139,7 @@ def answer_rewarded(scenario: TrainScenario) -> TrainEstimate:
     ends = _ends(times, (low, high), rollouts, step.stale)
     devices = cluster.count + (apart.count if apart else 0)
     idle = _idle(times, whole, rollouts, apart is not None)
-    energy, usd = _spent(found, times, whole, rollouts, apart)
+    energy, usd = _spent(found, step, times, whole, rollouts, apart)
     done = RewardedCost(
         step_s=whole,
         ends_s=ends,
@@ -186,7 +191,7 @@ def _static_bytes(found: TrainEstimate) -> float:
     return max(held) + found.scenario.plan.outside_bytes
 
 
-def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:
+def _rollouts(found: TrainEstimate, step: RewardedStep, known: dict[Any, Rollouts]) -> Rollouts:
     """The answers drawn, by the tensor-parallel degree that takes least.
 
     Raises:
@@ -204,7 +209,7 @@ def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:
     wrong: InputError | DoesNotFit | None = None
     for degree in degrees:
         try:
-            one = _answered(found, step, cluster, degree)
+            one = _answered(found, step, cluster, degree, known)
         except (InputError, DoesNotFit) as error:
             wrong = error
             continue
@@ -217,7 +222,9 @@ def _rollouts(found: TrainEstimate, step: RewardedStep) -> Rollouts:
     return best[1]
 
 
-def _answered(found: TrainEstimate, step: RewardedStep, cluster: Cluster, degree: int) -> Rollouts:
+def _answered(
+    found: TrainEstimate, step: RewardedStep, cluster: Cluster, degree: int, known: dict[Any, Rollouts]
+) -> Rollouts:
     """The answers drawn with one degree."""
     model, answers = found.scenario.model, step.answers
     capacity = cluster.machine.root.capacity_bytes
@@ -227,6 +234,9 @@ def _answered(found: TrainEstimate, step: RewardedStep, cluster: Cluster, degree
         room = _USED - static / capacity
         weights = found.scenario.parameters * 2.0 / degree / capacity
         used, away = (room, 0.0) if room >= weights + _LEAST_CACHE else (_USED, static)
+    key = (cluster.machine.name, cluster.count, degree, round(used, 4))
+    if key in known:
+        return replace(known[key], away_bytes=away)
     n, group = answers.osl.shape
     trace = Trace(np.zeros(n), answers.isl, answers.osl[:, 0], name="answers of a step")
     words: dict[str, Any] = {
@@ -251,7 +261,8 @@ def _answered(found: TrainEstimate, step: RewardedStep, cluster: Cluster, degree
         problem = error.problems[0]
         raise InputError(problem.message, field=fields.get(problem.field, problem.field)) from None
     ends = ends_of(run, True)
-    return _told(run, ends, cluster, step.engine, used, away)
+    known[key] = _told(run, ends, cluster, step.engine, used, away)
+    return known[key]
 
 
 def _told(
@@ -334,12 +345,17 @@ def _idle(times: Mapping[str, float], whole: float, rollouts: Rollouts | None, a
 
 
 def _spent(
-    found: TrainEstimate, times: Mapping[str, float], whole: float, rollouts: Rollouts | None, apart: Cluster | None
+    found: TrainEstimate,
+    step: RewardedStep,
+    times: Mapping[str, float],
+    whole: float,
+    rollouts: Rollouts | None,
+    apart: Cluster | None,
 ) -> tuple[float, float | None]:
     """Energy and rent of a step."""
     cluster = found.scenario.cluster
     learning = times["policy"] + times["reference"] + times["critic"] + times["train"]
-    if not isinstance(found.scenario.words.get("reward"), str) or times["reward"] == 0.0:
+    if isinstance(step.reward, Model):  # a program's time is no work of the devices
         learning += times["reward"]
     energy = found.energy_j / found.step_s * learning
     answered = 0.0 if rollouts is None else rollouts.energy_j
