@@ -73,6 +73,8 @@ def training_files(found: TrainEstimate, more_files: Mapping[str, str] | None = 
     Raises:
         InputError: it is no language model.
     """
+    if found.kinds:
+        raise InputError("no launch files are written for devices of several kinds; name a file", field="out")
     job = TrainJob(found)
     if job.model is None:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.catalogue import (
@@ -24,11 +24,13 @@ from steelyard.units import format_quantity, parse_quantity
 
 __all__ = [
     "Cluster",
+    "Mixed",
     "are_unlike",
     "asks_again",
     "cluster_of",
     "count_last",
     "held_to",
+    "mixed_cluster",
     "parse_cluster",
     "with_network",
 ]
@@ -37,6 +39,8 @@ __all__ = [
 MAX_DEVICES = 10_000_000
 #: Most devices of a replica of several kinds.
 MAX_UNLIKE = 64
+#: Most kinds of devices that train together.
+MAX_KINDS = 4
 #: Cards that stand in one host where a machine's file states no node.
 HOST_CARDS = 8
 #: Sockets that a link of processors joins in one host.
@@ -126,11 +130,81 @@ class Cluster:
             )
         return tuple(filter(None, (self.meaning, split, joined)))
 
+    @property
+    def kinds(self) -> tuple[Cluster, ...]:
+        """The devices of each kind, where several kinds are not one replica."""
+        return (self,)
+
     def __str__(self) -> str:
         if self.unlike:
             stated = f"@{'/'.join(f'{part:g}' for part in self.split)}" if self.split else ""
             return "+".join(m.name for m, _ in self.shares) + stated
         return self.machine.name if self.count == 1 else f"{self.machine.name}:{self.count}"
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed(Cluster):
+    """Devices of several kinds, each in nodes of its own: ``h100_sxm:64+a100_sxm:64``.
+
+    ``machine`` has the names of all and is else the first.
+    """
+
+    of: tuple[Cluster, ...] = ()
+
+    @property
+    def kinds(self) -> tuple[Cluster, ...]:
+        """The devices of each kind."""
+        return self.of
+
+    @property
+    def title(self) -> str:
+        """The devices in words."""
+        return " + ".join(kind.title for kind in self.of)
+
+    @property
+    def node_count(self) -> int:
+        """Nodes of all kinds."""
+        return sum(kind.node_count for kind in self.of)
+
+    @property
+    def hosts_w(self) -> float:
+        """W of the hosts of all kinds."""
+        return sum(kind.hosts_w for kind in self.of)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What was taken for granted of the devices of each kind."""
+        return tuple(f"{kind}: {text}" for kind in self.of for text in kind.remarks)
+
+    def __str__(self) -> str:
+        return "+".join(str(kind) for kind in self.of)
+
+
+def mixed_cluster(text: str) -> Cluster:
+    """Read ``NAME:COUNT+NAME:COUNT``, each kind in nodes of its own; of one kind they are a plain cluster.
+
+    Raises:
+        InputError: a part cannot be read, or there are more than four kinds.
+    """
+    if "+" in text and is_catalogued(text.rpartition(":")[0] or text):  # a name with a plus
+        return parse_cluster(text)
+    parts = [_alike(part) for part in text.split("+")]
+    kinds: dict[str, Cluster] = {}
+    for part in parts:
+        known = kinds.get(part.machine.name)
+        kinds[part.machine.name] = part if known is None else replace(known, count=known.count + part.count, system="")
+    if len(kinds) > MAX_KINDS:
+        raise InputError(f"expected at most {MAX_KINDS} kinds of devices, got {len(kinds)}", field="machine")
+    first, *others = kinds.values()
+    if not others:
+        return first
+    machines = [kind.machine for kind in kinds.values()]
+    whole = {f.name: getattr(first, f.name) for f in fields(Cluster)} | {
+        "machine": replace(machines[0], name="+".join(kinds), title=" + ".join(m.title for m in machines)),
+        "count": sum(kind.count for kind in kinds.values()),
+        "system": "",
+    }
+    return Mixed(**whole, of=tuple(kinds.values()))
 
 
 def parse_cluster(text: str) -> Cluster:
@@ -260,6 +334,8 @@ def held_to(on: str | Cluster | Machine, watts: float) -> Cluster:
 
 def asks_again(cluster: Cluster) -> str:
     """Text that :func:`parse_cluster` reads as these devices: a catalogue name, a path, or the description in TOML."""
+    if isinstance(cluster, Mixed):
+        return "+".join(asks_again(kind) for kind in cluster.kinds)
     if cluster.unlike:
         return str(cluster)
     machine = cluster.machine

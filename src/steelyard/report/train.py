@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report import train_rewarded, train_run
+from steelyard.report import train_kinds, train_rewarded, train_run
 from steelyard.report.paper import (
     Line,
     bullets,
@@ -102,6 +102,8 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "usd_per_trillion_tokens": found.usd_per_trillion_tokens,
         "run": None if found.run is None else found.run.to_dict() | chances(found),
         "rl": train_rewarded.to_dict(found),
+        "across": found.across,
+        "kinds": train_kinds.to_dict(found),
         "framework": {
             "name": framework.name,
             "version": framework.version,
@@ -167,6 +169,8 @@ def parts(found: TrainEstimate) -> list[Any]:
     plan = found.scenario.plan
     fullest = found.stages[found.peak_stage]
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
+    if found.kinds:
+        where = f" on {max(found.kinds, key=lambda k: k.fullest).cluster.machine.name}"
     verdict = fitting(found.fits, fullest.reserved_bytes, found.capacity_bytes, where)
     if not found.fits and fullest.reserved_bytes <= found.capacity_bytes:
         verdict = styled(("does not fit", "bold red"), f"  {shortfall(found)}")
@@ -184,6 +188,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         "",
         verdict,
         *_would_fit(found),
+        *train_kinds.parts(found),
         *train_rewarded.parts(found),
         "",
         table,
@@ -212,6 +217,12 @@ def title(found: TrainEstimate) -> list[Any]:
     away = "; head and loss fused" if plan.loss == "fused" else ""
     away += f"; in the host's memory: {', '.join(plan.offload)}" if plan.offload else ""
     many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
+    if found.kinds:
+        return [
+            styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
+            styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; zero {plan.zero}"),
+            styled(f"{counted} a step"),
+        ]
     return [
         styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
         styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.spread}"),

@@ -382,6 +382,10 @@ rl | {}? | - | - | of a task that learns from scored answers, the whole step (st
 rl.step_s.value | number | s | rl_step_s | time of the whole step, s
 rl.tokens_per_s | number | 1/s | rl_tokens_per_s | prompts and answers over the step, of all devices
 rl.usd | number? | USD | rl_usd | rent of a step; null without a price
+across | string | - | - | how devices of several kinds work together: replicas, stages; empty: they are of one kind
+kinds | array | - | - | of devices of several kinds, what each does in a step: machine, devices, plan, sequences,
+    layers, busy_s, waits_s, energy_j, rent_usd_per_hour, capacity_bytes, peak_memory_bytes, memory_bytes of its
+    stages (memory_bytes above is of the kind whose memory is fullest)
 framework.name | string | - | - | what trains it
 framework.version | string | - | - | its version
 framework.facts | {} | - | - | what it does by itself, as used

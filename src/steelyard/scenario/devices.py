@@ -14,12 +14,12 @@ from steelyard.workload.catalogue import find_model
 __all__ = ["read_cluster", "takes"]
 
 
-def read_cluster(on: str | Cluster | Machine) -> Cluster:
-    """The devices meant. Raises :class:`InputError`."""
+def read_cluster(on: str | Cluster | Machine, read: Callable[[str], Cluster] = parse_cluster) -> Cluster:
+    """The devices meant, text as ``read`` reads it. Raises :class:`InputError`."""
     if isinstance(on, Cluster | Machine):
         return on if isinstance(on, Cluster) else cluster_of(on)
     try:
-        return parse_cluster(on)
+        return read(on)
     except UnknownName as error:
         message = error.message
         if takes(find_model, on):

@@ -45,6 +45,10 @@ schedule | name | - | column choices=1f1b,gpipe,interleaved,zb-h1,zb-h2,zb-v,dua
     with --vp)
 recompute | text | - | column | computed again in the backward pass: none, selective, full, full:2 (of every chunk of a
     stage 2 layers), or modules as core_attn,act,norm (default: the framework's; what fits best where a degree is open)
+across | name | - | column choices=replicas,stages | of --on h100_sxm:64+a100_sxm:64: each kind of device has replicas
+    of its own, which share a step by their speed, or pipeline stages, which share the layers (default: the faster)
+shares | text | - | column | of replicas of several kinds: the sequences of a step that each kind takes, 384/128, or
+    equal (default: by speed)
 loss | name | - | choices=whole,fused column | scores over the vocabulary: whole, or fused (head and loss in one kernel
     over parts of the tokens, as Liger) (default: whole; what fits best where a degree is open)
 ring | whole | none | least=1 most=1e+06 column | of the --cp ranks, as many pass keys and values around; the
@@ -108,8 +112,8 @@ PLAN_TRAINING = (
     "reference passes tell"
 )
 TRAIN = (
-    "model on task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp zero shard "
-    "schedule recompute loss offload host sync_every techniques tokens epochs samples trainings failures checkpoint "
-    "spares jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts group isl osl "
-    "rollout_on rollout_tp rollout_engine stale reward reference passes"
+    "model on across shares task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp "
+    "zero shard schedule recompute loss offload host sync_every techniques tokens epochs samples trainings failures "
+    "checkpoint spares jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts "
+    "group isl osl rollout_on rollout_tp rollout_engine stale reward reference passes"
 )

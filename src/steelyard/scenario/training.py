@@ -32,7 +32,7 @@ from steelyard.deployment.train_plan import (
 )
 from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
-from steelyard.machine.cluster import Cluster, with_network
+from steelyard.machine.cluster import Cluster, Mixed, mixed_cluster, with_network
 from steelyard.machine.host import find_host, usual_host
 from steelyard.machine.loader import is_machine_text
 from steelyard.scenario.fields import fields_of
@@ -116,6 +116,13 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
 
         return read_net_training(values, problems)
     cluster = problems.read(_cluster, values["on"]) if values["on"] is not None else None
+    if isinstance(cluster, Mixed):
+        from steelyard.scenario.mixed_training import read_mixed_training
+
+        return read_mixed_training(values, cluster, problems)
+    for name in ("across", "shares"):
+        if values[name] and cluster is not None:
+            problems.add([Problem(name, "of devices of several kinds: --on h100_sxm:64+a100_sxm:64")])
     model = problems.read(read_model, values["model"], values["generic"]) if values["model"] is not None else None
     framework = problems.read(_framework, values, cluster)
     optimizer = problems.read(find_optimizer, values["optimizer"])
@@ -210,6 +217,8 @@ def _cluster(on: Any) -> Cluster:
     if listed > 1:
         message = f"expected one machine, got {listed}: which of several is the best, steelyard plan --train says"
         raise InputError(message, field="on")
+    if isinstance(on, str) and "+" in on and not is_machine_text(on) and not is_file(on):
+        return read_cluster(on, mixed_cluster)
     return read_cluster(on)
 
 

@@ -24,7 +24,7 @@ from steelyard.deployment.recovery import Recovery, parse_spares
 from steelyard.deployment.train_plan import REWARDED
 from steelyard.errors import Problem
 from steelyard.interval import Z80
-from steelyard.machine.cluster import Cluster
+from steelyard.machine.cluster import Cluster, Mixed, mixed_cluster, parse_cluster
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import asks_net
@@ -123,17 +123,18 @@ def read_train_question(words: Mapping[str, Any], problems: Problems | None = No
         own["model"] = problems.read(read_model, values["model"], values["generic"])
     found: list[TrainScenario] = []
     for name in names:
-        cluster = problems.read(read_cluster, name)
+        cluster = problems.read(read_cluster, name, mixed_cluster if "+" in str(name) else parse_cluster)
         if cluster is None or own.get("model") is None:
             continue
         if cluster.unlike:
             problems.add([Problem("on", "training on unlike devices of one replica is not priced; name each apart")])
             continue
-        stated = isinstance(name, str) and ":" in name
+        mixed = isinstance(cluster, Mixed)
+        stated = mixed or (isinstance(name, str) and ":" in name)
         count = cluster.count if stated else max(cluster.count, most // cluster.per_node * cluster.per_node)
         whole = (
             problems.read(read_cluster, f"{cluster.machine.name}:{min(count, most)}")
-            if isinstance(name, str)
+            if isinstance(name, str) and not mixed
             else cluster
         )
         for framework in [f.strip() for f in str(values["framework"]).split(",")]:
@@ -227,6 +228,8 @@ def _counts(cluster: Cluster) -> tuple[int, ...]:
 def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
     """The best layout on every number of devices of a machine, and how many were priced."""
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
+    if isinstance(cluster, Mixed):
+        return _of_several(scenario, question)
     counts = _counts(cluster)
     margin = plan.framework.memory_spread ** (quantile(question.sure) / Z80)
     layouts = layouts_of(scenario, counts, margin)
@@ -262,6 +265,17 @@ def _ways(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], 
     found = ways(scenario, question.words)
     rows = [Row(w.found.scenario, w.days, w.usd, w.kwh, w.step_s, chance_of(w.found, question), w.found) for w in found]
     return rows, len(rows)
+
+
+def _of_several(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
+    """The row of devices of several kinds, all of them: as ``train`` lays them out."""
+    found = answer_train(scenario if scenario.tokens is not None else replace(scenario, tokens=1e12))
+    run = found.run
+    if not found.fits or run is None:
+        return [], 1
+    usd = None if run.usd is None else run.usd["p50"]
+    sure = 1.0 if (question.by_s, question.budget_usd) == (None, None) else 0.5  # else it is drawn
+    return [Row(scenario, run.days["p50"], usd, run.kwh["p50"], found.step_s, sure)], 1
 
 
 def _recovery(scenario: TrainScenario, nodes: int) -> Recovery:

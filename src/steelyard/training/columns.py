@@ -8,6 +8,7 @@ from steelyard.deployment.failures import DAY_S
 from steelyard.scenario.run_limits import limits_of
 
 if TYPE_CHECKING:
+    from steelyard.deployment.train_plan import TrainPlan
     from steelyard.training.estimate import TrainEstimate
 
 __all__ = ["chances", "columns_of", "layout_of"]
@@ -50,7 +51,12 @@ def columns_of(found: TrainEstimate) -> dict[str, Any]:
 
 def layout_of(found: TrainEstimate) -> str:
     """The layout in words: degrees above 1, micro-batch, ZeRO, what is computed again."""
-    plan = found.scenario.plan
+    if found.kinds:
+        return "; ".join(f"{k.cluster}: {_layout_of(k.plan)}, gbs {k.plan.gbs}" for k in found.kinds)
+    return _layout_of(found.scenario.plan)
+
+
+def _layout_of(plan: TrainPlan) -> str:
     return f"{plan.shape}, mbs {plan.mbs}, zero {plan.zero}, recompute {plan.again}"
 
 

@@ -25,6 +25,7 @@ from steelyard.machine.cluster import Cluster, asks_again
 from steelyard.machine.host import usual_host
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.fields import PRICE, fields_of
+from steelyard.scenario.mixed_training import MixedTrainScenario
 from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
@@ -43,18 +44,26 @@ from steelyard.workload.protocol import ends_hard
 from steelyard.workload.step import Step
 
 if TYPE_CHECKING:
+    from steelyard.training.mixed import KindShare
     from steelyard.training.remedies import Remedy
     from steelyard.training.rollouts import RewardedCost
 
 __all__ = [
     "StageHeld",
     "TrainEstimate",
+    "account_of",
+    "account_of_run",
     "answer_train",
     "checkpoint_bytes_of",
+    "ends_of",
+    "energy_of_step",
     "layouts_of",
+    "memory_interval",
+    "one",
     "priced_parts",
     "run_of_scenario",
     "sites_of",
+    "spread_of",
     "train",
 ]
 
@@ -102,6 +111,10 @@ class TrainEstimate(Result):
     """Of the host's memory, of each device that moves something there."""
     rewarded: RewardedCost | None = None
     """The step of a task that learns from scored answers, of which ``step_s`` is an update."""
+    across: str = ""
+    """How devices of several kinds work together: ``replicas``, ``stages``; empty: they are of one."""
+    kinds: tuple[KindShare, ...] = ()
+    """What the devices of each kind do then; ``stages`` are those of the kind whose memory is fullest."""
 
     @property
     def tokens_per_s(self) -> float:
@@ -142,6 +155,8 @@ class TrainEstimate(Result):
     @cached_property
     def would_fit(self) -> tuple[Remedy, ...]:
         """Changes that fit, each with its answer, where this does not; what changes least first."""
+        if self.kinds:
+            return ()
         from steelyard.training.remedies import remedies
 
         return () if self.fits else remedies(self)
@@ -213,6 +228,10 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         from steelyard.training.networks import answer_net_train
 
         return answer_net_train(scenario)
+    if isinstance(scenario, MixedTrainScenario):
+        from steelyard.training.mixed import answer_mixed
+
+        return answer_mixed(scenario)
     if scenario.rewarded is not None:
         from steelyard.training.rollouts import answer_rewarded
 
@@ -226,21 +245,20 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())
     cost = step_of(parts, plan, links, sites.products, sites.vector)
     held = [memory_of(parts, plan, i) for i in range(plan.pp)]
-    step, limit = _one(cost.step_s), _one(cost.limit_s)
+    step, limit = one(cost.step_s), one(cost.limit_s)
     ledger = Ledger()
-    _account(scenario, parts, links, ledger)
-    spread = _spread(plan, parts, cost, step)
-    low, high = (float(x) for x in interval80(step, spread, at_least=limit))
+    account_of(scenario, parts, links, ledger)
+    low, high = ends_of(step, spread_of(plan, parts, cost, step), limit)
     tokens = float(plan.gbs * plan.seq)
-    energy = _energy_j(cost, step, cluster, sites.products)
+    energy = energy_of_step(cost, step, cluster, sites.products)
     hourly = hourly_price(cluster.machine, scenario.words.get(PRICE), ledger, cluster.system)
     stages = tuple(
         StageHeld(
-            {name: _one(s.parts[name]) for name in PARTS},
-            _one(s.allocated_bytes),
-            _one(s.reserved_bytes),
-            _one(sum(layers_on(parts, plan.pp, plan.vp, i))),
-            _one(s.host_bytes),
+            {name: one(s.parts[name]) for name in PARTS},
+            one(s.allocated_bytes),
+            one(s.reserved_bytes),
+            one(sum(layers_on(parts, plan.pp, plan.vp, i))),
+            one(s.host_bytes),
         )
         for i, s in enumerate(held)
     )
@@ -248,20 +266,14 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     run = None
     if scenario.tokens is not None:
         run = run_of_scenario(scenario, (step, low, high), tokens, energy / step, hourly.usd_per_hour)
-        ledger.cite("failures", scenario.failures.source)
-        if not scenario.words.get("failures"):
-            ledger.assume(f"failures of {scenario.failures.source} (--failures)")
-        if scenario.failures.rates:
-            after = scenario.recovery
-            times = f"noticed after {after.detect_s:g} s, mended {after.restart_s:g} s later"
-            ledger.assume(f"a failure is {times} (--failures detect=, restart=)")
+        account_of_run(scenario, ledger)
     return TrainEstimate(
         scenario=scenario,
         step_s=step,
-        breakdown_s={name: _one(x) for name, x in cost.breakdown_s.items()},
+        breakdown_s={name: one(x) for name, x in cost.breakdown_s.items()},
         tokens_per_step=tokens,
-        flops=_one(cost.flops) * devices,
-        again_flops=_one(cost.again_flops) * devices,
+        flops=one(cost.flops) * devices,
+        again_flops=one(cost.again_flops) * devices,
         peak_ops_per_s=sites.products.peak_ops_per_s * devices,
         stages=stages,
         capacity_bytes=cluster.machine.root.capacity_bytes,
@@ -273,7 +285,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
             "tokens_per_s": (tokens / high, tokens / low),
             "tokens_per_s_per_device": (tokens / high / devices, tokens / low / devices),
             "energy_j_per_token": (energy * low / step / tokens, energy * high / step / tokens),
-            "peak_memory_bytes": _memory_interval(stages, plan),
+            "peak_memory_bytes": memory_interval(stages, plan),
         },
         limit_s=limit,
         cost=cost,
@@ -288,16 +300,16 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
 UNTOLD_SPREAD = 0.5
 
 
-def _spread(plan: TrainPlan, parts: StepParts, cost: StepCost, step_s: float) -> float:
+def spread_of(plan: TrainPlan, parts: StepParts, cost: StepCost, step_s: float) -> float:
     """Of the logarithm of a step: the framework's own, that of the kernels, and that of facts that were not told."""
     framework = plan.framework
     untold: Any = 0.0
     if any(kind.experts for kind in parts.layers):
         if "dispatcher" in framework.guess:
             moved = sum((kind.count * kind.moved for kind in parts.layers), np.float64(0.0))
-            untold = untold + _one(moved) * plan.micro_batches / plan.pp
+            untold = untold + one(moved) * plan.micro_batches / plan.pp
         if "graph" in framework.guess:
-            untold = untold + _one(cost.breakdown_s["host"])
+            untold = untold + one(cost.breakdown_s["host"])
     own = np.hypot(np.log(framework.spread) / Z80, parts.spread)
     return float(np.hypot(own, UNTOLD_SPREAD * min(untold / step_s, 1.0)))
 
@@ -373,7 +385,7 @@ def run_of_scenario(
         writers=cluster.count if plan.zero else cluster.count // plan.dp,
         slower=float(slowest_factor(nodes, jitter)) if jitter else 1.0,
     )
-    idle_w = idle_power_w(cluster.machine) * cluster.count + cluster.hosts_w
+    idle_w = sum(idle_power_w(kind.machine) * kind.count for kind in cluster.kinds) + cluster.hosts_w
     prices = Prices(usd, words["power_price"], watts, idle_w, words["carbon"])
     return run_of(
         step,
@@ -388,28 +400,30 @@ def run_of_scenario(
     )
 
 
-def _one(value: Any) -> float:
+def one(value: Any) -> float:
+    """The number of an array over one scenario."""
     return float(np.ravel(np.asarray(value, dtype=np.float64))[0])
 
 
-def _memory_interval(stages: tuple[StageHeld, ...], plan: TrainPlan) -> tuple[float, float]:
+def memory_interval(stages: tuple[StageHeld, ...], plan: TrainPlan) -> tuple[float, float]:
+    """Ends of the interval of the fullest stage, bytes."""
     most = max(s.reserved_bytes for s in stages)
     return most / plan.framework.memory_spread, most * plan.framework.memory_spread
 
 
-def _energy_j(cost: StepCost, step: float, cluster: Cluster, site: Site) -> float:
+def energy_of_step(cost: StepCost, step: float, cluster: Cluster, site: Site) -> float:
     """Of a step: what devices draw whatever they do, operations, bytes of elementwise work, and the hosts; a device
     draws its rated power at most."""
     machine = cluster.machine
     root = machine.root
-    operations = (_one(cost.flops) + _one(cost.again_flops)) * energy_per_op_j(site)
-    passing = _one(cost.breakdown_s["elementwise"]) + _one(cost.breakdown_s["optimizer"])
+    operations = (one(cost.flops) + one(cost.again_flops)) * energy_per_op_j(site)
+    passing = one(cost.breakdown_s["elementwise"]) + one(cost.breakdown_s["optimizer"])
     moved = passing * root.bandwidth_bytes_per_s * (root.energy_j_per_byte + TRANSPORT_J_PER_BYTE)
     drawn = min(static_power_w(machine) * step + operations + moved, machine.most_w * step)
     return drawn * cluster.count + cluster.hosts_w * step
 
 
-def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Ledger) -> None:
+def account_of(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Ledger) -> None:
     """What was used and assumed."""
     plan, cluster = scenario.plan, scenario.cluster
     account(cluster.machine, ledger)
@@ -449,6 +463,23 @@ def _account(scenario: TrainScenario, parts: StepParts, links: Links, ledger: Le
         ledger.assume(f"of {plan.framework.called} nobody published {', '.join(plan.framework.guess)}: guessed (--set)")
 
 
+def ends_of(step_s: float, spread: float, limit_s: float) -> tuple[float, float]:
+    """Ends of the 80 % interval of a step."""
+    low, high = interval80(step_s, spread, at_least=limit_s)
+    return float(low), float(high)
+
+
+def account_of_run(scenario: TrainScenario, ledger: Ledger) -> None:
+    """What was used and assumed of a run."""
+    ledger.cite("failures", scenario.failures.source)
+    if not scenario.words.get("failures"):
+        ledger.assume(f"failures of {scenario.failures.source} (--failures)")
+    if scenario.failures.rates:
+        after = scenario.recovery
+        times = f"noticed after {after.detect_s:g} s, mended {after.restart_s:g} s later"
+        ledger.assume(f"a failure is {times} (--failures detect=, restart=)")
+
+
 def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     """What is needed to run the same question again: version, inputs and their hash."""
     known = fields_of("train")
@@ -466,7 +497,9 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     inputs["on"] = asks_again(scenario.cluster)
     if techniques := words.get("techniques"):
         inputs["techniques"] = [str(t) for t in techniques]
-    if isinstance(scenario, NetTrainScenario):
+    if isinstance(scenario, MixedTrainScenario):  # what was left open is chosen for each kind
+        inputs = {n: v for n, v in inputs.items() if n not in (*CHOSEN, *BESIDE) or n in scenario.given}
+    elif isinstance(scenario, NetTrainScenario):
         inputs = {n: v for n, v in inputs.items() if n not in (*SPLITTING, "dp", *BESIDE)}
     else:
         inputs |= {"recompute": plan.again, "loss": plan.loss, "zero": plan.zero, "shard": plan.shard}

@@ -90,6 +90,8 @@ class StepParts:
     sources: tuple[str, ...]
     stored_bytes: float = 2.0
     """Of a weight as it is kept."""
+    placed: Any = None
+    """``[kinds of layers, stages]``: layers of every kind on every stage; None: as the stages share them equally."""
 
 
 def parts_of(

@@ -21,7 +21,17 @@ from steelyard.training.offload import host_rates
 from steelyard.training.schedule import bubble_s
 from steelyard.training.traffic import Links
 
-__all__ = ["BREAKDOWN", "Layout", "StepCost", "ends_on", "held_on", "layers_on", "step_of"]
+__all__ = [
+    "BREAKDOWN",
+    "Layout",
+    "StepCost",
+    "end_of_step",
+    "ends_on",
+    "held_on",
+    "layers_on",
+    "stages_of",
+    "step_of",
+]
 
 #: Parts of a step, in words.
 BREAKDOWN: Mapping[str, str] = {
@@ -114,6 +124,8 @@ def layers_on(parts: StepParts, pp: Any, vp: Any, stage: Any) -> list[Any]:
     and the last stage, which have the embedding and the head (Megatron's split that counts both as layers); where that
     leaves a chunk with less than nothing, shares are equal, in parts of a layer.
     """
+    if parts.placed is not None:
+        return [row[np.asarray(stage, dtype=np.int64)] for row in parts.placed]
     total, stages = sum(kind.count for kind in parts.layers), np.asarray(pp, dtype=np.float64)
     each = np.ceil(total / (stages * vp))
     missed = each * stages * vp - total
@@ -157,14 +169,8 @@ def step_of(
     layout = layout or Layout.of(plan)
     p, m = np.asarray(layout.pp), np.asarray(layout.micro_batches)
     parts = _with_waits(parts, plan, layout)
-    host = [_host(kind, plan) for kind in parts.layers]
-    gather = [_gathered(kind, plan, links, layout) for kind in parts.layers]
-    copies = [_copied(kind, plan, links, layout) for kind in parts.layers]
-    each = [
-        (k.forward_s() + h[0] + g[0] + c[0], k.backward_s() + h[1] + g[1] + c[1], k.wgrad)
-        for k, h, g, c in zip(parts.layers, host, gather, copies, strict=True)
-    ]
-    ends = [(x.forward_s(), x.backward_s(), x.wgrad) for x in (parts.first, parts.last)]
+    host, gather, copies = _waits(parts, plan, links, layout)
+    each, ends = _passes(parts, host, gather, copies)
     stages = [_stage_s(parts, p, layout.vp, i, each, ends) for i in _places(p)]
     both = np.stack(np.broadcast_arrays(*(s[0] + s[1] for s in stages)))
     slowest = np.argmax(both, axis=0)
@@ -178,7 +184,7 @@ def step_of(
     bubble = np.maximum(bubble, p * (mean_f + mean_b - mean_w) - m * (f + b))
     send = links.collective_s("send", parts.hidden_bytes, 2, np.asarray(layout.tp) * layout.cp * layout.dp)
     sends = np.where(p > 1, 2.0 * (p - 1) * send + 2.0 * m * layout.vp * send * SEND_EXPOSED, 0.0)
-    exposed, update = _end(parts, plan, links, site, vector, layout, b)
+    exposed, update = end_of_step(parts, plan, links, site, vector, layout, b)
     if plan.exchange.behind:
         exposed = np.maximum(exposed - m * (f + b), 0.0)
     exposed = exposed + plan.exchange.round_s / plan.sync_every
@@ -203,6 +209,39 @@ def step_of(
         again,
         (flops + again) / site.peak_ops_per_s,
     )
+
+
+def _waits(parts: StepParts, plan: TrainPlan, links: Links, layout: Layout) -> tuple[list[Any], list[Any], list[Any]]:
+    """What a layer of each kind waits for its host, its parameters and its copies, forward and backward."""
+    return (
+        [_host(kind, plan) for kind in parts.layers],
+        [_gathered(kind, plan, links, layout) for kind in parts.layers],
+        [_copied(kind, plan, links, layout) for kind in parts.layers],
+    )
+
+
+def _passes(parts: StepParts, *waits: Sequence[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """Forward, backward and weights' pass of a layer of each kind with its waits, and of the ends of the model."""
+    each = [
+        (k.forward_s() + sum(x[0] for x in w), k.backward_s() + sum(x[1] for x in w), k.wgrad)
+        for k, w in zip(parts.layers, zip(*waits, strict=True), strict=True)
+    ]
+    return each, [(x.forward_s(), x.backward_s(), x.wgrad) for x in (parts.first, parts.last)]
+
+
+def stages_of(parts: StepParts, plan: TrainPlan, links: Links, stages: Any) -> tuple[list[Any], dict[str, Any]]:
+    """Forward, backward and weights' pass of a micro-batch on stages, and where a step of theirs goes.
+
+    Args:
+        parts: of a micro-batch, with the layers of every stage where they are unlike.
+        plan, links: how and where.
+        stages: which, an array.
+    """
+    layout = Layout.of(plan)
+    parts = _with_waits(parts, plan, layout)
+    waits = _waits(parts, plan, links, layout)
+    passes = _stage_s(parts, plan.pp, plan.vp, stages, *_passes(parts, *waits))
+    return passes, _breakdown(parts, stages, layout, *waits)
 
 
 def _with_waits(parts: StepParts, plan: TrainPlan, layout: Layout) -> StepParts:
@@ -289,16 +328,26 @@ def _copied(kind: LayerKind, plan: TrainPlan, links: Links, layout: Layout) -> t
     return host_rates(links.cluster).layer_waits(kind, plan, *parted)
 
 
-def _end(
-    parts: StepParts, plan: TrainPlan, links: Links, site: Site, vector: Site, layout: Layout, backward_s: Any
+def end_of_step(
+    parts: StepParts,
+    plan: TrainPlan,
+    links: Links,
+    site: Site,
+    vector: Site,
+    layout: Layout,
+    backward_s: Any,
+    stages: Sequence[int] = (),
 ) -> tuple[Any, Any]:
-    """What follows the last micro-batch on the fullest stage: gradients reduced, parameters gathered, the update."""
+    """What follows the last micro-batch on the fullest stage: gradients reduced, parameters gathered, the update.
+
+    Of ``stages``; of none given, of the ends and the middle.
+    """
     exposed: Any = 0.0
     update: Any = 0.0
     whole, cut = layout.ranks()
     zero, routed_ranks = np.asarray(layout.zero), layout.expert_ranks()
     optimizer, width = plan.optimizer, plan.framework.gradient_bits / 8
-    for stage in _places(np.asarray(layout.pp))[::2]:  # the ends and the middle
+    for stage in stages or _places(np.asarray(layout.pp))[::2]:
         dense, experts, adapters = held_on(parts, layout, stage)
         trained, routed = (adapters, 0.0 * experts) if plan.frozen else (dense, experts)
         time: Any = 0.0

@@ -114,7 +114,7 @@ def _opened(row: Row, words: Mapping[str, Any]) -> str:
     """The query that weighs a layout in ``train``."""
     s, known = row.scenario, fields_of("train")
     same = {n: v for n, v in words.items() if n in known and n not in ("on", "max_gpus", "framework")}
-    named = {"on": f"{s.cluster.machine.name}:{s.cluster.count}", "framework": s.plan.framework.name}
+    named = {"on": str(s.cluster), "framework": s.plan.framework.name}
     return urlencode({**same, **named, "gbs": s.plan.gbs, **layout_of(s.plan, "train")}, doseq=True)
 
 
