@@ -23,6 +23,7 @@ from steelyard.launch.training import training_files
 
 FLAGS = Path(__file__).parents[2] / "src" / "steelyard" / "launch" / "flags" / "training"
 #: What is launched, by framework.
+_HEADS: dict[str, Any] = {"model": "llama-3.1-8b", "on": "h100_sxm:16", "tp": 1, "pp": 1, "mbs": 1, "gbs": 32}
 ASKED: dict[str, dict[str, Any]] = {
     "megatron": {"model": "llama-3.1-8b", "on": "h100_sxm:64", "tp": 2, "pp": 4, "vp": 2, "cp": 2, "gbs": 128},
     "megatron-fsdp": {"model": "llama-3.1-8b", "on": "h100_sxm:16", "tp": 1, "pp": 1, "mbs": 1, "zero": 3, "shard": 8},
@@ -44,6 +45,12 @@ ASKED: dict[str, dict[str, Any]] = {
     "fsdp": {"model": "qwen3-8b", "on": "h100_sxm:16", "tp": 1, "pp": 1, "dp": 16, "shard": 8, "mbs": 1, "gbs": 64},
     "deepspeed": {"model": "llama-3.1-8b", "on": "a100_sxm:16", "tp": 1, "pp": 1, "mbs": 1, "gbs": 64, "zero": 2},
     "transformers": {"model": "qwen3-0.6b", "on": "l4", "task": "qlora", "mbs": 1, "gbs": 4},
+    "megatron-host": {**_HEADS, "cp": 8, "ring": 2, "offload": "optimizer,activations"},
+    "bridge-heads": {**_HEADS, "cp": 4, "ring": 1, "offload": "optimizer"},
+    "torchtitan-host": {**_HEADS, "cp": 4, "offload": "optimizer,parameters"},
+    "fsdp-host": {**_HEADS, "offload": "optimizer,parameters", "loss": "fused"},
+    "deepspeed-heads": {**_HEADS, "cp": 4, "zero": 3, "offload": "optimizer:nvme,parameters"},
+    "transformers-host": {"model": "qwen3-0.6b", "on": "l4", "task": "lora", "mbs": 1, "offload": "activations"},
 }
 
 
@@ -95,7 +102,7 @@ def test_every_flag_of_a_training_script_is_documented(written: dict[str, dict[s
             "bridge": [],
             "torchtitan": ["torchtitan"],
             "fsdp": ["accelerate", "trainer"],
-            "deepspeed": ["trainer"],
+            "deepspeed": ["trainer", *(["accelerate"] if name == "deepspeed-heads" else [])],
             "transformers": ["trainer"],
         }[name.split("-")[0]]
         kinds = {k: v for each in lists for k, v in Flags.of(f"training/{each}").kinds.items()}
@@ -129,6 +136,30 @@ def test_fields_of_files_are_checked() -> None:
 
 
 # the plan is in the files
+
+
+def test_heads_and_the_host_are_in_the_files(written: dict[str, dict[str, str]]) -> None:
+    values = _values(written["megatron-host"]["train.sh"])
+    words = _arguments(written["megatron-host"]["train.sh"])
+    assert values["--cp-comm-type"] == "a2a+p2p"
+    at = words.index("--hierarchical-context-parallel-sizes")
+    assert words[at + 1 : at + 3] == ["4", "2"]
+    assert {"--optimizer-cpu-offload", "--use-precision-aware-optimizer", "--offload-modules"} <= set(words)
+    bridge = written["bridge-heads"]["train.py"]
+    assert "\"model.cp_comm_type\": 'a2a'" in bridge
+    assert '"optimizer.optimizer_cpu_offload": True' in bridge
+    assert tomllib.loads(written["torchtitan-host"]["train.toml"])["training"]["enable_cpu_offload"]
+    assert yaml.safe_load(written["fsdp-host"]["accelerate.yaml"])["fsdp_config"]["fsdp_offload_params"]
+    assert _values(written["fsdp-host"]["train.sh"])["--use_liger_kernel"] == "True"
+    assert _values(written["transformers-host"]["train.sh"])["--activation_offloading"] == "True"
+    zero = json.loads(written["deepspeed-heads"]["deepspeed.json"])["zero_optimization"]
+    assert zero["offload_optimizer"]["device"] == "nvme"
+    assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
+    shared = yaml.safe_load(written["deepspeed-heads"]["accelerate.yaml"])["parallelism_config"]
+    assert shared["parallelism_config_sp_size"] == 4
+    assert shared["parallelism_config_dp_shard_size"] == 4
+    for name in ("megatron-host", "torchtitan-host", "fsdp-host", "deepspeed-heads"):
+        assert "sequences a step of the plan" not in written[name]["README.md"]
 
 
 def test_megatron_runs_the_layout_of_the_plan(written: dict[str, dict[str, str]]) -> None:

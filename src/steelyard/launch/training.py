@@ -98,8 +98,6 @@ def _why_not(job: TrainJob) -> str:
     title = job.plan.framework.title
     if task in REWARDED:
         return f"No launch files are written for {task}: the layout goes into verl's, NeMo-RL's or TRL's own settings."
-    if job.plan.offload or job.plan.around < job.plan.cp:
-        return "No launch files are written with `--offload` or `--ring`: set them in the framework's own words."
     if name not in _WRITERS:
         return f"No launch files are written for {title}: `--framework megatron`, `torchtitan`, `fsdp` have some."
     if name == "megatron" and job.plan.frozen:

@@ -71,7 +71,8 @@ def megatron(job: TrainJob, model: Transformer) -> Launched:
         "--tensor-model-parallel-size": plan.tp,
         "--pipeline-model-parallel-size": plan.pp,
         "--context-parallel-size": plan.cp,
-        "--cp-comm-type": "p2p" if plan.cp > 1 else None,
+        "--cp-comm-type": _shared(job)[0],
+        "--hierarchical-context-parallel-sizes": [str(n) for n in _shared(job)[1] or ()] or None,
         "--expert-model-parallel-size": plan.ep if model.experts else None,
         "--expert-tensor-parallel-size": plan.etp if model.experts else None,
         "--num-virtual-stages-per-pipeline-rank": plan.vp if plan.vp > 1 and job.even else None,
@@ -93,6 +94,7 @@ def megatron(job: TrainJob, model: Transformer) -> Launched:
         **({} if plan.framework.dropout else {"--attention-dropout": 0.0, "--hidden-dropout": 0.0}),
         **{f"--{n.replace('_', '-')}": v for n, v in _again(job).items()},
         **_OPTIMIZER.get(plan.optimizer.name, {"--optimizer": "adam"}),
+        **{f"--{n.replace('_', '-')}": v for n, v in (_states_away(job) | _activations_away(job, model)).items()},
         "--lr": Var("LR"),
         "--cuda-graph-impl": "transformer_engine" if plan.framework.graph else None,
         "--cuda-graph-scope": ("attn" if model.experts else "full") if plan.framework.graph else None,
@@ -159,6 +161,32 @@ def megatron(job: TrainJob, model: Transformer) -> Launched:
     needs = {"MEGATRON": "Megatron-LM", **({"WEIGHTS": "weights"} if plan.task == "sft" else {})}
     image = flags.image.get(job.vendor, "")
     return Launched((flags,), tuple(body), fill=fill, needs=needs, left_out=tuple(left), image=image)
+
+
+def _shared(job: TrainJob) -> tuple[str | None, list[int] | None]:
+    """How context-parallel ranks share attention, and their two levels where heads and a ring do."""
+    plan = job.plan
+    if plan.cp == 1:
+        return None, None
+    if plan.around in (1, plan.cp):
+        return ("a2a" if plan.around == 1 else "p2p"), None
+    return "a2a+p2p", [plan.cp // plan.around, plan.around]
+
+
+def _states_away(job: TrainJob) -> dict[str, Any]:
+    """Settings of states of the optimizer in the host's memory, which updates them."""
+    if not job.plan.away("optimizer"):
+        return {}
+    flags = ("optimizer_cpu_offload", "overlap_cpu_optimizer_d2h_h2d", "use_precision_aware_optimizer")
+    return {**dict.fromkeys(flags, True), "optimizer_offload_fraction": 1.0}
+
+
+def _activations_away(job: TrainJob, model: Transformer) -> dict[str, Any]:
+    """Settings of what waits for the backward pass in the host's memory."""
+    if not job.plan.away("activations"):
+        return {}
+    modules = ["attn_norm", "core_attn", "attn_proj", "mlp_norm", *(["expert_fc1", "moe_act"] if model.experts else [])]
+    return {"fine_grained_activation_offloading": True, "offload_modules": modules}
 
 
 def _shape(job: TrainJob, model: Transformer) -> dict[str, Any]:
@@ -255,6 +283,12 @@ def _layout_left_out(job: TrainJob) -> Iterator[str]:
             yield f"computing {name} again: Megatron knows {', '.join(_MODULES)} (by its own names) and full"
     if "act" in plan.recompute and job.model is not None and not job.model.experts:
         yield "computing activations again: Megatron does so for experts only"
+    if plan.away("parameters"):
+        yield "parameters in the memory of the host: Megatron keeps them on the devices"
+    if plan.away("optimizer") == "nvme":
+        yield "states on drives: Megatron keeps them in the memory of the host"
+    if plan.away("activations"):
+        yield "activations in the memory of the host: Megatron moves the inputs of the modules that are named, not all"
     if plan.shard < plan.dp and plan.zero >= 2:
         yield f"shards over {plan.shard} of {plan.dp} replicas: set as instances of the optimizer"
 
@@ -366,6 +400,10 @@ def bridge(job: TrainJob, model: Transformer) -> Launched:
         "model.virtual_pipeline_model_parallel_size": plan.vp if plan.vp > 1 and job.even else None,
         "model.pipeline_model_parallel_layout": None if job.even else _stages(job),
         "model.context_parallel_size": plan.cp,
+        "model.cp_comm_type": _shared(job)[0],
+        "model.hierarchical_context_parallel_sizes": _shared(job)[1],
+        **{f"model.{n}": v for n, v in _activations_away(job, model).items()},
+        **{f"optimizer.{n}": v for n, v in _states_away(job).items()},
         "model.expert_model_parallel_size": plan.ep,
         "model.expert_tensor_parallel_size": plan.etp if model.experts else None,
         "model.sequence_parallel": plan.sequence_parallel,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from steelyard.launch.command import Flags, Var
@@ -67,6 +67,7 @@ def torchtitan(job: TrainJob, model: Transformer) -> Launched:
         "training.steps": job.steps,
         "training.mixed_precision_param": "float32" if plan.precision in ("fp32", "tf32") else "bfloat16",
         "training.compile": compiled,
+        "training.enable_cpu_offload": True if plan.away("parameters") else None,
         "parallelism.data_parallel_replicate_degree": plan.dp // shards,
         "parallelism.data_parallel_shard_degree": shards,
         "parallelism.fsdp_reshard_after_forward": _reshard(job),
@@ -130,6 +131,9 @@ def _titan_left_out(job: TrainJob, *, known: bool) -> Iterator[str]:
         yield f"layers of the chunks {sorted(set(job.layers))}: train.toml gives every chunk {max(job.layers)} at most"
     if plan.zero in (1, 2):
         yield f"ZeRO {plan.zero}: FSDP that keeps parameters after the forward pass, which shards gradients too"
+    if plan.around < plan.cp:
+        yield f"{plan.cp // plan.around} ranks that exchange heads: torchtitan passes keys and values around"
+    yield from _host_left_out(job, ("optimizer", "parameters"), together=True)
     if plan.recompute and "full" not in plan.recompute:
         again = ", ".join(plan.recompute)
         yield f"computing {again} again: torchtitan's own choice of ops stands in its place (every other product)"
@@ -159,6 +163,9 @@ def fsdp(job: TrainJob, model: Transformer) -> Launched:
     left = list(_trainer_left_out(job, model, tensor=True, context=True))
     if plan.zero == 1:
         left.append("ZeRO 1: FSDP that keeps parameters after the forward pass, which shards gradients too")
+    if plan.around < plan.cp:
+        left.append(f"{plan.cp // plan.around} ranks that exchange heads: FSDP2's context parallelism is a ring")
+    left += _host_left_out(job, ("optimizer", "parameters"), together=True)
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: need `fp8_config` of Accelerate and a backend; the files say bf16")
     full = "full" in plan.recompute
@@ -179,7 +186,7 @@ def fsdp(job: TrainJob, model: Transformer) -> Launched:
         "fsdp_config.fsdp_auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
         "fsdp_config.fsdp_reshard_after_forward": plan.zero >= 3 and plan.framework.reshard,
         "fsdp_config.fsdp_activation_checkpointing": full,
-        "fsdp_config.fsdp_offload_params": False,
+        "fsdp_config.fsdp_offload_params": bool(plan.away("parameters")),
         "fsdp_config.fsdp_cpu_ram_efficient_loading": plan.task != "pretrain" and plan.tp == 1,
         "fsdp_config.fsdp_state_dict_type": "SHARDED_STATE_DICT",
     }
@@ -191,6 +198,15 @@ def fsdp(job: TrainJob, model: Transformer) -> Launched:
             "parallelism_config.parallelism_config_cp_size": plan.cp,
         }
     options, fill, body = _trainer(job, times, again=False)
+    body += _accelerated(flags)
+    files = {"accelerate.yaml": yaml_text(nested(flags, values), head=comment(*job.about))}
+    what = {"accelerate.yaml": "the plan as Accelerate's configuration of FSDP2"}
+    both, image = (flags, options), flags.image.get(job.vendor, "")
+    return Launched(both, tuple(body), files, what, fill, _needs(job), tuple(left), image)
+
+
+def _accelerated(flags: Flags) -> list[str]:
+    """Lines of bash that start ``script`` by Accelerate."""
     launch = {
         "--config_file": "accelerate.yaml",
         "--num_machines": Var("NNODES"),
@@ -199,28 +215,38 @@ def fsdp(job: TrainJob, model: Transformer) -> Launched:
         "--main_process_ip": Var("MASTER_ADDR"),
         "--main_process_port": Var("MASTER_PORT"),
     }
-    body += [
+    return [
         "PROCESSES=$((NNODES * GPUS))",
         *array("launch", flags.lines(launch)),
         'exec accelerate launch "${launch[@]}" "${script[@]}" "${options[@]}" "${data[@]}" "$@"',
     ]
-    files = {"accelerate.yaml": yaml_text(nested(flags, values), head=comment(*job.about))}
-    what = {"accelerate.yaml": "the plan as Accelerate's configuration of FSDP2"}
-    both, image = (flags, options), flags.image.get(job.vendor, "")
-    return Launched(both, tuple(body), files, what, fill, _needs(job), tuple(left), image)
+
+
+def _host_left_out(job: TrainJob, done: Sequence[str], *, together: bool = False) -> Iterator[str]:
+    """What of the plan stays on the devices; ``together``: all of ``done`` goes to the host or none."""
+    plan = job.plan
+    for name in plan.offload:
+        what, _, place = name.partition(":")
+        if what not in done or (place and together):
+            yield f"{what} {'on drives' if place else 'in the memory of the host'}: not in the files"
+    some = [what for what in done if plan.away(what)]
+    if together and some and len(some) < len(done):
+        yield f"{some[0]} alone in the memory of the host: {' and '.join(done)} go there together, or nothing does"
 
 
 def deepspeed(job: TrainJob, model: Transformer) -> Launched:
-    """``deepspeed.json`` for the Trainer."""
+    """``deepspeed.json`` for the Trainer; by Accelerate where ranks exchange heads (Ulysses)."""
     flags, plan = Flags.of("training/deepspeed"), job.plan
-    left = list(_trainer_left_out(job, model, tensor=plan.zero <= 2, context=False))
+    heads = plan.cp > 1
+    left = list(_trainer_left_out(job, model, tensor=plan.zero <= 2, context=heads))
+    left += _host_left_out(job, ("optimizer", "parameters"))
+    if plan.away("parameters") and plan.zero < 3:
+        left.append(f"parameters in the memory of the host: of ZeRO 3 alone, the plan's is {plan.zero}")
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: the files say bf16")
-    if plan.cp > 1:
-        left.append(
-            "DeepSpeed cuts sequences by heads (Ulysses, `sp_size` of Accelerate's parallelism_config): by hand"
-        )
-    replicas, times = _ranks(job, tensor=plan.zero <= 2, context=False)
+    if plan.around > 1:
+        left.append(f"a ring of {plan.around} ranks: DeepSpeed's ranks exchange heads, all {plan.cp} of them (Ulysses)")
+    replicas, times = _ranks(job, tensor=plan.zero <= 2, context=heads)
     secondary = plan.zero == 3 and plan.shard < plan.dp
     if secondary:
         left.append(f"shards over {plan.shard} of {plan.dp} replicas: parameters only (ZeRO++), states over all")
@@ -239,19 +265,53 @@ def deepspeed(job: TrainJob, model: Transformer) -> Launched:
         "zero_optimization.reduce_scatter": True,
         "zero_optimization.zero_hpz_partition_size": plan.shard if secondary else None,
         "tensor_parallel.autotp_size": plan.tp if plan.tp > 1 and plan.zero <= 2 else None,
+        **_elsewhere(job),
     }
-    options, fill, body = _trainer(job, times, again=True, deepspeed=True)
-    body += ['exec "${launch[@]}" "${script[@]}" "${options[@]}" "${data[@]}" "$@"']
+    options, fill, body = _trainer(job, times, again=True, deepspeed=not heads)
     files = {"deepspeed.json": json.dumps(nested(flags, values), indent=2) + "\n"}
     what = {"deepspeed.json": "the plan as DeepSpeed's configuration"}
-    both, image = (flags, options), options.image.get(job.vendor, "")
-    return Launched(both, tuple(body), files, what, fill, _needs(job), tuple(left), image)
+    lists, image = (flags, options), options.image.get(job.vendor, "")
+    if not heads:
+        body += ['exec "${launch[@]}" "${script[@]}" "${options[@]}" "${data[@]}" "$@"']
+        return Launched(lists, tuple(body), files, what, fill, _needs(job), tuple(left), image)
+    outer = Flags.of("training/accelerate")
+    around = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "num_machines": job.nodes,
+        "num_processes": job.cluster.count,
+        "machine_rank": 0,
+        "deepspeed_config.deepspeed_config_file": "deepspeed.json",
+        "parallelism_config.parallelism_config_dp_replicate_size": 1,
+        "parallelism_config.parallelism_config_dp_shard_size": replicas,
+        "parallelism_config.parallelism_config_sp_size": plan.cp,
+        "parallelism_config.parallelism_config_sp_backend": "deepspeed",
+        "parallelism_config.parallelism_config_sp_seq_length_is_variable": True,
+        "parallelism_config.parallelism_config_sp_attn_implementation": "flash_attention_2",
+    }
+    body += _accelerated(outer)
+    files["accelerate.yaml"] = yaml_text(nested(outer, around), head=comment(*job.about))
+    what["accelerate.yaml"] = "how many ranks exchange heads, for Accelerate"
+    return Launched((*lists, outer), tuple(body), files, what, fill, _needs(job), tuple(left), image)
+
+
+def _elsewhere(job: TrainJob) -> dict[str, Any]:
+    """Fields of what DeepSpeed keeps in the host's memory or on drives."""
+    plan, found = job.plan, dict[str, Any]()
+    for part, key in (("optimizer", "offload_optimizer"), ("parameters", "offload_param")):
+        place = plan.away(part)
+        if place and (part == "optimizer" or plan.zero >= 3):
+            found[f"zero_optimization.{key}.device"] = "cpu" if place == "host" else place
+            found[f"zero_optimization.{key}.pin_memory"] = True
+            found[f"zero_optimization.{key}.nvme_path"] = "/local_nvme" if place == "nvme" else None
+    return found
 
 
 def trainer(job: TrainJob, model: Transformer) -> Launched:
     """The Trainer by itself: a copy of the model on every device."""
     plan = job.plan
     left = list(_trainer_left_out(job, model, tensor=False, context=False))
+    left += _host_left_out(job, () if plan.task == "pretrain" else ("activations",))
     if plan.zero:
         left.append(f"ZeRO {plan.zero}: the Trainer by itself keeps all states on every device (--framework fsdp)")
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
@@ -347,6 +407,8 @@ def _trainer(
         "--optim": _OPTIM.get(plan.optimizer.name, "adamw_torch_fused"),
         "--optim_target_modules": ["attn", "mlp"] if plan.optimizer.name == "galore" else None,
         "--gradient_checkpointing": "True" if full else "False",
+        "--use_liger_kernel": "True" if plan.loss == "fused" else None,
+        "--activation_offloading": "True" if plan.away("activations") and not fresh else None,
         "--logging_steps": 1,
         "--save_steps": job.save_every,
         "--deepspeed": "deepspeed.json" if deepspeed else None,

@@ -233,7 +233,10 @@ def weighed_layouts(
         weighed += sum(int(b["weighed"][0]) for b in blocks)
         if i == 0:  # on so many devices as nothing fits with that
             fit = np.concatenate([block["count"][block["fits"]] for block in blocks])
-            rows = {name: values[~np.isin(rows["count"], fit)] for name, values in rows.items()}
+            open_rows = ~np.isin(rows["count"], fit)
+            if plan.framework.zero_alone:  # what cuts gradients does not send them to the host
+                open_rows &= rows["zero"] < 2
+            rows = {name: values[open_rows] for name, values in rows.items()}
     fits = any(block["fits"].any() for block in found)
     rows = {name: np.concatenate([b[name][b["fits"]] if fits else b[name] for b in found]) for name in found[0]}
     if not fits:
