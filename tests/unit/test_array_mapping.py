@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from math import prod
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -221,3 +222,39 @@ def test_a_machine_without_a_dataflow_is_refused_by_field() -> None:
     gpu = find_machine("h100_sxm")
     with pytest.raises(InputError, match=r"compute\.tensor\.dataflow: expected an array with rows"):
         chip_of(gpu, gpu.compute[0], "fp16", PRECISIONS["fp16"])
+
+
+#: Colonnade, a digital in-memory array of 128 x 128 cells: H. Kim et al., IEEE JSSC 56(7), 2021, figure 15a: bits of
+#: inputs and of weights, registers of a column, GOP/s.
+COLONNADE = [
+    (1, 1, 75.07), (1, 4, 243.93), (1, 16, 563.5), (4, 1, 12.52), (4, 4, 39.45), (4, 16, 83.03),
+    (8, 1, 4.43), (8, 4, 13.32), (8, 16, 25.75), (16, 1, 1.34), (16, 4, 3.51), (16, 16, 5.99),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bits", "registers", "gops"), COLONNADE)
+def test_an_in_memory_array_takes_bits_in_turn_and_columns_for_carries(bits: int, registers: int, gops: float) -> None:
+    """The clock is that of a ripple through the rows between registers and a weight's columns: 0.42 ns each, fitted."""
+    engine = array(128, 128, "weight_stationary", overlaps=True, serial_bits=1, cell_bits=1, carry_columns=7)
+    engine = replace(engine, clock_hz=1 / (0.42e-9 * (128 / registers + bits + 7)))
+    one = machine(engine, Memory("buffer", 1e9, 1e15))
+    precision = SimpleNamespace(bits=bits, stored_bits=bits)
+    chip = chip_of(one, engine, "int8", precision)  # type: ignore[arg-type]
+    wide = 128 // (bits + 7)
+    found = mapped(layer(1, wide, 128, 4096, 1), chip)
+    reached = 2 * wide * 128 * 4096 / (found.cycles / chip.engine.clock_hz)
+    assert reached == pytest.approx(gops * 1e9, rel=0.1)
+
+
+def test_crossbars_of_isaac_reach_its_peak() -> None:
+    """A. Shafiee et al., ISCA 2016: 16,128 arrays of 128 x 128 cells of 2 bits, 100 ns a bit: 479 GOP/s x 85.4 mm2."""
+    engine = array(128, 128, "weight_stationary", fmt="int16", serial_bits=1, cell_bits=2)
+    engine = replace(engine, units=168 * 12 * 8, clock_hz=1e7)
+    chip = chip_of(machine(engine, Memory("edram", 1e9, 1e15)), engine, "int16", PRECISIONS["int16"])
+    assert chip.engine.columns == 16
+    assert 2 * chip.engine.multipliers * chip.engine.clock_hz == pytest.approx(479e9 * 85.4, rel=0.02)
+    with pytest.raises(InputError, match=r"compute\.array\.columns: expected columns for a weight of 16 bits, got 4"):
+        chip_of(
+            machine(replace(engine, columns=4), Memory("edram", 1e9, 1e15)),
+            *(replace(engine, columns=4), "int16", PRECISIONS["int16"]),
+        )

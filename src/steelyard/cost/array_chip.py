@@ -47,6 +47,7 @@ class Chip:
     """Numbers of one machine in one precision, as :func:`steelyard.cost.array_mapping.best_nests` takes them."""
 
     engine: Compute
+    """With the weights that its columns hold, and the clock of whole inputs."""
     levels: NDArray[np.float64]
     rates: NDArray[np.float64]
     """``[levels, 3]``: bytes a cycle."""
@@ -99,7 +100,13 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
         raise InputError(words, field=f"{where}.dataflow")
     if not engine.clock_hz:
         raise InputError("expected the clock of the array", field=f"{where}.clock_hz")
+    wide = engine.weights_wide(precision.stored_bits, engine.columns)
+    if wide < 1:
+        words = f"expected columns for a weight of {precision.stored_bits:g} bits, got {engine.columns:g}"
+        raise InputError(words, field=f"{where}.columns")
     path = machine.path(engine)
+    multiply = mac_j(engine, fmt, machine.process_nm)
+    engine = replace(engine, columns=wide, clock_hz=engine.clock_hz / engine.turns(precision.bits))
     if len(path) > LEVELS:
         raise InputError(f"expected at most {LEVELS} levels on the way to the array, got {len(path)}", field="memory")
     levels, rates, joules = [], [], []
@@ -114,7 +121,6 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
     rate[:, :2] /= engine.clock_hz
     bits = np.array([precision.stored_bits, precision.bits, precision.bits, max(engine.sum_bits, precision.bits)])
     keeps = next((i for i, memory in enumerate(path[:-1]) if memory.keeps), -1)
-    multiply = mac_j(engine, fmt, machine.process_nm)
     cycle = machine.idle_w / engine.clock_hz
     return Chip(engine, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps)
 

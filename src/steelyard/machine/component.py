@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from steelyard.errors import InputError, Problem, UnknownName, complete, printable, raise_all, show
 from steelyard.machine.classes import cores, kinds
@@ -75,10 +75,29 @@ class Compute:
     maps_for: Annotated[
         Literal["both", "time", "energy"], "what its compiler chooses loops for: least time, energy or their product"
     ] = "both"
+    serial_bits: Annotated[
+        float, Quantity("bit", "of an input that an array takes a cycle, bit-serial or in memory; 0 = all", ge=0, le=64)
+    ] = 0
+    cell_bits: Annotated[
+        float, Quantity("bit", "of a weight that a column of an in-memory array holds; 0 = all", ge=0, le=64)
+    ] = 0
+    carry_columns: Annotated[
+        float, Quantity("1", "columns of an in-memory array beside those of a weight, for its carries", ge=0, le=64)
+    ] = 0
     core: Annotated[str, "the processor core that it is (`classes/*.toml`), where instructions are counted"] = ""
     area_m2: Annotated[
         float, Quantity("m2", "silicon of all its multipliers; 0 = by the process and their number", ge=0)
     ] = 0.0
+
+    def turns(self, input_bits: float) -> float:
+        """Cycles that an array takes for an input of so many bits."""
+        return float(-(-input_bits // self.serial_bits)) if self.serial_bits else 1.0
+
+    def weights_wide(self, weight_bits: float, columns: Any) -> Any:
+        """Weights of so many bits beside each other in so many columns, which may be an array."""
+        if not self.cell_bits:
+            return columns
+        return columns // (-(-weight_bits // self.cell_bits) + self.carry_columns)
 
     @property
     def multipliers(self) -> float:

@@ -99,11 +99,14 @@ class _Points:
 
     rows: Floats
     columns: Floats
+    wide: Floats
+    """Weights that the columns hold beside each other."""
     depth: Floats
     units: Floats
     dataflow: NDArray[Any]
     overlaps: NDArray[Any]
     clock_hz: Floats
+    """Of whole inputs."""
     nm: Floats
     each_bytes: Floats
     copies: Floats
@@ -114,6 +117,11 @@ class _Points:
     @property
     def multipliers(self) -> Floats:
         return self.rows * self.columns * self.depth * self.units
+
+    @property
+    def products(self) -> Floats:
+        """Whole products of a turn."""
+        return self.rows * self.wide * self.depth * self.units
 
     def of(self, some: NDArray[np.bool_]) -> _Points:
         """Those points alone."""
@@ -148,7 +156,13 @@ def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
     each, copies, read, write, shared = (np.stack(levels[n], axis=1) for n in levels)
     nm = space.column("process_nm", base.process_nm, codes).astype(np.float64)
     flow, overlaps = own("dataflow"), own("overlaps").astype(np.bool_)
-    return _Points(rows, columns, depth, units, flow, overlaps, clock, nm, each, copies, read, write, shared)
+    precision = precision_named(space.precision)
+    clock = clock / engine.turns(precision.bits)
+    wide = engine.weights_wide(precision.stored_bits, columns)
+    if wide.min() < 1:
+        words = f"expected columns for a weight of {precision.stored_bits:g} bits, got {columns[wide.argmin()]:g}"
+        raise InputError(words, field=f"compute.{engine.name}.columns")
+    return _Points(rows, columns, wide, depth, units, flow, overlaps, clock, nm, each, copies, read, write, shared)
 
 
 def _areas(space: ChipSpace, p: _Points) -> Floats:
@@ -228,7 +242,7 @@ class _Pricer:
 
     def _laid(self, one: int, i: int, layer: Floats, inputs: float) -> tuple[Laid, Floats]:
         p = self.points
-        shape = (p.rows[one], p.columns[one], p.depth[one], p.units[one], str(p.dataflow[one]), bool(p.overlaps[one]))
+        shape = (p.rows[one], p.wide[one], p.depth[one], p.units[one], str(p.dataflow[one]), bool(p.overlaps[one]))
         key = (shape, i, inputs)
         if key not in self.laid:
             rows, columns, depth, units, flow, overlaps = shape
@@ -246,7 +260,7 @@ def _others(space: ChipSpace, work: Work, p: _Points, joules: Floats) -> tuple[F
     """Time and energy of what is no product, ``[points, workloads]``: as :func:`steelyard.cost.net_terms.limits`."""
     time, energy = np.zeros((len(p.rows), len(work.names))), np.zeros((len(p.rows), len(work.names)))
     vectors = space.base.engines("vector")
-    peak: Any = 2.0 * p.multipliers * p.clock_hz
+    peak: Any = 2.0 * p.products * p.clock_hz
     if vectors:
         peak = np.full(len(p.rows), max(vectors[0].peak.values()))
     near = p.each_bytes[:, :-1] * p.copies[:, :-1]
@@ -342,7 +356,7 @@ def _search(
     sums = np.column_stack([time.sum(axis=1), joule.sum(axis=1), area])[good]
     kept = good[front_of(sums)]
     macs = work.counts @ work.macs
-    busy = macs / (points.multipliers * points.clock_hz)[:, None] / time
+    busy = macs / (points.products * points.clock_hz)[:, None] / time
 
     def point(i: int) -> ChipPoint:
         def by(values: Floats) -> dict[str, float]:
