@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+import steelyard
 from steelyard.page.drop import KINDS, MAX_FILES, keep_dropped
 from steelyard.page.guard import MAX_BODY, names_of
 from steelyard.page.question import read_question, words_of
@@ -223,3 +224,41 @@ def test_a_machine_in_the_address_is_data() -> None:
     text = 'name = "x"\n[machine]\n'
     question = read_question(screen("estimate"), f"model=a&on={quote(text)}")
     assert question.words()["on"] == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("estimate?model=llama-3.1-8b&on=h100_sxm:99999999999999999999", "on"),
+        (f"estimate?model={'a' * 10_000}&on=h100_sxm", "model"),
+        (f"estimate?model=llama-3.1-8b&on=h100_sxm&batch={'9' * 400}", "batch"),
+        ("estimate?model=llama-3.1-8b&on=h100_sxm&batch=nan", "batch"),
+        ("train?model=llama-3.1-8b&on=h100_sxm:8&gbs=1e300", "gbs"),
+        ("simulate?model=llama-3.1-8b&on=h100_sxm&rate=1/s&replicas=1000000&lora=1000000000", "replicas"),
+        ("validation?by=__class__", "by"),
+    ],
+)
+def test_what_would_take_all_is_refused_in_a_line(server: Server, query: str, field: str) -> None:
+    found = server.ask(f"/api/{query}")
+    assert found.status == 422 and field in found.problems
+    assert all(0 < len(words) < 500 for words in found.problems.values())
+
+
+def test_a_machine_of_ones_own_is_not_that_of_the_catalogue(server: Server) -> None:
+    text = (Path(steelyard.__file__).parent / "catalogue/machines/l40s.toml").read_bytes()
+    faster = text.replace(b'"864GB/s"', b'"8640GB/s"')
+    assert faster != text
+    name = server.ask("/drop?name=fast.toml", "POST", body=faster).data["name"]
+    own, known = (
+        server.ask(f"/api/estimate?model=llama-3.1-8b&on={on}").data["tpot_s"] for on in (quote(name), "l40s")
+    )
+    assert own < 0.5 * known
+
+
+def test_no_cell_of_a_csv_file_is_a_formula(server: Server) -> None:
+    config = {"model_type": "llama", "_name_or_path": '=HYPERLINK("x")', "hidden_size": 512, "num_hidden_layers": 2}
+    config |= {"num_attention_heads": 8, "intermediate_size": 1024, "vocab_size": 1000}
+    name = server.ask("/drop?name=evil.json", "POST", body=json.dumps(config).encode()).data["name"]
+    found = server.ask(f"/api/estimate.csv?model={quote(name)}&on=h100_sxm")
+    assert found.status == 200 and "HYPERLINK" in found.text
+    assert not any(cell.lstrip('"').startswith(("=", "+", "@")) for cell in found.text.split("\n")[1].split(","))
