@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from steelyard.errors import InputError
-from steelyard.machine.die import die_yield, dies_per_wafer, silicon
+from steelyard.machine.die import die_yield, dies_per_wafer, in_service, silicon
 
 
 def test_dies_and_yields_of_the_textbook() -> None:
@@ -45,3 +45,14 @@ def test_what_is_no_die_is_refused_by_field() -> None:
         silicon(0.075, 7)
     with pytest.raises(InputError, match="wafer: unknown figure of a die"):
         silicon(1e-4, 7, wafer=3.0)
+
+
+def test_a_small_chip_emits_most_before_it_runs_and_a_large_one_after() -> None:
+    small = in_service(silicon(2e-6, 28), 1e-3, 5, usd_per_kwh=0.1, kg_per_kwh=0.4)
+    large = in_service(silicon(814e-6, 5), 500.0, 5, usd_per_kwh=0.1, kg_per_kwh=0.4, pue=1.2)
+    assert small.made_carbon_share > 0.9
+    assert large.made_carbon_share < 0.01
+    assert large.kwh == pytest.approx(0.5 * 5 * 8766 * 1.2)
+    assert large.usd == pytest.approx(silicon(814e-6, 5).usd + large.kwh * 0.1)
+    with pytest.raises(InputError, match=r"years: expected[\s\S]*pue: expected at least 1, got 0.5"):
+        in_service(silicon(2e-6, 28), 1.0, -1, usd_per_kwh=0.1, kg_per_kwh=0.4, pue=0.5)

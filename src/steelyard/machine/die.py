@@ -6,6 +6,7 @@
     yield    = (1 + A D / c)^-c                                   defects D in clusters c: negative binomial
     die      = wafer / (dies yield)
     carbon   = A (grid fab_energy + gases + materials) / yield    and 150 g a package
+    service  = making + years x 8766 h x power x PUE x (price or carbon of a kWh)
     package  = dies / bonds,  bonds = bond_yield^dies             known good dies; what does not bond is lost whole
 
 Sources: D. Patterson and J. Hennessy, Computer architecture: a quantitative approach, 1.6 (dies of a wafer);
@@ -25,7 +26,7 @@ import numpy as np
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, raise_all
 
-__all__ = ["Made", "die_yield", "dies_per_wafer", "silicon"]
+__all__ = ["Made", "Service", "die_yield", "dies_per_wafer", "in_service", "silicon"]
 
 #: Diameter of a wafer, m.
 WAFER_M = 0.3
@@ -131,3 +132,41 @@ def silicon(area_m2: Any, nm: Any, dies: Any = 1.0, bond_yield: float = 0.99, **
     per_m2 = figures["grid_kg_per_kwh"] * _figures().fab_kwh_per_m2.at(nm) + _figures().gases_kg_per_m2.at(nm)
     carbon = each * (per_m2 + _figures().materials_kg_per_m2) / good
     return Made(count, good, die_usd, die_usd * dies / bonded, carbon * dies / bonded + _figures().package_kg)
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A package over its years; arrays as what was given."""
+
+    kwh: Any
+    usd: Any
+    carbon_kg: Any
+    made_carbon_share: Any
+    """Of the carbon, what making it emitted."""
+
+
+def in_service(
+    made: Made, power_w: Any, years: float, *, usd_per_kwh: float, kg_per_kwh: float, pue: float = 1.0
+) -> Service:
+    """Money and carbon of silicon that draws a mean power over years.
+
+    Args:
+        made: the package.
+        power_w: mean power, idle hours included; may be an array.
+        years: in service.
+        usd_per_kwh, kg_per_kwh: of the electricity it runs on.
+        pue: power of the site over that of its machines.
+
+    Raises:
+        InputError: a figure is below 0, or the PUE below 1.
+    """
+    given = {"power_w": power_w, "years": years, "usd_per_kwh": usd_per_kwh, "kg_per_kwh": kg_per_kwh}
+    problems = [
+        Problem(n, "expected a number of at least 0") for n, v in given.items() if not np.all(np.asarray(v) >= 0)
+    ]
+    if not pue >= 1:
+        problems.append(Problem("pue", f"expected at least 1, got {pue:g}"))
+    raise_all(problems)
+    kwh = np.asarray(power_w, dtype=np.float64) / 1e3 * years * 8766.0 * pue
+    carbon = made.carbon_kg + kwh * kg_per_kwh
+    return Service(kwh, made.usd + kwh * usd_per_kwh, carbon, made.carbon_kg / carbon)
