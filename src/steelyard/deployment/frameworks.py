@@ -51,7 +51,7 @@ class Framework:
         tuple[str, ...], "what its plans may compute again: modules, layers (so many of each chunk), full"
     ] = ("full",)
     reshard: Annotated[bool, "of ZeRO 3: gathers parameters again for the backward pass"] = True
-    frozen_narrow: Annotated[bool, "frozen weights are kept in the format of their products alone"] = False
+    narrow_weights: Annotated[bool, "weights of products in 8 bits are kept in that format alone"] = False
     adapted: Annotated[Literal["all", "attention", "qkv"], "products with adapters: all, attention, or qkv"] = "all"
     dropout: Annotated[bool, "drops values of what a block adds: a mask of a byte each waits"] = False
     stage_whole: Annotated[

@@ -208,12 +208,13 @@ def parts_of(
 def stored_bytes(plan: TrainPlan, family: Family) -> float:
     """Bytes of a weight as it is kept.
 
-    Frozen ones may be kept as they are multiplied: once where operands lie as they will, else along rows and along
-    columns, as scales of blocks need it too.
+    Weights may be kept as they are multiplied: once where operands lie as they will, else along rows and along columns,
+    as scales of blocks need it too. In 4 bits only frozen ones are.
     """
     if plan.task == "qlora":
         return find_format("nf4").stored_bits / 8
-    if plan.frozen and plan.framework.frozen_narrow and plan.precision.startswith(("fp8", "mxfp8", "nvfp4")):
+    narrow = ("fp8", "mxfp8", "nvfp4") if plan.frozen else ("fp8", "mxfp8")
+    if plan.framework.narrow_weights and plan.precision.startswith(narrow):
         copies = 1.0 if plan.precision == "fp8" and family.any_layout else 2.0
         return min(2.0, copies * find_format(plan.precision).stored_bits / 8)
     return 4.0 if plan.precision in ("fp32", "tf32") else 2.0

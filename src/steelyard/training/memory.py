@@ -57,7 +57,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     models = 1.0 + plan.critics
     trained, routed = (adapters, 0.0 * np.asarray(experts)) if plan.frozen else (dense, experts)
     stored = parts.stored_bytes
-    copies = 2.0 if plan.precision in _COPIED and not plan.frozen else 0.0
+    alone = plan.frozen or (framework.narrow_weights and not plan.precision.startswith("nvfp4"))
+    copies = 2.0 if plan.precision in _COPIED and not alone else 0.0
     kept = framework.gradient_bits / 8 if optimizer.gradient else 0.0
     state = optimizer.state_bytes + optimizer.master_bytes
     gathers = layout.gathers(plan)
@@ -69,7 +70,7 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
     most = _most([k.weights + k.expert_weights for k in parts.layers])
     weights = dense * stored / by_weights[0] + experts * stored / by_weights[1]
     weights = weights + (trained * 2.0 if plan.frozen else copies * (dense / by_weights[0] + experts / by_weights[1]))
-    if kept_wide := 2.0 - stored if plan.task == "qlora" else 0.0:  # embedding and head are not cut to few bits
+    if kept_wide := max(2.0 - stored, 0.0):  # embedding and head are not cut to few bits
         weights = weights + kept_wide * ends_on(parts, layout, stage) / by_weights[0]
     weights = weights * models + 2.0 * plan.references * (dense / by_weights[0] + experts / by_weights[1])
     host: Any = 0.0

@@ -204,6 +204,7 @@ def _product(whole: Op, op: Op, plan: TrainPlan, sites: Sites) -> Pending:
     site = sites.wide if head else sites.products
     slower: Any = 1.0 / plan.framework.products_share.get(site.family, 1.0)
     words: dict[str, Any] = {"precision": "bf16" if head else plan.precision, "site": site}
+    words["gradient_bits"] = plan.framework.gradient_bits
     facts = {"m": m, "n": n, "k": k, "tokens": _tokens(op) / plan.cp, "width": _width(op)}
     facts["adapters"] = plan.rank * (n + k) * _adapted(op, plan)
     if plan.loss == "fused" and op.block == "head":
@@ -310,6 +311,7 @@ def _experts(whole: Sequence[Op], ops: Sequence[Op], plan: TrainPlan, sites: Sit
         if up:
             yield _rearranged(op, rows, k, plan, sites)
         words: dict[str, Any] = {"precision": plan.precision, "site": sites.products}
+        words["gradient_bits"] = plan.framework.gradient_bits
         work = Work(
             op.name,
             "experts",
