@@ -29,8 +29,8 @@
     Gradients of all ``n`` replicas are looked at side by side, so that wrong ones do not count: each of ``iterations``
     of least squares reads them all, ``4 n`` bytes of a parameter, and nothing can be added up on the way.
 ``state-exchange``
-    Of scans and linear attention over context-parallel ranks. Without it every rank gathers the states of all, of a size
-    that no length changes (LASP-2). ``ring``: a state goes from rank to rank, and each waits for the one before (LASP);
+    Of scans and linear attention over context-parallel ranks. Without it every rank gathers the states of all, of a
+    size that no length changes (LASP-2). ``ring``: a state goes from rank to rank, and each waits for the one before (LASP);
     ``keys``: the keys and values that make it go around as in ring attention.
 """
 
