@@ -30,8 +30,8 @@
     of least squares reads them all, ``4 n`` bytes of a parameter, and nothing can be added up on the way.
 ``state-exchange``
     Of scans and linear attention over context-parallel ranks. Without it every rank gathers the states of all, of a
-    size that no length changes (LASP-2). ``ring``: a state goes from rank to rank, and each waits for the one before (LASP);
-    ``keys``: the keys and values that make it go around as in ring attention.
+    size that no length changes (LASP-2). ``ring``: a state goes from rank to rank, and each waits for the one before
+    (LASP); ``keys``: the keys and values that make it go around as in ring attention.
 """
 
 from __future__ import annotations
