@@ -10,7 +10,8 @@
 ``missed``
     neither.
 ``assumed``, ``context``, ``planned``
-    the number is an input of the scenario; there is nothing to price; the part that would price it is not there yet.
+    the number is an input of the scenario; there is nothing to price, or what it is of cannot be asked, and a reason
+    stands with it; the part that would price it is not there yet.
 """
 
 from __future__ import annotations
