@@ -213,6 +213,16 @@ def test_no_unrolling_is_wider_than_the_array() -> None:
         assert np.all(found.prod(axis=1) <= 12 * 14)
 
 
+@pytest.mark.parametrize(("outputs", "inputs"), [(64, 16), (16, 64), (32, 32), (16, 16)])
+def test_four_arrays_share_any_layer(outputs: int, inputs: int) -> None:
+    """Side by side, one above the other, two by two, or a quarter of the pixels each."""
+    sizes = np.array(layer(1, outputs, inputs, 28, 28, 3))
+    one, four = (unrollings(sizes, 16, 16, 1, "weight_stationary", units) for units in (1, 4))
+    turns = [float(np.prod(np.ceil(sizes[:8] / u[0]))) for u in (one, four)]
+    assert turns[0] == 4 * turns[1]
+    assert np.all(four.prod(axis=1) <= 4 * 256)
+
+
 def test_tiles_and_orders() -> None:
     assert tiles_of(7, 9) == [7, 4, 2, 1]
     assert len(loop_orders((False, True, True, True, False, True, True, True))) == 90

@@ -196,9 +196,8 @@ def fixed_cycles(layer: NDArray[np.float64], engine: Compute) -> float:
 
 
 def ways_of(layer: NDArray[np.float64], engine: Compute) -> NDArray[np.float64]:
-    """How a layer may be spread over the arrays of an engine: equal ones are wider, or taller, together."""
-    columns = engine.columns * engine.units
-    return unrollings(layer, engine.rows, columns, engine.depth, engine.dataflow)
+    """How a layer may be spread over the arrays of an engine."""
+    return unrollings(layer, engine.rows, engine.columns, engine.depth, engine.dataflow, engine.units)
 
 
 def _mapped(layer: NDArray[np.float64], chip: Chip, most: int) -> Mapped:

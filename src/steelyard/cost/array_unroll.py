@@ -7,7 +7,8 @@ row stationary       sets of filter rows x rows of outputs; sets side by side sh
 flexible             the above, and any two loops on rows and columns
 ===================  =====================================================================================
 
-``depth`` multipliers of an element add their products: inputs, then filter points. Sources: Y.-H. Chen et al.,
+Equal arrays stand side by side, one above the other, both, or take batches and pixels each. ``depth`` multipliers of an
+element add their products: inputs, then filter points. Sources: Y.-H. Chen et al.,
 Eyeriss, IEEE JSSC 52(1), 2017 (row stationary); H. Kwon et al., MAERI, ASPLOS 2018 (flexible).
 """
 
@@ -86,10 +87,34 @@ def _rows_of_filters(layer: tuple[float, ...], rows: float, columns: float) -> l
     return found
 
 
+def _apart(layer: tuple[float, ...], one: tuple[float, ...], units: float) -> tuple[float, ...]:
+    """Batches, rows and columns of one array's share over so many arrays."""
+    found = list(one)
+    for i in (DIMS.index(d) for d in "bpq"):
+        more = min(np.floor(units), np.ceil(layer[i] / found[i]))
+        found[i] = min(found[i] * more, layer[i])
+        units /= more
+    return tuple(float(x) for x in found)
+
+
 @lru_cache(maxsize=65536)
 def _unrollings(
-    layer: tuple[float, ...], rows: float, columns: float, depth: float, dataflow: str
+    layer: tuple[float, ...], rows: float, columns: float, depth: float, dataflow: str, units: float
 ) -> tuple[tuple[float, ...], ...]:
+    found = _of_one(layer, rows, columns * units, depth, dataflow)
+    if units > 1:
+        for tall in (u for u in (2.0, 4.0, 8.0, 16.0, units) if u <= units and units % u == 0):
+            found += _of_one(layer, rows * tall, columns * units / tall, depth, dataflow)
+        found += [_apart(layer, u, units) for u in _of_one(layer, rows, columns, depth, dataflow)]
+    turns = [float(np.prod(np.ceil(np.array(layer[: len(DIMS)]) / np.array(u)))) for u in found]
+    ranked = sorted(dict.fromkeys(zip(turns, found, strict=True)))
+    return tuple(u for t, u in ranked if t <= _WORSE * ranked[0][0])[:_MOST]
+
+
+def _of_one(
+    layer: tuple[float, ...], rows: float, columns: float, depth: float, dataflow: str
+) -> list[tuple[float, ...]]:
+    """Over one array of this size."""
     inside = _fill(layer, "crs", depth) if depth > 1 else {}
     rest = tuple(float(np.ceil(x / inside.get(d, 1.0))) for x, d in zip(layer[: len(DIMS)], DIMS, strict=True))
     found: list[tuple[float, ...]] = []
@@ -109,13 +134,11 @@ def _unrollings(
             one, two = _fill(rest, a, rows), _fill(rest, b, columns)
             if not set(one) & set(two):
                 found.append(_both(inside, one, two))
-    turns = [float(np.prod(np.ceil(np.array(layer[: len(DIMS)]) / np.array(u)))) for u in found]
-    ranked = sorted(dict.fromkeys(zip(turns, found, strict=True)))
-    return tuple(u for t, u in ranked if t <= _WORSE * ranked[0][0])[:_MOST]
+    return found
 
 
 def unrollings(
-    layer: NDArray[np.float64], rows: float, columns: float, depth: float, dataflow: str
+    layer: NDArray[np.float64], rows: float, columns: float, depth: float, dataflow: str, units: float = 1.0
 ) -> NDArray[np.float64]:
     """Ways to spread a layer over an array, those of fewest cycles first, ``[ways, 8]``.
 
@@ -124,5 +147,6 @@ def unrollings(
         rows, columns: of the array.
         depth: multipliers of each element whose products are added.
         dataflow: one of :data:`MAPPED`.
+        units: equal arrays.
     """
-    return np.array(_unrollings(tuple(float(x) for x in layer), rows, columns, depth, dataflow))
+    return np.array(_unrollings(tuple(float(x) for x in layer), rows, columns, depth, dataflow, units))
