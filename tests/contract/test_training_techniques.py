@@ -20,6 +20,8 @@ TEXTS = {
 }
 #: Of models with scans, whose ranks share a sequence.
 OF_SCANS = {"state-exchange"}
+#: Of ranks that share the documents of a sequence: see below.
+OF_DOCUMENTS = {"length-groups"}
 #: Words that a technique needs.
 NEEDS: dict[str, dict[str, Any]] = {"cxl-memory": {"offload": "optimizer"}}
 #: Of replicas: on eight devices that reduce their gradients over a slow network.
@@ -42,7 +44,9 @@ def _trained(*techniques: str, **words: Any) -> Any:
 
 def test_every_technique_of_training_is_tested_here() -> None:
     every = (n for n in TECHNIQUES if TECHNIQUES.built_in(n) and TECHNIQUES.get(n).of_training)
-    assert set(TEXTS) | set(OF_REPLICAS) | OF_SCANS == {n for n in every if not TECHNIQUES.get(n).mechanism}
+    assert set(TEXTS) | set(OF_REPLICAS) | OF_SCANS | OF_DOCUMENTS == {
+        n for n in every if not TECHNIQUES.get(n).mechanism
+    }
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -172,3 +176,37 @@ def test_ranks_of_a_sequence_share_states_of_a_size_that_its_length_does_not_cha
     assert shared(131072, "state-exchange:keys") > 1.8 * shared(65536, "state-exchange:keys")
     with pytest.raises(InputError, match="models with scans"):
         _trained("state-exchange")
+
+
+def test_groups_by_length_pass_around_what_long_documents_need() -> None:
+    words = {"gbs": 4, "seq": 65536, "tp": 1, "pp": 1, "cp": 16, "dp": 1, "mbs": 1, "recompute": "full", "zero": 0}
+
+    def step(docs: str, *with_: str) -> Any:
+        asked: dict[str, Any] = {
+            "framework": "megatron",
+            "network": "ethernet_25",
+            "docs": docs,
+            "techniques": list(with_),
+            **words,
+        }
+        return sy.train("llama-3.2-1b", "a100_sxm:16", **asked)
+
+    short, mixed, long = "4096", "lognormal:6000,max=65536", "65536"
+    assert step(long, "length-groups").step_s == step(long).step_s
+    assert step(short).breakdown_s["cp"] > 0 == step(short, "length-groups").breakdown_s["cp"]
+    one, groups = step(mixed), step(mixed, "length-groups")
+    assert 0 < groups.breakdown_s["cp"] < one.breakdown_s["cp"]
+    assert groups.step_s == pytest.approx(one.step_s - one.breakdown_s["cp"] + groups.breakdown_s["cp"])
+    assert groups.stages[0].reserved_bytes == one.stages[0].reserved_bytes
+    assert any("groups by length pass around" in text for text in groups.ledger.assumptions)
+    for wrong, field in (({"docs": ""}, "length-groups"), ({"cp": 1}, "cp"), ({"ring": 2}, "ring")):
+        asked: dict[str, Any] = {
+            "framework": "megatron",
+            "docs": mixed,
+            "techniques": ["length-groups"],
+            **words,
+            **wrong,
+        }
+        with pytest.raises(InputError) as error:
+            sy.train("llama-3.2-1b", "a100_sxm:16", **{**asked, "dp": 16 // asked["cp"]})
+        assert field in {p.field for p in error.value.problems}

@@ -20,6 +20,8 @@ __all__ = ["Packing", "packing_of", "packing_of_lengths"]
 
 #: Documents that are drawn of a distribution.
 _DRAWN = 65_536
+#: Equal shares of tokens whose documents are kept.
+_QUANTILES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,23 @@ class Packing:
     varies: float
     """Coefficient of variation of the pairs of a document."""
     text: str = ""
+    quantiles: tuple[float, ...] = ()
+    """Tokens of the documents in which equal shares of all tokens are, shortest first."""
+    grouped: bool = False
+    """Context-parallel ranks share a document in groups as wide as it needs."""
+
+    def passed(self, tokens: float, ranks: int) -> float:
+        """What context-parallel ranks pass around, over what one group of all of them would: ``E[g - 1] / (ranks - 1)``.
+
+        Args:
+            tokens: of a rank.
+            ranks: of a sequence, at least 2.
+        """
+        if not self.grouped:
+            return 1.0
+        needed = np.asarray(self.quantiles) / tokens
+        groups = np.minimum(2.0 ** np.ceil(np.log2(np.maximum(needed, 1.0))), ranks)
+        return float(np.mean(groups - 1.0)) / (ranks - 1.0)
 
     def waits(self, tokens: Any, replicas: Any) -> Any:
         """Share by which the fullest of ``replicas`` has more pairs than the mean, of a step of ``tokens`` tokens.
@@ -50,7 +69,10 @@ def packing_of_lengths(lengths: NDArray[Any], text: str = "") -> Packing:
     found = np.asarray(lengths, dtype=np.float64)
     squares = found**2
     mean = float(found.mean())
-    return Packing(mean, float(squares.mean()) / mean, float(squares.std() / squares.mean()), text)
+    ordered = np.sort(found)
+    at = np.searchsorted(np.cumsum(ordered), (np.arange(_QUANTILES) + 0.5) / _QUANTILES * ordered.sum())
+    shares = tuple(float(x) for x in ordered[np.minimum(at, len(ordered) - 1)])
+    return Packing(mean, float(squares.mean()) / mean, float(squares.std() / squares.mean()), text, shares)
 
 
 def packing_of(text: Any, seq: int, seed: int = 0) -> Packing | None:

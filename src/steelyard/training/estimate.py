@@ -447,6 +447,9 @@ def account_of(scenario: TrainScenario, parts: StepParts, links: Links, ledger: 
         ledger.assume(f"sequences of {plan.seq} tokens, which the model was made for (--seq)")
     elif ends_hard(scenario.workload) and plan.seq > made_for:
         ledger.assume(f"a table of {plan.seq} positions, where {scenario.model.name} has {made_for}")
+    if plan.packing is not None and plan.packing.grouped and plan.cp > 1:
+        share = plan.packing.passed(plan.seq / plan.cp, plan.cp)
+        ledger.assume(f"groups by length pass around {share:.1%} of what one group of {plan.cp} ranks would")
     if "gbs" in scenario.open:
         ledger.assume(f"a step of {plan.gbs} sequences (--gbs)")
     if plan.offload:

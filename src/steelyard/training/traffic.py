@@ -97,6 +97,8 @@ class Links:
         once = (ranks - 1) * self.collective_s(
             "send", kv_bytes, 2 if ranks > 1 else 1, plan.tp * max(1, self._far(plan))
         )
+        if plan.packing is not None and ranks > 1:
+            once = once * plan.packing.passed(plan.seq / plan.cp, ranks)
         return once, 2.0 * once
 
     def states_s(self, facts: dict[str, Any], plan: TrainPlan) -> tuple[Any, Any]:
