@@ -21,6 +21,7 @@ __all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parse_quantity"
 
 #: Multipliers of SI and binary prefixes.
 PREFIXES: dict[str, float] = {
+    "f": 1e-15,
     "p": 1e-12,
     "n": 1e-9,
     "u": 1e-6,
@@ -141,7 +142,7 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
         return f"{value / 3600:.1f} h" if abs(value) >= 5400 else f"{_significant(value, digits)} s"
     if unit in ("USD", "USD/h", "USD/kWh"):
         return f"{value:,.2f} {unit}" if abs(value) >= 0.1 else f"{value:.2g} {unit}"
-    for prefix in ("E", "P", "T", "G", "M", "k", "", "m", "µ", "n", "p"):
+    for prefix in ("E", "P", "T", "G", "M", "k", "", "m", "µ", "n", "p", "f"):
         if abs(value) >= PREFIXES[prefix] * 0.9995:
             return f"{_significant(value / PREFIXES[prefix], digits)} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"

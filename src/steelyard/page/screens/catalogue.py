@@ -118,9 +118,11 @@ def roofs(machines: Sequence[Any]) -> Figure:
             ridge = peak / bandwidth
             x = [0.1, ridge, max(1e4, 3 * ridge)]
             y = [0.1 * bandwidth, peak, peak]
+            name = f"{m.name} {fmt}" + ", dashed" * (j > 0)
             style = {"color": colour(i), "type": "solid" if j == 0 else "dashed"}
             said = [f"{m.title}, {fmt}: {q(b, 'FLOP/s')} at {a:,.4g} FLOP per byte" for a, b in zip(x, y, strict=True)]
-            series.append(line(f"{m.name} {fmt}", x, y, words=said, lineStyle=style, itemStyle={"color": colour(i)}))
+            line_of = {"lineStyle": style, "itemStyle": {"color": colour(i)}}
+            series.append(line(name, x, y, words=said, **line_of))
             rows.append((m.name, fmt, peak, bandwidth, ridge))
         listed = ", ".join(f"{f} {q(peaks[f], 'OP/s')}" for f in dict.fromkeys(chosen))
         words.append(f"{m.title}: {listed}, memory at {q(bandwidth, 'B/s')}")

@@ -146,8 +146,8 @@ SCREEN = Screen(
     long=True,
     examples=(
         ("What papers on the KV cache claim", {"layer": "kvcache"}),
-        ("What was claimed and is missed", {"verdict": "missed"}),
-        ("Every paper (minutes)", {}),
+        ("What papers on decoding claim", {"layer": "decoding"}),
+        ("What is missed, of all papers (minutes)", {"verdict": "missed"}),
     ),
     brings=(
         ("front", "published against predicted, each number a dot"),
