@@ -326,3 +326,55 @@ def test_networks_have_no_launch_files(tmp_path: Path, capsys: pytest.CaptureFix
     assert main(["train", "resnet50", "--on", "h100_sxm:8", "--gbs", "256", "--out", str(tmp_path / "net")]) == 2
     assert "networks" in capsys.readouterr().err
     assert not (tmp_path / "net").exists()
+
+
+# steps that learn from scored answers
+
+
+def _overridden(script: str) -> dict[str, str]:
+    inside = re.findall(r"options=\(\n(.*?)\n\)", script, re.DOTALL)
+    return {key: value for key, _, value in (word.removeprefix("++").partition("=") for word in shlex.split(inside[0]))}
+
+
+@pytest.fixture(scope="module")
+def rewarded() -> dict[str, dict[str, str]]:
+    few: dict[str, Any] = {"prompts": 16, "group": 4, "osl": "64", "isl": 128, "rollout_tp": 2}
+    words: dict[str, Any] = {"framework": "fsdp", "tp": 1, "pp": 1, "cp": 2, "gbs": 32}
+    turns = sy.train("qwen3-0.6b", "h100_sxm:8", task="grpo", **words, **few)
+    few |= {"group": 1, "passes": 2, "rollout_on": "h100_sxm:4", "stale": 1}
+    words = {"framework": "megatron", "tp": 2, "pp": 2, "recompute": "full:2", "reward": "qwen3-4b"}
+    apart = sy.train("qwen3-0.6b", "h100_sxm:4", task="ppo", **words, **few)
+    return {"turns": training_files(turns), "apart": training_files(apart)}
+
+
+def test_verl_runs_the_step_of_the_plan(rewarded: dict[str, dict[str, str]]) -> None:
+    script = rewarded["turns"]["train.sh"]
+    found = _overridden(script)
+    assert set(found) <= set(Flags.of("training/verl").options)
+    assert "verl.trainer.main_ppo --config-name=ppo_trainer" in script
+    assert found["algorithm.adv_estimator"] == "grpo"
+    assert (found["data.train_batch_size"], found["actor_rollout_ref.rollout.n"]) == ("16", "4")
+    assert found["actor_rollout_ref.actor.ppo_mini_batch_size"] == "8"  # 32 of 64 answers an update
+    assert found["actor_rollout_ref.actor.ulysses_sequence_parallel_size"] == "2"
+    assert found["actor_rollout_ref.rollout.tensor_model_parallel_size"] == "2"
+    check = json.loads(rewarded["turns"]["check.json"])
+    assert check["devices"] == 8
+    assert check["tokens_per_step"] == 64 * 192
+    assert check["step_s"]["low"] < check["step_s"]["value"] < check["step_s"]["high"]
+
+
+def test_verl_has_devices_apart_and_a_critic(rewarded: dict[str, dict[str, str]]) -> None:
+    script = rewarded["apart"]["train.sh"]
+    found = _overridden(script)
+    assert set(found) <= set(Flags.of("training/verl").options)
+    assert "one_step_off_policy.main_ppo --config-path=config --config-name=one_step_off_ppo_megatron_trainer" in script
+    devices = [found[f"{who}.{n}"] for who in ("trainer", "rollout") for n in ("nnodes", "n_gpus_per_node")]
+    assert devices == ["1", "4", "1", "4"]
+    assert found["algorithm.adv_estimator"] == "gae"
+    assert found["critic.megatron.pipeline_model_parallel_size"] == "2"
+    assert found["actor_rollout_ref.actor.ppo_epochs"] == "2"
+    again = "actor_rollout_ref.actor.megatron.override_transformer_config.recompute"
+    assert (found[f"{again}_method"], found[f"{again}_num_layers"]) == ("block", "2")
+    assert found["reward_model.enable"] == "True"
+    assert "#SBATCH --nodes=1" in rewarded["apart"]["train.sbatch"]
+    assert "#SBATCH --gpus-per-node=8" in rewarded["apart"]["train.sbatch"]

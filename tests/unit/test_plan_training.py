@@ -274,3 +274,11 @@ def test_shares_of_exposed_traffic_and_deadlines_are_checked() -> None:
         sy.train("llama-3.1-8b", "h100_sxm:8", framework="megatron", set="tp_exposed=30")
     with pytest.raises(InputError, match="expected a time such as 30d, got '3x'"):
         sy.plan_training("llama-3.1-8b", "h100_sxm", by="3x", tokens="1T")
+
+
+def test_layers_that_were_said_are_computed_again_where_the_rest_is_chosen() -> None:
+    words = {"model": "llama-3.1-8b", "on": "h100_sxm:8", "gbs": 32, "tp": 2, "pp": 2, "recompute": "full:3"}
+    chosen = sy.train(**words)  # type: ignore[arg-type]
+    assert chosen.scenario.plan.again == "full:3"
+    named = sy.train(**words, mbs=chosen.scenario.plan.mbs)  # type: ignore[arg-type]
+    assert chosen.step_s == named.step_s

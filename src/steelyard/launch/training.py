@@ -21,6 +21,7 @@ from steelyard.launch.kubernetes import (
 from steelyard.launch.training_check import check_json, check_script
 from steelyard.launch.training_job import PORT, TRIAL_STEPS, Launched, TrainJob
 from steelyard.launch.training_megatron import bridge, megatron
+from steelyard.launch.training_rewarded import verl
 from steelyard.launch.training_torch import deepspeed, fsdp, torchtitan, trainer
 from steelyard.units import format_quantity as q
 
@@ -49,6 +50,8 @@ _OTHER = {
     "nemo": "NeMo 24 is priced; what is launched is Megatron-Bridge, which came after it",
     "megatron@2022": "Megatron-LM of 2022 is priced; the flags are those of today's Megatron-LM",
 }
+#: Tasks whose step verl runs, whatever framework trains.
+_BY_VERL = ("grpo", "ppo")
 #: Claim of a volume with data, tokenizer, checkpoints and code, and where pods see it.
 _CLAIM, _MOUNT = "training-data", "/data"
 _WHAT = {
@@ -84,7 +87,8 @@ def training_files(found: TrainEstimate, more_files: Mapping[str, str] | None = 
     files = {"check.json": check_json(job), "check.py": check_script()}
     if why:
         return {"README.md": _readme(job, None, why, files, more_files or {}), **files}
-    launched = _WRITERS[job.plan.framework.name.split("@")[0]](job, job.model)
+    writer = verl if job.plan.task in _BY_VERL else _WRITERS[job.plan.framework.name.split("@")[0]]
+    launched = writer(job, job.model)
     start = _script(job, launched)
     made = {"train.sh": start, **launched.files, "train.sbatch": _slurm(job, launched)}
     made["kubernetes.yaml"] = _kubernetes(job, launched, {"train.sh": start, **launched.files})
@@ -97,7 +101,9 @@ def _why_not(job: TrainJob) -> str:
     name, task = job.plan.framework.name.split("@")[0], job.plan.task
     title = job.plan.framework.title
     if task in REWARDED:
-        return f"No launch files are written for {task}: the layout goes into verl's, NeMo-RL's or TRL's own settings."
+        return (
+            "" if task in _BY_VERL else f"No launch files are written for {task}: the layout goes into TRL's settings."
+        )
     if name not in _WRITERS:
         return f"No launch files are written for {title}: `--framework megatron`, `torchtitan`, `fsdp` have some."
     if name == "megatron" and job.plan.frozen:
@@ -118,8 +124,9 @@ def _script(job: TrainJob, launched: Launched) -> str:
         "NODE_RANK=${NODE_RANK:-0}",
         "MASTER_ADDR=${MASTER_ADDR:-127.0.0.1}",
         f"MASTER_PORT=${{MASTER_PORT:-{PORT}}}",
-        f'launch=(torchrun {ranks} --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")',
     ]
+    if any("launch[@]" in line or line.startswith("launch=") for line in launched.body):
+        head.append(f'launch=(torchrun {ranks} --master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")')
     fill = [f"{name}: {words.replace('`', '')}" for name, words in launched.fill.items()]
     sources = [f"Flags of {f.title} {f.version}: {f.source}." for f in launched.flags]
     about = [*job.about, *sources, "Run on every node with NODE_RANK and MASTER_ADDR set. To fill in:", *fill]
@@ -231,6 +238,7 @@ def _readme(
 ) -> str:
     """``README.md``."""
     found, plan = job.found, job.plan
+    what = "a step" if found.rewarded is None else "an update"
     step, rate, memory = (found.interval[n] for n in ("step_s", "tokens_per_s_per_device", "peak_memory_bytes"))
     parts = [
         f"# Training {_text(job.repository)}",
@@ -244,7 +252,8 @@ def _readme(
                 f"{plan.micro_batches} of them; schedule {plan.schedule}, ZeRO {plan.zero} over {plan.shard}, "
                 f"computed again: {plan.again}; {plan.precision}, {plan.optimizer.title}, "
                 f"{plan.task}",
-                f"a step {q(found.step_s, 's')} ({q(step[0], 's')} to {q(step[1], 's')}), "
+                *_rewarded(job),
+                f"{what} {q(found.step_s, 's')} ({q(step[0], 's')} to {q(step[1], 's')}), "
                 f"{found.tokens_per_s_per_device:,.0f} tokens/s a device ({rate[0]:,.0f} to {rate[1]:,.0f}), "
                 f"MFU {found.mfu_frac:.1%}",
                 f"the fullest device holds {memory[0] / 2**30:.1f} to {memory[1] / 2**30:.1f} GiB of "
@@ -280,6 +289,16 @@ def _readme(
         read = "; ".join(f"{f.title} {f.version} ({f.source})" for f in launched.flags)
         parts.append(f"Names of flags and fields were read from {read}. No file holds a secret.")
     return "\n\n".join(parts) + "\n"
+
+
+def _rewarded(job: TrainJob) -> list[str]:
+    """A line of the README about the whole step; none where nothing is scored."""
+    done = job.found.rewarded
+    if done is None:
+        return []
+    low, high = done.ends_s
+    parts = ", ".join(f"{name} {q(time, 's')}" for name, time in done.parts_s.items() if time)
+    return [f"a step of {job.plan.task} {q(done.step_s, 's')} ({q(low, 's')} to {q(high, 's')}): {parts}"]
 
 
 def _run(job: TrainJob, launched: Launched) -> list[str]:

@@ -23,16 +23,26 @@ def expected(job: TrainJob) -> dict[str, Any]:
     def three(value: float, ends: tuple[float, float]) -> dict[str, float]:
         return {"value": value, "low": ends[0], "high": ends[1]}
 
+    step = {
+        "tokens_per_step": found.tokens_per_step,
+        "step_s": three(found.step_s, found.interval["step_s"]),
+        "tokens_per_s_per_device": three(found.tokens_per_s_per_device, found.interval["tokens_per_s_per_device"]),
+    }
+    if (done := found.rewarded) is not None:
+        rates = tuple(done.tokens / end / done.devices for end in reversed(done.ends_s))
+        step = {
+            "tokens_per_step": done.tokens,
+            "step_s": three(done.step_s, done.ends_s),
+            "tokens_per_s_per_device": three(done.tokens_per_s / done.devices, (rates[0], rates[1])),
+        }
     return {
         "schema": SCHEMA,
         "version": __version__,
         "framework": job.plan.framework.called,
         "model": job.repository,
-        "devices": job.cluster.count,
-        "tokens_per_step": found.tokens_per_step,
-        "skip_steps": 5,
-        "step_s": three(found.step_s, found.interval["step_s"]),
-        "tokens_per_s_per_device": three(found.tokens_per_s_per_device, found.interval["tokens_per_s_per_device"]),
+        "devices": job.devices,
+        "skip_steps": 5 if done is None else 1,
+        **step,
         "model_tflops_per_device": found.model_tflops_per_device,
         "peak_reserved_gib": three(
             (stage.reserved_bytes - context) / _GIB, ((low - context) / _GIB, (high - context) / _GIB)
@@ -58,8 +68,8 @@ _SCRIPT = '''\
 #!/usr/bin/env python3
 """Says whether a run is as planned: ./check.py train.log (or - for standard input).
 
-Reads the lines of Megatron, torchtitan and the Transformers Trainer. Exit code 0: within the intervals of check.json,
-1: not, 2: too few steps were found.
+Reads the lines of Megatron, torchtitan, the Transformers Trainer and verl. Exit code 0: within the intervals of
+check.json, 1: not, 2: too few steps were found.
 """
 
 import json
@@ -69,6 +79,8 @@ import sys
 from pathlib import Path
 
 STEP_MS = re.compile(r"elapsed time per iteration \\(ms\\): ([0-9.]+)")
+VERL_S = re.compile(r"timing_s/step:([0-9.]+)")
+VERL_GB = re.compile(r"perf/max_memory_reserved_gb:([0-9.]+)")
 TPS = re.compile(r"\\btps: ([0-9,]+)")
 BAR = re.compile(r"([0-9.]+)(s/it|it/s)\\b")
 TITAN_GIB = re.compile(r"memory: *([0-9.]+)GiB")
@@ -80,13 +92,14 @@ def read(text, plan):
     """Seconds of every step, and the largest memory in GiB."""
     text = COLOURS.sub("", text)
     per_device = plan["tokens_per_step"] / plan["devices"]
-    steps = [float(x) / 1e3 for x in STEP_MS.findall(text)]
+    steps = [float(x) / 1e3 for x in STEP_MS.findall(text)] or [float(x) for x in VERL_S.findall(text)]
     if not steps:
         steps = [per_device / float(x.replace(",", "")) for x in TPS.findall(text) if float(x.replace(",", ""))]
     if not steps:
         bars = ((float(x), unit) for x, unit in BAR.findall(text))
         steps = [x if unit == "s/it" else 1 / x for x, unit in bars if x]
     held = [float(x) for x in TITAN_GIB.findall(text)] + [float(x) / 1024 for x in MEGATRON_MIB.findall(text)]
+    held += [float(x) for x in VERL_GB.findall(text)]
     return steps, max(held, default=None)
 
 

@@ -73,14 +73,25 @@ class TrainJob:
         return ("train-" + re.sub(r"[^a-z0-9]+", "-", last).strip("-"))[:50].rstrip("-")
 
     @property
+    def apart(self) -> Cluster | None:
+        """Devices that answer beside those that train."""
+        step = self.found.scenario.rewarded
+        return None if step is None else step.rollout_on
+
+    @property
+    def devices(self) -> int:
+        """That train, and that answer beside them."""
+        return self.cluster.count + (0 if self.apart is None else self.apart.count)
+
+    @property
     def per_node(self) -> int:
         """Devices of a node."""
-        return max(1, min(int(self.cluster.per_node), self.cluster.count))
+        return max(1, min(int(self.cluster.per_node), self.devices))
 
     @property
     def nodes(self) -> int:
         """Nodes."""
-        return math.ceil(self.cluster.count / self.per_node)
+        return math.ceil(self.devices / self.per_node)
 
     @property
     def vendor(self) -> str:
@@ -90,8 +101,9 @@ class TrainJob:
     @property
     def steps(self) -> int:
         """Of the run, or of a trial where its length was not given."""
-        tokens = self.found.scenario.tokens
-        return TRIAL_STEPS if tokens is None else math.ceil(tokens / self.found.tokens_per_step)
+        tokens, done = self.found.scenario.tokens, self.found.rewarded
+        each = self.found.tokens_per_step if done is None else done.tokens
+        return TRIAL_STEPS if tokens is None else math.ceil(tokens / each)
 
     @property
     def save_every(self) -> int:
@@ -99,7 +111,8 @@ class TrainJob:
         run = self.found.run
         if run is None or not np.isfinite(run.checkpoint_interval_s):
             return _SAVE_EVERY
-        return max(1, round(run.checkpoint_interval_s / self.found.step_s))
+        step_s = self.found.step_s if self.found.rewarded is None else self.found.rewarded.step_s
+        return max(1, round(run.checkpoint_interval_s / step_s))
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -126,6 +139,13 @@ class TrainJob:
         plan, low_high = self.plan, self.found.interval["step_s"]
         low, high = (q(x, "s") for x in low_high)
         rows = "1 sequence" if plan.gbs == 1 else f"{plan.gbs} sequences"
+        if (done := self.found.rewarded) is not None:
+            low, high = (q(x, "s") for x in done.ends_s)
+            beside = "" if self.apart is None else f", {self.apart.count} answer"
+            return [
+                f"{self.repository}, {plan.task}: {self.cluster.count} of {self.devices} devices train{beside}.",
+                f"{done.answers} answers a step; predicted {q(done.step_s, 's')} ({low} to {high}).",
+            ]
         return [
             f"{self.repository} on {self.cluster.title}: {plan.shape}; {plan.framework.called}, {plan.precision}.",
             f"{rows} of {plan.seq} tokens a step; predicted {q(self.found.step_s, 's')} ({low} to {high}).",

@@ -164,6 +164,8 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     gbs = sequences or mbs * dp * (_IN_A_STEP * pp * vp if pp > 1 else 1)
     if rewarded is not None:
         told = {**given, "cp": cp, "seq": words.get("seq")}
+        if all(name in given for name in SPLITTING):  # it is laid out, so that replicas are known
+            told["dp"] = dp
         gbs, seq = sequences_of_step(rewarded, told, cluster.count)
         packing, sequences = rewarded.answers.packing(), gbs
         tokens = problems.read(rewarded_length, values, rewarded)

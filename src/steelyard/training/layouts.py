@@ -60,6 +60,8 @@ class Space:
     """Modules; the first is what is tried before all others."""
     some_layers: bool = False
     """Whether layers may be computed again in part."""
+    layers: int = 0
+    """Of every chunk, those that are computed again, as was said; 0: nothing was."""
     dp: int = 0
     """Replicas; 0: as many as there are devices for."""
     etp: int = 0
@@ -144,6 +146,8 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
 
     chunks = _CHUNKS if "schedule" not in said else _CHUNKS[1:] if plan.schedule == "interleaved" else (1,)
     ways = ((plan.recompute,), False) if "recompute" in said else _ways(model, plan)
+    if said_layers := plan.recompute_layers if "recompute" in said else 0:
+        ways = ((), _FULL), False
     return Space(
         tp=chosen("tp", tensor),
         pp=chosen("pp", stages if plan.framework.pipeline else [1]),
@@ -159,6 +163,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         mbs=chosen("mbs", [d for d in _powers(_MOST_MBS) if d <= plan.gbs]),
         recompute=ways[0],
         some_layers=ways[1],
+        layers=said_layers,
         dp=plan.dp if "dp" in said else 0,
         etp=plan.etp if "etp" in said else 0,
     )
@@ -387,6 +392,8 @@ def _weighed(
     ``most`` are bytes of a device and of its share of the host.
     """
     most_bytes, most_host = most
+    if space.layers:
+        return _said_layers(rows, table, plan, ways, space.layers, most)
     each = [
         _reserved(taken(table, rows["split"], way, rows["size"]), plan, rows, most_host) for way in range(len(ways))
     ]
@@ -414,6 +421,23 @@ def _weighed(
             )
             made = {name: np.concatenate([made[name], some[name]]) for name in made}
     return {**made, "weighed": np.full(len(made["pp"]), looked)}
+
+
+def _said_layers(
+    rows: Mapping[str, Any],
+    table: StepParts,
+    plan: TrainPlan,
+    ways: Sequence[tuple[str, ...]],
+    layers: int,
+    most: tuple[float, float],
+) -> dict[str, Any]:
+    """Layouts with so many layers of every chunk computed again."""
+    less, more = (taken(table, rows["split"], ways.index(way), rows["size"]) for way in ((), _FULL))
+    each = sum(k.count for k in table.layers) / (rows["pp"] * rows["vp"])
+    held = _reserved(blended(less, more, layers / each), plan, rows, most[1]).max(axis=0)
+    whole = np.full(len(held), ways.index(_FULL))
+    found = {**rows, "recompute": whole, "recompute_layers": np.full(len(held), layers), "reserved": held}
+    return {**found, "fits": held <= most[0], "weighed": np.full(len(held), len(held))}
 
 
 def _some_layers(
