@@ -176,6 +176,29 @@ def test_the_json_form(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["front"][0]["macs"] == pytest.approx(one.macs)
 
 
+def test_other_devices_make_a_mix_and_a_proxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space, rng = find_space("nb201"), np.random.default_rng(4)
+    codes = space.draw(60, seed=2)
+    costs = rng.gamma(2.0, 1e-4, (3, 5))
+    seconds = space.counts(codes) @ costs.T + 1e-4
+    spelt = [space.spell(c) for c in codes.tolist()]
+    table, ten, asked = tmp_path / "others.csv", tmp_path / "ten.csv", tmp_path / "asked.csv"
+    rows = [f"{a},{s[0]},{s[1]},{s[2]}\n" for a, s in zip(spelt, seconds.tolist(), strict=True)]
+    table.write_text("architecture,a,b,c\n" + "".join(rows))
+    mine = 0.5 * seconds[:, 0] + 2.0 * seconds[:, 2]
+    ten.write_text("architecture,seconds\n" + "".join(f"{a},{s}\n" for a, s in zip(spelt[:10], mine[:10], strict=True)))
+    asked.write_text("architecture\n" + "\n".join(spelt[10:]) + "\n")
+    found = search_predictor(str(ten), space="nb201", devices=str(table), predict=str(asked), predictors="mix,proxy")
+    assert found.best.name == "mix"
+    assert found.predicted["mix"][0] == pytest.approx(mine[10:], rel=1e-6)
+    words = ["search", "predictor", "--measured", str(ten), "--space", "nb201", "--devices", str(table)]
+    assert main([*words, "--predict", str(asked), "--csv"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 51
+    table.write_text(table.read_text().replace(f"{seconds[4, 1]}", "x"))
+    assert main(words) == 2
+    assert "expected seconds above 0" in capsys.readouterr().err
+
+
 def test_predictors_are_compared_on_measured_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = find_space("nb201")
     codes = space.draw(12, seed=1)
@@ -184,7 +207,8 @@ def test_predictors_are_compared_on_measured_networks(tmp_path: Path, capsys: py
     rows = zip((space.spell(c) for c in codes.tolist()), seconds, strict=True)
     file.write_text("architecture,seconds\n" + "".join(f"{a},{s}\n" for a, s in rows))
     found = search_predictor(str(file), space="nb201")
-    assert {s.name for s in found.scored} == {"hierarchical", "macs", "proxy"}
+    assert {s.name for s in found.scored} >= {"hierarchical", "macs", "proxy", "counts"}
+    assert {"priced", "mix"} <= set(found.absent)
     assert [s.median_ape for s in found.scored] == sorted(s.median_ape for s in found.scored)
     assert "expected a machine" in found.absent["priced"]
     assert len(set(found.measure_next)) == 5

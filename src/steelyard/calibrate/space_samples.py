@@ -16,7 +16,7 @@ import numpy as np
 
 from steelyard.calibrate.networks import PASS_S, twice
 from steelyard.calibrate.toml_files import document, write_files
-from steelyard.deployment.space_device import SpaceDevice, Timed, costs_of, next_rows, prior_of
+from steelyard.deployment.space_device import Prior, SpaceDevice, Timed, costs_of, next_rows, prior_of
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.folders import folder_to_write
 from steelyard.interval import Z80
@@ -49,21 +49,22 @@ class LeftOut:
     """Scatter of a measurement as it is believed, relative."""
 
 
-def device_of(name: str, space: Space, path: str, batch: int = 1) -> SpaceDevice:
+def device_of(name: str, space: Space, path: str | Mapping[str, float], batch: int = 1) -> SpaceDevice:
     """The device of a file of measured networks.
 
     Args:
         name: what the device is called: a machine of the catalogue, or a name of one's own.
         space: whose architectures they are.
-        path: CSV with the columns ``architecture`` and ``seconds`` (or ``latency_ms``).
+        path: CSV with the columns ``architecture`` and ``seconds`` (or ``latency_ms``), or seconds by architecture.
         batch: items of a pass.
 
     Raises:
         InputError: the name, the file, an architecture or a time is wrong; fewer than three networks.
     """
-    columns, unit = _columns(path)
+    columns, unit = (([*path], [*map(str, path.values())]), 1.0) if isinstance(path, Mapping) else _columns(path)
+    path = "measured" if isinstance(path, Mapping) else path
     timed, problems = [], []
-    prefix = f"{space.name}:"
+    prefix = f"{space.prefix}:"
     for row, (architecture, text) in enumerate(zip(*columns, strict=True), 2):
         try:
             seconds = unit * float(text)
@@ -81,7 +82,7 @@ def device_of(name: str, space: Space, path: str, batch: int = 1) -> SpaceDevice
     raise_all(problems[:10])
     if len(timed) > MOST:
         raise InputError(f"expected at most {MOST:,} networks, got {len(timed):,}", field=Path(path).name)
-    return SpaceDevice(_named(name), space.name, batch, tuple(timed), Path(path).name)
+    return SpaceDevice(_named(name), space.prefix, batch, tuple(timed), Path(path).name)
 
 
 def _columns(path: str) -> tuple[tuple[list[str], list[str]], float]:
@@ -143,14 +144,15 @@ def rank_of(a: np.ndarray, b: np.ndarray) -> float:
     return float(x @ y) / size if size else 0.0
 
 
-def suggested(space: Space, device: SpaceDevice | None = None, n: int = 5) -> list[str]:
+def suggested(space: Space, device: SpaceDevice | None = None, n: int = 5, prior: Prior | None = None) -> list[str]:
     """Architectures that would tell most of a device beside what was measured of it.
 
-    They are picked among 2,000 drawn of the space. Raises :class:`InputError`: there is no prior for the space.
+    They are picked among 2,000 drawn of the space, by the prior of the catalogue where none is given. Raises
+    :class:`InputError`: there is none for the space.
     """
     codes = space.draw(_CANDIDATES)
     known = device.measured[0] if device else np.zeros((0, len(space.features)))
-    return [space.spell(codes[i].tolist()) for i in next_rows(prior_of(space), known, space.counts(codes), n)]
+    return [space.spell(codes[i].tolist()) for i in next_rows(prior or prior_of(space), known, space.counts(codes), n)]
 
 
 def write_device(device: SpaceDevice, out: str = "") -> Path:

@@ -17,6 +17,10 @@ def search_predictor(
     runtime: Annotated[str, option("its runtime, as for estimate", topic=FIRST)] = "",
     batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
     predictors: Annotated[str, option("names separated by commas (default: all)", topic=FIRST)] = "",
+    devices: Annotated[
+        str, option("CSV of other devices: architecture, and a column of seconds of each", topic=FIRST)
+    ] = "",
+    predict: Annotated[str, option("CSV of architectures whose times are asked for", topic=FIRST)] = "",
     page: Paged = Paged(),  # noqa: B008
     output: Output = Output(),  # noqa: B008
 ) -> None:
@@ -27,4 +31,5 @@ def search_predictor(
     from steelyard.exploration.predictors import search_predictor as search
 
     words: dict[str, Any] = {"space": space, "like": like, "batch": batch, "predictors": predictors, "runtime": runtime}
+    words |= {"devices": devices, "predict": predict}
     searched("predictor", output, page, lambda progress: search(measured, **words))

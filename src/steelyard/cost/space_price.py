@@ -24,7 +24,8 @@ __all__ = ["SpacePrices", "price_space"]
 
 Floats = NDArray[np.float64]
 #: What adds up over kernels and over ops.
-_KERNELS, _OPS = ("kernel_s", "limit_s", "kernel_j", "host_s"), ("macs", "parameters", "entropy")
+_KERNELS = ("kernel_s", "limit_s", "kernel_j", "host_s")
+_OPS = ("macs", "parameters", "entropy", "depth", "activations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +78,16 @@ def _part(space: Space, module: str) -> int:
 
 
 def _of_ops(graph: TensorGraph) -> Iterable[tuple[str, list[str], Any]]:
-    """Multiply-accumulates of one item, parameters and log of the inputs of an output, of every node."""
+    """Of every node: multiply-accumulates of one item, log of the inputs of an output, whether it is a product, its
+    outputs, and parameters."""
     sizes = {**graph.symbols, "batch": 1}
     modules = [node.name for node in graph.nodes]
     products = [float(np.max(macs(graph, node, sizes))) for node in graph.nodes]
     yield "macs", modules, products
     outputs = [float(np.max(graph.elements(node.outputs[0], sizes))) for node in graph.nodes]
     yield "entropy", modules, [math.log(max(m / o, 1.0)) if m else 0.0 for m, o in zip(products, outputs, strict=True)]
+    yield "depth", modules, [float(m > 0) for m in products]
+    yield "activations", modules, [o if m else 0.0 for m, o in zip(products, outputs, strict=True)]
     weights = [
         sum(float(graph.elements(i, sizes)) for i in node.inputs if graph.tensors[i].role == "weight")
         for node in graph.nodes

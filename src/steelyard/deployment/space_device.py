@@ -150,16 +150,21 @@ def costs_of(prior: Prior, counts: Floats, seconds: Floats) -> Costs:
 def next_rows(prior: Prior, known: Floats, candidates: Floats, n: int) -> list[int]:
     """The candidates that would tell most of a device of which ``known`` rows were measured, one after the other.
 
-    Each is the one whose time is least known beside its scatter: the greedy way to D-optimal rows.
+    Each is the one that leaves the least mean variance of all candidates' times, relative to a device's usual ones: the
+    greedy way to I-optimal rows (rows that are unlike all others tell more of costs, and less of times).
     """
     mean = np.array(prior.mean)
     covariance = prior.along(np.eye(len(mean)))
+    usual = np.maximum(candidates @ mean, 1e-9)
+    wanted = (candidates / usual[:, None] ** 2).T @ candidates
     for row in known:
         covariance = _told(covariance, row, USUAL_NOISE * float(row @ mean))
     chosen: list[int] = []
-    noise = USUAL_NOISE * np.maximum(candidates @ mean, 1e-9)
+    noise = USUAL_NOISE * usual
     for _ in range(min(n, len(candidates))):
-        gain = np.sum((candidates @ covariance) * candidates, axis=1) / noise**2
+        seen = candidates @ covariance
+        variance = np.sum(seen * candidates, axis=1)
+        gain = np.sum((seen @ wanted) * seen, axis=1) / (variance + noise**2)
         gain[chosen] = -1.0
         best = int(np.argmax(gain))
         chosen.append(best)

@@ -21,9 +21,10 @@ from steelyard.scenario.fields import PRICE
 from steelyard.scenario.network import NetScenario, sets_of
 from steelyard.scenario.space import SpaceScenario
 from steelyard.workload.nets import load_net
+from steelyard.workload.networks.search_space import Space
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["SpaceEstimate", "answer_space", "space_prices"]
+__all__ = ["SpaceEstimate", "answer_space", "graph_prices", "space_prices"]
 
 Floats = NDArray[np.float64]
 #: What sums of choices leave out where the edges of a cell, which lie beside each other, become one kernel.
@@ -126,6 +127,11 @@ def answer_space(scenario: SpaceScenario, prices: SpacePrices | None = None) -> 
 def _reach(network: NetScenario) -> Any:
     train, precision = bool(network.words.get("train")), network.precision.name
     return reach_of(network.runtime, network.cluster.machine, network.layout, train, precision)
+
+
+def graph_prices(space: Space) -> SpacePrices:
+    """Multiply-accumulates, parameters and what else is counted of every choice of a space, without any machine."""
+    return price_space(space, lambda code: load_net(f"{space.prefix}:{space.spell(code)}"), None)
 
 
 def space_prices(scenario: SpaceScenario) -> SpacePrices:

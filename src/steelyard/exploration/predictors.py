@@ -6,16 +6,20 @@ of :class:`Predictor`, declared in the entry-point group ``steelyard.predictors`
 
 ==============  =========================================================================================
 hierarchical    a cost per choice with a prior over other devices (:mod:`steelyard.deployment.space_device`)
+counts          time = a + b x multiply-accumulates + c x products + d x their outputs, none below 0
 macs            time = a + b x multiply-accumulates, by least squares of relative errors
 priced          a line over the time that the cost model of a named machine says
-proxy           a line over the time of the mean device of the prior
+proxy           the most alike of known devices, times one factor; a line over the prior's mean device without any
+mix             a weighed sum of known devices' times, weights not below 0
+boosted         hierarchical, and trees over what it leaves (LightGBM)
 ==============  =========================================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -24,14 +28,16 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.calibrate.space_samples import device_of, rank_of, suggested
-from steelyard.deployment.space_device import costs_of, prior_of
+from steelyard.cost.space_price import SpacePrices
+from steelyard.deployment.space_device import Prior, costs_of, prior_of
 from steelyard.errors import InputError, complete, show
-from steelyard.estimation.space import answer_space, space_prices
+from steelyard.estimation.space import answer_space, graph_prices, space_prices
+from steelyard.exploration.known_devices import KnownDevices, read_devices
 from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
 from steelyard.provenance import content_hash
 from steelyard.registry import Registry
-from steelyard.scenario.space import read_space_scenario
+from steelyard.scenario.space import SpaceScenario, columns_of, read_space_scenario
 from steelyard.scenario.words import Problems
 from steelyard.workload.networks.search_space import Space, find_space
 
@@ -52,15 +58,32 @@ class Context:
     machine: str = ""
     """A machine of the catalogue that the device is, or is like; empty: none."""
     words: Mapping[str, Any] = field(default_factory=dict)
+    devices: KnownDevices | None = None
+    """Other devices that were measured; None: what the catalogue says of some."""
+
+    @cached_property
+    def prior(self) -> Prior:
+        """What other devices have in common. Raises :class:`InputError`: nothing is known of the space."""
+        return self.devices.prior if self.devices else prior_of(self.space)
+
+    @cached_property
+    def graphs(self) -> SpacePrices:
+        """Multiply-accumulates and the like of every choice."""
+        return graph_prices(self.space)
+
+    @cached_property
+    def _sheet(self) -> tuple[SpaceScenario, SpacePrices]:
+        words = {"model": f"{self.space.prefix}:{self.space.example}", "on": self.machine, "batch": self.batch}
+        scenario = read_space_scenario({**words, **self.words, "runtime": self.words.get("runtime", "")}, Problems())
+        plain = replace(scenario, device=None)
+        return plain, space_prices(plain)
 
     def priced(self, codes: Codes) -> Floats:
         """Times as the machine's cost model says. Raises :class:`InputError`: no machine is named."""
         if not self.machine:
             raise InputError("expected a machine of the catalogue that the device is like", field="like")
-        words = {"model": f"{self.space.prefix}:{self.space.example}", "on": self.machine, "batch": self.batch}
-        scenario = read_space_scenario({**words, **self.words, "runtime": self.words.get("runtime", "")}, Problems())
-        plain = replace(scenario, device=None)
-        return answer_space(replace(plain, codes=codes), space_prices(plain)).latency_s
+        plain, prices = self._sheet
+        return answer_space(replace(plain, codes=codes), prices).latency_s
 
 
 @runtime_checkable
@@ -92,7 +115,7 @@ class Hierarchical:
     name = "hierarchical"
 
     def __init__(self, context: Context) -> None:
-        self.space, self.prior = context.space, prior_of(context.space)
+        self.space, self.prior = context.space, context.prior
 
     def fit(self, codes: Codes, seconds: Floats) -> None:
         """Condition the prior."""
@@ -138,26 +161,131 @@ class Macs(_Line):
 
     name = "macs"
 
-    def __init__(self, context: Context) -> None:
-        super().__init__(context)
-        space = context.space
-        scenario = read_space_scenario({"model": f"{space.prefix}:{space.example}", "on": "rtx_3090"}, Problems())
-        self.prices = space_prices(scenario)
-
     def known(self, codes: Codes) -> Floats:
         """Multiply-accumulates."""
-        return np.asarray(self.prices["macs"](self.context.space.counts(codes)))
+        return np.asarray(self.context.graphs["macs"](self.context.space.counts(codes)))
+
+
+class _Weighed:
+    """Times as sums of known columns with weights not below 0, least squares of relative errors."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+
+    def columns(self, codes: Codes) -> Floats:
+        """``[n, columns]``, none below 0."""
+        raise NotImplementedError
+
+    def fit(self, codes: Codes, seconds: Floats) -> None:
+        """Solve for the weights."""
+        x = self.columns(codes)
+        self.weights = _not_below_zero(x / seconds[:, None])
+        rest = np.log(seconds / self._of(x))
+        self.spread = float(max(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1)), 0.005))
+
+    def _of(self, x: Floats) -> Floats:
+        return np.asarray(np.maximum(x @ self.weights, 1e-12))
+
+    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
+        """The sums."""
+        found = self._of(self.columns(codes))
+        return found, np.full(len(found), self.spread)
+
+
+def _not_below_zero(rows: Floats) -> Floats:
+    """Weights not below 0 whose sums of rows are nearest to 1. Raises :class:`InputError`: SciPy is not installed."""
+    try:
+        from scipy.optimize import nnls
+    except ImportError:
+        raise InputError("this predictor needs SciPy: pip install 'steelyard[calibrate]'", field="predictors") from None
+    scale = np.maximum(np.abs(rows).max(axis=0), 1e-300)
+    return np.asarray(nnls(rows / scale, np.ones(len(rows)))[0] / scale, dtype=np.float64)
+
+
+class Counts(_Weighed):
+    """A pass, multiply-accumulates, products and their outputs, each with a time of its own: no other device."""
+
+    name = "counts"
+
+    def columns(self, codes: Codes) -> Floats:
+        """Ones, and counts of the graph."""
+        counts, graphs = self.context.space.counts(codes), self.context.graphs
+        return np.stack([np.ones(len(codes)), *(graphs[n](counts) for n in ("macs", "depth", "activations"))], axis=1)
+
+
+class Mix(_Weighed):
+    """A weighed sum of the times of known devices."""
+
+    name = "mix"
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        _needs_devices(context)
+
+    def columns(self, codes: Codes) -> Floats:
+        """Times of the devices."""
+        assert self.context.devices is not None
+        return self.context.devices.times(codes)
+
+
+def _needs_devices(context: Context) -> None:
+    if context.devices is None:
+        raise InputError("expected a table of other devices (--devices)", field="devices")
 
 
 class Proxy(_Line):
-    """A line over the time of the mean device of the prior."""
+    """The known device whose times are most alike, times one factor; else a line over the mean device of the prior."""
 
     name = "proxy"
 
     def known(self, codes: Codes) -> Floats:
         """Times of the mean device, relative."""
-        space = self.context.space
-        return np.asarray(space.counts(codes) @ np.array(prior_of(space).mean))
+        return np.asarray(self.context.space.counts(codes) @ np.array(self.context.prior.mean))
+
+    def fit(self, codes: Codes, seconds: Floats) -> None:
+        """Choose the device, or solve for the line."""
+        if self.context.devices is None:
+            super().fit(codes, seconds)
+            return
+        ratio = np.log(seconds[:, None] / np.maximum(self.context.devices.times(codes), 1e-12))
+        self.best = int(np.argmin(ratio.std(axis=0)))
+        self.factor = float(np.exp(np.median(ratio[:, self.best])))
+        self.spread = float(max(ratio[:, self.best].std(ddof=1) if len(seconds) > 1 else 0.0, 0.005))
+
+    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
+        """The device's times, or the line."""
+        if self.context.devices is None:
+            return super().predict(codes)
+        found = np.maximum(self.factor * self.context.devices.times(codes)[:, self.best], 1e-12)
+        return np.asarray(found), np.full(len(codes), self.spread)
+
+
+class Boosted(Hierarchical):
+    """The hierarchical predictor, and boosted trees over the logarithm of what it leaves."""
+
+    name = "boosted"
+
+    def fit(self, codes: Codes, seconds: Floats) -> None:
+        """Condition the prior, then learn what is left."""
+        super().fit(codes, seconds)
+        try:
+            import lightgbm
+        except ImportError:
+            raise InputError("needs LightGBM: pip install 'steelyard[boost]'", field="predictors") from None
+        rest = np.log(seconds / super().predict(codes)[0])
+        shape = {
+            "num_leaves": 7,
+            "learning_rate": 0.05,
+            "n_estimators": 80,
+            "min_child_samples": max(5, len(codes) // 20),
+        }
+        self.trees = lightgbm.LGBMRegressor(**shape, random_state=0, n_jobs=1, verbose=-1)
+        self.trees.fit(self.space.counts(codes), rest)
+
+    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
+        """Mean of both, spread of the first."""
+        times, spread = super().predict(codes)
+        return times * np.exp(self.trees.predict(self.space.counts(codes))), spread
 
 
 class Priced(_Line):
@@ -195,6 +323,10 @@ class Leaderboard(Result):
     rows: tuple[tuple[str, float, float], ...]
     """Architecture, measured and predicted by the best (from the others), s."""
     measure_next: tuple[str, ...]
+    predicted: Mapping[str, tuple[Floats, Floats]]
+    """Times (s) and spreads of the networks asked for, by predictor; the first is the best."""
+    asked: Codes
+    """Those networks, ``[n, places]``."""
     provenance: Mapping[str, Any]
 
     @property
@@ -205,17 +337,28 @@ class Leaderboard(Result):
 
 @complete
 def search_predictor(
-    measured: str, *, space: str, like: str = "", batch: int = 1, predictors: str = "", runtime: str = ""
+    measured: str | Mapping[str, float],
+    *,
+    space: str,
+    like: str = "",
+    batch: int = 1,
+    predictors: str = "",
+    runtime: str = "",
+    devices: str | KnownDevices = "",
+    predict: str | Sequence[str] | Codes = (),
 ) -> Leaderboard:
     """Which predictor knows a device best from a few measured networks, and which networks to measure next.
 
     Args:
-        measured: CSV with the columns ``architecture`` and ``seconds`` (or ``latency_ms``).
+        measured: CSV with the columns ``architecture`` and ``seconds`` (or ``latency_ms``), or times by architecture.
         space: ``nb201``, ``fbnet``, ``ofa``, or a file of one's own.
         like: a machine of the catalogue that the device is or resembles, for the predictor ``priced``.
         batch: items of a pass.
         predictors: names separated by commas; empty: all there are.
         runtime: of the machine, as for ``estimate``.
+        devices: CSV of other devices: ``architecture`` and a column of seconds for each (see :func:`read_devices`); or
+            what was read of one. Without any, what the catalogue says of measured devices.
+        predict: networks whose times are asked for: a CSV with a column ``architecture``, or a list.
 
     Raises:
         InputError: a field is wrong; fewer than four networks.
@@ -227,12 +370,15 @@ def search_predictor(
     classes = {name: problems.read(PREDICTORS.get, name) for name in names}
     problems.done()
     assert known is not None
+    others = devices if isinstance(devices, KnownDevices) else read_devices(devices, known) if devices else None
+    asked = _asked(predict, known)
     device = device_of("measured", known, measured, batch)
     if len(device.timed) < 4:
         raise InputError(f"expected at least four networks, got {len(device.timed)}", field="measured")
     codes = known.codes(t.architecture for t in device.timed)
     seconds = np.array([t.seconds for t in device.timed])
-    context = Context(known, batch, machine.name if machine else "", {"runtime": runtime} if runtime else {})
+    words = {"runtime": runtime} if runtime else {}
+    context = Context(known, batch, machine.name if machine else "", words, others)
     scored, absent, predicted = [], {}, {}
     for name, cls in classes.items():
         assert cls is not None
@@ -251,17 +397,35 @@ def search_predictor(
         raise InputError(f"no predictor could be tried: {show('; '.join(absent.values()))}", field="predictors")
     scored.sort(key=lambda s: s.median_ape)
     best = predicted[scored[0].name]
-    inputs = {"measured": measured, "space": known.name, "like": like, "batch": batch, "predictors": predictors}
+    told = measured if isinstance(measured, str) else f"{len(seconds)} times"
+    inputs = {"measured": told, "space": known.prefix, "like": like, "batch": batch, "predictors": predictors}
+    inputs |= {"devices": devices if isinstance(devices, str) else list(devices.names)} if devices else {}
     try:
-        following = tuple(suggested(known, device, _NEXT))
+        following = tuple(suggested(known, device, _NEXT, context.prior))
     except InputError:
         following = ()
+    answers = {}
+    for score in scored if len(asked) else ():
+        made = classes[score.name](context)  # type: ignore[misc]
+        made.fit(codes, seconds)
+        answers[score.name] = made.predict(asked)
     return Leaderboard(
-        *(known, measured, batch, len(seconds), tuple(scored), absent),
+        *(known, told, batch, len(seconds), tuple(scored), absent),
+        predicted=answers,
+        asked=asked,
         rows=tuple((t.architecture, t.seconds, float(p)) for t, p in zip(device.timed, best, strict=True)),
         measure_next=following,
         provenance={"inputs": inputs, "hash": content_hash(inputs), "version": __version__},
     )
+
+
+def _asked(predict: str | Sequence[str] | Codes, space: Space) -> Codes:
+    """The networks whose times are asked for."""
+    if isinstance(predict, np.ndarray):
+        return predict
+    named = isinstance(predict, str) and predict
+    texts = columns_of(predict, ("architecture",))["architecture"] if named else predict  # type: ignore[arg-type]
+    return space.codes(t.removeprefix(f"{space.prefix}:") for t in texts)
 
 
 def _left_out(cls: type[Predictor], context: Context, codes: Codes, seconds: Floats) -> tuple[Floats, Floats]:

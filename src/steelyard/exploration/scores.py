@@ -31,6 +31,8 @@ PROXIES = {
     "macs": "multiply-accumulates of an item",
     "parameters": "parameters",
     "entropy": "sum over products of the logarithm of the inputs of an output",
+    "depth": "products",
+    "activations": "elements that products put out",
 }
 #: Architectures that a function is called with at once.
 _AT_ONCE = 4096

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from steelyard.interval import interval80
 from steelyard.report.paper import bullets, columns, render, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
@@ -18,8 +19,19 @@ SCHEMA = "steelyard.predictors/1"
 
 
 def flat_rows(found: Leaderboard) -> list[dict[str, Any]]:
-    """A row for each predictor."""
-    return [asdict(s) for s in found.scored]
+    """A row for each predictor; where networks were asked for, one for each of these."""
+    return _predicted(found) or [asdict(s) for s in found.scored]
+
+
+def _predicted(found: Leaderboard) -> list[dict[str, Any]]:
+    """Times of the networks asked for, as the best predictor says, with the ends of the 80 % interval."""
+    if not found.predicted:
+        return []
+    times, spreads = found.predicted[found.best.name]
+    low, high = interval80(times, spreads)
+    columns = (map(found.space.spell, found.asked.tolist()), times.tolist(), low.tolist(), high.tolist())
+    names = ("architecture", "predicted_s", "predicted_s_low", "predicted_s_high")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def to_dict(found: Leaderboard) -> dict[str, Any]:
@@ -31,7 +43,8 @@ def to_dict(found: Leaderboard) -> dict[str, Any]:
             "space": found.space.name,
             "batch": found.batch,
             "networks": found.networks,
-            "predictors": flat_rows(found),
+            "predictors": [asdict(s) for s in found.scored],
+            "predicted": _predicted(found),
             "absent": dict(found.absent),
             "rows": rows,
             "measure_next": list(found.measure_next),

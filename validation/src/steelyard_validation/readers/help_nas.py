@@ -1,13 +1,15 @@
 """``help_nas_latency``: networks of two searched spaces on ten devices, each answered from ten samples of its own.
 
-Every physical device is left out in turn: the prior of ``steelyard calibrate --networks`` is fitted anew to the others,
-ten of its networks are drawn, and the rest are predicted. A row is predicted in one of several draws, to whose samples
-it does not belong. Phases:
+Every physical device is left out in turn: ``steelyard search predictor`` is told of the others, and of ten networks of
+the device, and predicts the rest. A row is predicted in one of several draws, to whose samples it does not belong.
+Phases:
 
-``ten samples``        the answer
-``one proxy device``   the other device whose times of the ten are most alike, times one factor
-``mix of devices``     a weighed sum of all other devices' times, weights not below 0, fitted to the ten
-``all rows``           the additive model fitted to every row: the ceiling of what adds up (nothing is left out)
+``ten samples``          ten drawn, the predictor ``hierarchical``
+``ten chosen``           ten that it chooses itself
+``counts of the graph``  ``counts``, of the ten drawn: no other device
+``one proxy device``     ``proxy``: the other device whose times of the ten are most alike, times one factor
+``mix of devices``       ``mix``: a weighed sum of all other devices' times, weights not below 0, fitted to the ten
+``all rows``             the additive model fitted to every row: the ceiling of what adds up (nothing is left out)
 
 Beside times there are ranks (Spearman's correlation of a draw): the phase's as predicted, that of ``all rows`` as
 measured.
@@ -26,8 +28,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.deployment.space_device import Prior, costs_of, fit_prior, relative_costs
+from steelyard.calibrate.space_samples import rank_of
+from steelyard.deployment.space_device import next_rows, relative_costs
 from steelyard.errors import InputError
+from steelyard.exploration.known_devices import KnownDevices
+from steelyard.exploration.predictors import search_predictor
 from steelyard.interval import interval80
 from steelyard.measurements.reader import Ask, Comparison, comparison, guarded, read_frame
 from steelyard.workload.networks.search_space import SPACES, Space
@@ -43,6 +48,14 @@ CARDS = {"1080ti": "gtx_1080_ti", "2080ti": "rtx_2080_ti", "titanx": "titan_x", 
 #: Values below this share of the median are broken.
 BROKEN = 0.2
 SAMPLES, DRAWS = 10, 5
+#: Networks among which the ten are chosen, and phases of predictors.
+CANDIDATES = 2000
+PHASES = {
+    "hierarchical": "ten samples",
+    "counts": "counts of the graph",
+    "proxy": "one proxy device",
+    "mix": "mix of devices",
+}
 Floats = NDArray[np.float64]
 
 
@@ -79,51 +92,50 @@ def read(folder: Path, ask: Ask) -> Iterator[Comparison]:
 
 def _table(path: Path, ask: Ask) -> Iterator[Comparison]:
     space, counts, times = frame_of(path)
+    codes = space.codes(read_frame(path)[TABLES[path.stem][1]].astype(str))
     real = [c for c in times if c not in ESTIMATORS]
-    costs = {c: relative_costs(counts[k], times[c][k]) for c in times for k in [clean(times[c])]}
     for column in times:
         others = [c for c in real if device_of(c) != device_of(column)]
-        prior = fit_prior(space.name, np.array([costs[c] for c in others]), others)
-        yield from _column(ask, path.stem, column, counts, times, others, prior)
+        seconds = np.stack([np.where(_fine(times[c]), times[c], np.nan) for c in others], axis=1)
+        yield from _column(ask, path.stem, column, counts, times, KnownDevices(space, codes, seconds, tuple(others)))
+
+
+def _fine(seconds: Floats) -> NDArray[np.bool_]:
+    found = np.zeros(len(seconds), dtype=np.bool_)
+    found[clean(seconds)] = True
+    return found
 
 
 def _column(
-    ask: Ask,
-    table: str,
-    column: str,
-    counts: Floats,
-    times: Mapping[str, Floats],
-    others: list[str],
-    prior: Prior,
+    ask: Ask, table: str, column: str, counts: Floats, times: Mapping[str, Floats], devices: KnownDevices
 ) -> Iterator[Comparison]:
     """One column, every row predicted once each way."""
     seconds = times[column]
     able = clean(seconds)
     rng = np.random.default_rng(sum(map(ord, f"{table} {column}")))
+    others = np.random.default_rng((sum(map(ord, f"{table} {column}")), 1))
     draw = rng.permutation(len(able)) % DRAWS
-    mixture = np.stack([times[c] for c in others], axis=1)
     found: dict[str, Any] = {}
     for number in range(DRAWS):
         mine = np.flatnonzero(draw == number)
-        ten = able[rng.choice(np.flatnonzero(draw != number), SAMPLES, replace=False)]
-        rows = able[mine]
-        known = costs_of(prior, counts[ten], seconds[ten])
-        time = known.time_s(counts[rows])
-        low, high = interval80(time, known.spread(counts[rows]))
-        answers = {
-            "ten samples": (time, low, high),
-            "one proxy device": (_proxy(mixture, ten, seconds[ten])[rows],),
-            "mix of devices": (_mix(mixture, ten, seconds[ten])[rows],),
-        }
-        for phase, values in answers.items():
+        rest = np.flatnonzero(draw != number)
+        ten = able[rng.choice(rest, SAMPLES, replace=False)]
+        among = able[others.choice(rest, min(CANDIDATES, len(rest)), replace=False)]
+        none = np.zeros((0, counts.shape[1]))
+        chosen = among[next_rows(devices.prior, none, counts[among], SAMPLES)]
+        answers = _answers(devices, ten, able[mine], seconds, ",".join(PHASES))
+        best = _answers(devices, chosen, able[mine], seconds, "hierarchical")["hierarchical"]
+        for phase, (time, spread) in {**{PHASES[n]: a for n, a in answers.items()}, "ten chosen": best}.items():
+            low, high = interval80(time, spread)
             into = found.setdefault(phase, np.full((3, len(able)), np.nan))
-            for i, value in enumerate(values):
-                into[i, mine] = value
+            into[0, mine] = time
+            if phase.startswith("ten"):
+                into[1, mine], into[2, mine] = low, high
     ceiling = counts[able] @ relative_costs(counts[able], seconds[able])
     found["all rows"] = np.array([ceiling * np.median(seconds[able] / ceiling), *np.full((2, len(able)), np.nan)])
     apart = ", estimators" if column in ESTIMATORS else ""
     ranks = {
-        phase: [_rank(time[0, draw == i], seconds[able][draw == i]) for i in range(DRAWS)]
+        phase: [rank_of(time[0, draw == i], seconds[able][draw == i]) for i in range(DRAWS)]
         for phase, time in found.items()
     }
     rows = ask.pick(len(able), f"{table} {column}")
@@ -151,23 +163,11 @@ def _column(
             )
 
 
-def _rank(predicted: Floats, measured: Floats) -> float:
-    """Spearman's correlation."""
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(predicted, measured).statistic)
-
-
-def _proxy(mixture: Floats, ten: NDArray[np.intp], seconds: Floats) -> Floats:
-    """Times of the device most like the samples, times one factor."""
-    ratio = np.log(seconds[:, None] / np.maximum(mixture[ten], 1e-9))
-    best = int(np.argmin(ratio.std(axis=0)))
-    return np.asarray(mixture[:, best] * np.exp(np.median(ratio[:, best])))
-
-
-def _mix(mixture: Floats, ten: NDArray[np.intp], seconds: Floats) -> Floats:
-    """A sum of other devices' times, weights not below 0, in relative error."""
-    from scipy.optimize import nnls
-
-    weights, _ = nnls(mixture[ten] / seconds[:, None], np.ones(len(ten)))
-    return np.asarray(mixture @ weights)
+def _answers(
+    devices: KnownDevices, told: NDArray[np.intp], asked: NDArray[np.intp], seconds: Floats, predictors: str
+) -> Mapping[str, tuple[Floats, Floats]]:
+    """What ``search predictor`` says of networks of a device of which it is told some."""
+    space = devices.space
+    measured = {space.spell(c): float(s) for c, s in zip(devices.codes[told].tolist(), seconds[told], strict=True)}
+    words: dict[str, Any] = {"space": space.name, "devices": devices, "predictors": predictors}
+    return search_predictor(measured, predict=devices.codes[asked], **words).predicted
