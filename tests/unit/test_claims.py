@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from steelyard.claims.ask import answer, figure, interval
+from steelyard.claims.ask import answer, command, figure, interval
 from steelyard.claims.board import text
 from steelyard.claims.paper import Claim, find_paper, papers
 from steelyard.claims.run import Found, _Figure, _number, row_of, run_paper
@@ -255,6 +255,17 @@ def test_claims_ask_about_networks() -> None:
     depthwise = sum(k["flops"] for k in kernels if k["class"] == "depthwise")
     assert figure(explained, "forward.flops_by_class.depthwise") == pytest.approx(depthwise) and depthwise > 0
     assert sum(explained["forward"]["by_op"].values()) == pytest.approx(sum(k["time_s"] for k in kernels))
+
+
+def test_claims_ask_for_the_networks_of_a_space() -> None:
+    words = {"space": "nb201", "on": "snapdragon_835", "score": "macs", "solver": "random", "budget": 30}
+    found = answer("search_network", words)
+    assert figure(found, "architectures") == 5**6
+    assert figure(found, "best_score.score") >= figure(found, "fastest.macs")
+    path = "best_score.latency_s.snapdragon_835"
+    low, high = interval(found, path)
+    assert low < figure(found, path) < high
+    assert command("search_network", words).startswith("steelyard search network --space=nb201 --on=snapdragon_835")
 
 
 def test_the_board_of_every_paper_keeps_its_words_whole() -> None:
