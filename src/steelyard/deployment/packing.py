@@ -41,7 +41,7 @@ class Packing:
     """Context-parallel ranks share a document in groups as wide as it needs."""
 
     def passed(self, tokens: float, ranks: int) -> float:
-        """What context-parallel ranks pass around, over what one group of all of them would: ``E[g - 1] / (ranks - 1)``.
+        """What context-parallel ranks pass around, over what one group of all would: ``E[g - 1] / (ranks - 1)``.
 
         Args:
             tokens: of a rank.
