@@ -13,6 +13,7 @@ from steelyard.cost.price import price
 from steelyard.cost.program import lower
 from steelyard.deployment import Plan
 from steelyard.machine import Machine
+from steelyard.machine.catalogue import find_machine
 from steelyard.machine.cluster import Cluster
 from steelyard.workload import Graph, Op
 from tests.machines import array_machine, gpu_with_in_memory_units
@@ -92,3 +93,13 @@ def test_the_place_follows_intensity() -> None:
     assert places[-1] == "tensor"
     assert len(moved) == 1, "once a product has enough reuse for the tensor engine, a larger one has too"
     assert np.all([p in ("in_memory", "tensor") for p in places])
+
+
+@pytest.mark.parametrize(("name", "times"), [("hbm_pim", 4.0), ("gddr6_aim", 16.0)])
+def test_banks_read_so_many_times_what_the_pins_do(name: str, times: float) -> None:
+    """Four times: S. Lee et al. and Y.-C. Kwon et al. of HBM-PIM, 2021; sixteen banks of a channel of GDDR6-AiM."""
+    machine = find_machine(name)
+    fp16 = Plan("fp16").resolved("fp16")
+    kernel = price(lower(Graph("gemv", (product(1),)), fp16, machine), Cluster(machine)).kernels[0]
+    over_the_pins = 8192 * 8192 * 2 / machine.level("channel").bandwidth_bytes_per_s
+    assert over_the_pins / float(kernel.time_s) == pytest.approx(times, rel=0.05)
