@@ -151,6 +151,22 @@ def test_every_chip_is_searched_and_costs_what_an_estimate_of_it_says(found: Chi
         assert 0 < point.utilisation["resnet18"] <= 1
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("overlaps = true", "overlaps = true\nserial_bits = 2\ncell_bits = 4"), ("units = 1", "units = 4")],
+)
+def test_arrays_of_bits_and_several_arrays_cost_what_an_estimate_says(
+    space: Path, tmp_path: Path, old: str, new: str
+) -> None:
+    (tmp_path / "npu.toml").write_text(BASE.replace(old, new).replace("copies = 256", "copies = 1024"))
+    found = search_chip(space, ["resnet18"])
+    point, runtime = found.best["area"], find_runtime("mapper")
+    chip = found.space.machine(point.codes)
+    alone = price_net(load_net("resnet18"), {"batch": np.array([1.0])}, chip, runtime, precision_named("int8"))
+    assert point.latency_s["resnet18"] == pytest.approx(float(alone.time_s[0]), rel=0.05)
+    assert point.energy_j["resnet18"] == pytest.approx(float(alone.energy_j[0]), rel=0.1)
+
+
 def test_more_of_everything_is_fastest_and_nothing_on_the_front_is_beaten(found: ChipSearch) -> None:
     assert found.best["latency"].chosen["compute.array.rows"] == 32
     assert found.best["latency"].chosen["memory.dram.bandwidth_bytes_per_s"] == 16e9

@@ -45,7 +45,7 @@ __all__ = ["ChipPoint", "ChipSearch", "search_chip"]
 Floats = NDArray[np.float64]
 #: Nests weighed over all structures and layers, about; and of one layer at least and at most.
 NESTS, LEAST, MOST = 10_000_000, 300, 20_000
-#: Ways to spread a layer over an array that are tried, those of fewest turns.
+#: Ways to spread a layer over an array that are tried, those of fewest turns; twice as many over several arrays.
 WAYS = 3
 #: Points of a structure whose bandwidths and energies mappings are looked for.
 PROBES = 4
@@ -250,7 +250,7 @@ class _Pricer:
                 "array", "matrix", units, {"int8": 1.0}, rows=rows, columns=columns, depth=depth,
                 dataflow=flow, overlaps=overlaps,  # type: ignore[arg-type]
             )  # fmt: skip
-            ways = ways_of(layer, engine)[:WAYS]
+            ways = ways_of(layer, engine)[: WAYS if units == 1 else 2 * WAYS]
             which, laid = laid_out(coarse_nests(layer, ways, self.most, inputs), layer, ways, inputs)
             self.laid[key] = laid, np.full(len(which), fixed_cycles(layer, engine))
         return self.laid[key]
