@@ -281,3 +281,28 @@ def test_parameters_in_8_bits_lie_alone_beside_the_master_copy() -> None:
     alone, copied = (trained(set=f"narrow_weights={said}", **words).stages[0].parts for said in ("true", "false"))
     assert alone["weights"] == pytest.approx(copied["weights"] / 2, rel=0.01)
     assert alone["optimizer"] == copied["optimizer"]
+
+
+@pytest.mark.parametrize(
+    ("model", "words", "field", "said"),
+    [
+        ("mobilenet_v2", {"on": "stm32h743"}, "on", "forward kernels alone"),
+        ("resnet18", {"on": "apple_a17_pro"}, "on", "forward kernels alone"),
+        ("resnet18", {"on": "rtx_4090", "precision": "int8"}, "precision", "backward kernels"),
+    ],
+)
+def test_what_only_infers_says_why_it_trains_nothing(
+    model: str, words: dict[str, object], field: str, said: str
+) -> None:
+    with pytest.raises(InputError) as error:
+        sy.train(model, **words)
+    assert said in {p.field: p.message for p in error.value.problems}[field]
+
+
+def test_nothing_is_moved_to_a_host_whose_memory_is_the_devices_own() -> None:
+    found = sy.train("llama-3.2-1b", "m4_max", task="lora", seq=512)
+    assert found.fits
+    assert not found.scenario.plan.offload
+    short = sy.train("llama-3.2-3b", "jetson_orin_nano", seq=512)
+    assert not short.fits
+    assert not any("offload" in str(remedy) for remedy in short.would_fit)

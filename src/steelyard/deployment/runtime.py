@@ -285,8 +285,10 @@ def check_trains(runtime: Runtime, machine: Machine) -> None:
     if runtime.trains:
         return
     able = ", ".join(r.name for r in runtimes().values() if r.trains and r.runs(machine))
-    there = f"; on {machine.name} {able} do" if able else f"; nothing that runs on {machine.name} does"
-    raise InputError(f"{runtime.name} runs no steps of training{there}", field="train")
+    there = f"on {machine.name} {able} do"
+    if not able:
+        there = f"nothing that runs on {machine.name} does: it has forward kernels alone"
+    raise InputError(f"{runtime.name} runs no steps of training; {there}", field="train")
 
 
 def planned_in_groups(runtime: Runtime, reach: Reach) -> bool:

@@ -16,6 +16,7 @@ from steelyard.scenario.network import NetScenario, read_net_scenario, sets_of
 from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.training import TrainScenario, failures_of, length_of, sequences_of
 from steelyard.scenario.words import Problems
+from steelyard.techniques._base import relabelled
 from steelyard.workload.fixed import FixedGraph
 from steelyard.workload.model import Model
 from steelyard.workload.op import Op
@@ -57,7 +58,8 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
             problems.add([Problem(name, "is for language models: a network is copied to every device (gbs, mbs)")])
     if values["precision"] not in _PRECISIONS:
         known = ", ".join(_PRECISIONS)
-        problems.add([Problem("precision", f"networks are trained in {known}, got {values['precision']}")])
+        why = "no runtime here has backward kernels in fewer bits"
+        problems.add([Problem("precision", f"networks are trained in {known}, got {values['precision']}: {why}")])
     if values["techniques"]:
         problems.add([Problem("techniques", "of language models in training; of networks ask estimate with train")])
     framework = problems.read(find_framework, values["framework"] or "transformers")
@@ -79,7 +81,10 @@ def read_net_training(values: Mapping[str, Any], problems: Problems) -> NetTrain
     words |= {n: sets.pop(n) for n in ("runtime", "layout", "size") if n in sets}
     if sets:
         words["set"] = ",".join(f"{n}={v}" for n, v in sets.items())
-    net = read_net_scenario({n: v for n, v in words.items() if v is not None}, problems)
+    try:
+        net = read_net_scenario({n: v for n, v in words.items() if v is not None}, problems)
+    except InputError as error:
+        raise relabelled(error, "train", "on") from None
     cluster, batch = net.cluster, sequences or net.cluster.count * (values["mbs"] or 64)
     if batch % cluster.count:
         near = max(1, round(batch / cluster.count)) * cluster.count

@@ -159,7 +159,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         near="shard" not in said,
         rings=() if "ring" in said else framework.context,
         loss=(plan.loss,) if "loss" in said or not framework.fused_loss else LOSSES,
-        offload=(plan.offload,) if "offload" in said else ((), *_elsewhere(plan)),
+        offload=(plan.offload,) if "offload" in said else ((), *_elsewhere(plan, cluster)),
         mbs=chosen("mbs", [d for d in _powers(_MOST_MBS) if d <= plan.gbs]),
         recompute=ways[0],
         some_layers=ways[1],
@@ -169,9 +169,10 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     )
 
 
-def _elsewhere(plan: TrainPlan) -> list[tuple[str, ...]]:
-    """What the framework may move to the host's memory: states of adapters are too few to be worth it."""
-    found = [tuple(text.split(",")) for text in plan.framework.offloads]
+def _elsewhere(plan: TrainPlan, cluster: Cluster) -> list[tuple[str, ...]]:
+    """What the framework may move to a host's memory, where that is another than the devices': states of adapters are
+    too few to be worth it."""
+    found = [tuple(text.split(",")) for text in plan.framework.offloads if cluster.machine.links("host")]
     return [names for names in found if not (plan.frozen and "optimizer" in names)]
 
 

@@ -84,8 +84,9 @@ def _kinds(found: TrainEstimate) -> Iterator[list[dict[str, Any]]]:
         yield tried({"task": "lora"}, {"task": "qlora"})
     halves = [plan.seq // 2**i for i in range(1, 20) if plan.seq // 2**i >= _SHORT]
     yield tried(*({"seq": seq} for seq in halves))
-    yield tried(*({"offload": text} for text in framework.offloads if not searched and "offload" not in given))
-    if not any("optimizer" in text for text in framework.offloads) and "offload" not in given and not plan.frozen:
+    movable = "offload" not in given and bool(scenario.cluster.machine.links("host"))  # else its memory is the host's
+    yield tried(*({"offload": text} for text in framework.offloads if movable and not searched))
+    if movable and not any("optimizer" in text for text in framework.offloads) and not plan.frozen:
         yield [{"framework": "deepspeed", "offload": text} for text in ("optimizer", "optimizer,parameters")]
     splits = [{name: getattr(plan, name) * n} for name in SPLITTING for n in (2, 4, 8) if name in given]
     yield tried(*splits)
