@@ -2,7 +2,9 @@
 
 Sources: README.md of mit-han-lab/tinyengine at 022fc11 (tables of December 2022: latency, SRAM, flash on an STM32H743;
 its kB are KiB); README.md of mit-han-lab/tinyml (mcunet), tables "Comparison on STM32F746", "Int8 models" and "under
-different latency constraints"; results.txt of mlcommons/tiny_results_v1.0, closed/OctoML/results/microtvm_cmsis_nn.
+different latency constraints"; results.txt of mlcommons/tiny_results_v1.0, closed/OctoML/results/microtvm_cmsis_nn;
+README.md of espressif/esp-tflite-micro (person detection at 240 MHz); abstracts of PULP-NN (Garofalo et al., 2020) and
+DORY (Burrello et al., 2021).
 """
 
 from __future__ import annotations
@@ -106,3 +108,22 @@ def test_mlperf_tiny_on_two_cores() -> None:
 
 def test_the_network_of_the_first_paper_on_cmsis_nn() -> None:
     assert _asked("cifar10_cmsis", "stm32f746", "cmsis_nn").latency_s == pytest.approx(0.0991, rel=0.05)
+
+
+def test_person_detection_on_an_esp32_s3() -> None:
+    found = sy.estimate("tiny_mobilenet", on="esp32_s3", set="channels=1")
+    assert isinstance(found, NetEstimate)
+    assert found.latency_s == pytest.approx(0.054, rel=0.2)  # kernels' ticks alone were taken, no network's
+
+
+def test_a_cluster_of_eight_cores() -> None:
+    whole = sy.estimate("mobilenetv1_100", on="gap8", size=128)
+    assert isinstance(whole, NetEstimate)
+    assert whole.latency_s * 4.3 == pytest.approx(1, rel=0.1)
+    assert whole.energy_j_per_item / 186e6 == pytest.approx(63e-12, rel=0.1)
+    cycles = _asked("cifar10_cmsis", "gap8", "pulp_nn").latency_s * 100e6
+    fewer = [_asked("cifar10_cmsis", m, "cmsis_nn").latency_s * hz / cycles for m, hz in _CORES]
+    assert fewer == pytest.approx([30, 19.6], rel=0.15)
+
+
+_CORES = (("stm32l4r5", 120e6), ("stm32h743", 480e6))

@@ -4,7 +4,8 @@ A kernel is loops (:class:`steelyard.deployment.library.Loop`): turns of its inn
 instructions for a block of outputs, pixels and depth; what it copies before, and what it does to each output, input and
 weight. Counts are read off the library's source, cycles of an instruction are the core's.
 
-``cycles = CPI (turns x turn + gathered x elements + output x outputs + input x inputs + weight x weights)``
+``cycles = CPI (turns x turn + gathered x elements + output x outputs + input x inputs + weight x weights)``, which the
+cores of a cluster share.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def kernel_cycles(
     found = np.zeros(kernels.flops.shape)
     for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
         found[i] = instructions(graph, node, name, given, library)
-    return found * cores()[site.engine.core].cycles_per_instruction * library.slower
+    return found * cores()[site.engine.core].cycles_per_instruction * library.slower / site.engine.units
 
 
 def library_of(runtime: Runtime) -> Library:
@@ -70,7 +71,8 @@ def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, 
     depthwise = node.op == "conv" and groups > 1 and bool(np.all(columns == 1))
     if depthwise:  # channels are what a turn has several of
         columns, groups = groups, 1.0
-    turns = groups * _up(columns, loop.outputs) * _up(rows, loop.pixels) * _up(depth, loop.depth)
+    points = prod(node.facts.get("kernel", ()), start=1.0) if loop.by_point else 1.0
+    turns = groups * _up(columns, loop.outputs) * _up(rows, loop.pixels) * points * _up(depth / points, loop.depth)
     pixels = rows * groups * depth * (columns if depthwise else 1.0)
     weights = columns * depth * groups
     return (

@@ -25,6 +25,7 @@ class Loop:
     outputs: Annotated[float, Quantity("1", "outputs of a pixel in a turn of its inner loop", ge=1)] = 1.0
     pixels: Annotated[float, Quantity("1", "pixels, or rows, in a turn", ge=1)] = 1.0
     depth: Annotated[float, Quantity("1", "products that are added in a turn", ge=1)] = 1.0
+    by_point: Annotated[bool, "products of a turn are of one point of the window"] = False
     turn: Annotated[float, Quantity("1", "instructions of a turn", ge=0)] = 0.0
     gathered: Annotated[float, Quantity("1", "instructions of an element that is copied before (im2col)", ge=0)] = 0.0
     output: Annotated[float, Quantity("1", "instructions of an output: rescaled, clamped, stored", ge=0)] = 0.0
