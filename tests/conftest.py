@@ -53,6 +53,8 @@ SLOW = (
     "tests/unit/test_speculation.py::test_the_length_chosen",
     "tests/unit/test_sweep.py::test_a_point_that_kills_its_process",
     "tests/unit/test_sweep_kill.py",
+    "tests/unit/test_exploration.py::test_a_search_whose_process_is_killed",
+    "tests/unit/test_exploration.py::test_a_score_is_called_by_processes",
     "tests/unit/test_uncompiled.py",
     "tests/validation",
     "tests/web",

@@ -29,6 +29,7 @@ HOMES = {
     "fit": "steelyard.estimation.places",
     "load_machine": "steelyard.machine",
     "load_model": "steelyard.workload.catalogue",
+    "network_env": "steelyard.exploration.learners",
     "plan": "steelyard.search.api",
     "plan_training": "steelyard.search.training",
     "search_network": "steelyard.exploration.networks",

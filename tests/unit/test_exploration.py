@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -138,6 +142,65 @@ def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
         file.write_text(f"def score(architectures):\n    {code}\n")
         with pytest.raises(InputError, match=words):
             search_network("nb201", on="rtx_3090", score=f"{file}:score", budget=100)
+
+
+def test_an_environment_of_a_space_is_one_of_gymnasium() -> None:
+    checker = pytest.importorskip("gymnasium.utils.env_checker", reason="needs the gym extra")
+    env = sy.network_env("nb201", on="rtx_3090", latency="6ms", score="macs", steps=3)
+    checker.check_env(env, skip_render_check=True)
+    env.reset(seed=1)
+    seen, reward, ended, cut, told = env.step(np.zeros(6, dtype=np.int64))
+    one = sy.estimate("nb201:" + told["architecture"], on="rtx_3090")
+    assert told["score"] == one.macs
+    assert told["latency_s"]["rtx_3090"] == pytest.approx(one.latency_s, rel=0.02)
+    assert reward == pytest.approx(float(seen[0]) - told["broken"])
+    assert (ended, cut, env.step(env.action_space.sample())[3], env.step(env.action_space.sample())[3]) == (0, 0, 0, 1)
+
+
+def test_an_environment_without_gymnasium_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    from steelyard.exploration import learners
+
+    learners._class.cache_clear()
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(InputError, match=r"steelyard\[gym\]"):
+        sy.network_env("nb201", on="rtx_3090")
+
+
+def test_a_score_is_called_by_processes_as_by_this_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(architectures):\n    return [len(set(a)) for a in architectures]\n")
+    words = {"on": "rtx_3090", "score": f"{file}:score", "solver": "random", "budget": 60}
+    here, there = search_network("nb201", **words), search_network("nb201", **words, executor="process:2")
+    assert here.architectures == there.architectures
+    assert here.score.tolist() == there.score.tolist()
+    file.write_text("def score(architectures):\n    raise ValueError('mine')\n")
+    with pytest.raises(InputError, match="ValueError: mine"):
+        search_network("nb201", **words, executor="process:2")
+    for executor, score in (("proces", f"{file}:score"), ("process:x", f"{file}:score"), ("process", "macs")):
+        with pytest.raises(InputError, match="executor"):
+            search_network("nb201", on="rtx_3090", score=score, executor=executor)
+
+
+def test_a_search_whose_process_is_killed_goes_on_without_loss(tmp_path: Path) -> None:
+    file, log = tmp_path / "mine.py", tmp_path / "search.jsonl"
+    slow = "def score(a):\n    import os, time\n    time.sleep(0.0 if os.environ.get('QUICK') else 0.1)\n"
+    file.write_text(slow + "    return [len(set(x)) for x in a]\n")
+    words = ["search", "network", "--space", "nb201", "--on", "rtx_3090", "--score", f"{file}:score"]
+    words += ["--solver", "evolution", "--budget", "640", "--log", str(log), "--json", "--quiet"]
+    command = [sys.executable, "-c", "from steelyard.cli.main import run; run()", *words]
+    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while running.poll() is None and (not log.exists() or log.read_bytes().count(b"\n") < 4):
+        time.sleep(0.02)
+    running.kill()
+    running.wait()
+    lines = log.read_bytes().count(b"\n")
+    assert 4 <= lines < 11
+    quick = {**os.environ, "QUICK": "1"}
+    again = json.loads(subprocess.run(command, capture_output=True, check=True, env=quick).stdout)
+    log.unlink()
+    whole = json.loads(subprocess.run(command, capture_output=True, check=True, env=quick).stdout)
+    assert again["front"] == whole["front"]
+    assert again["tried"] == 640
 
 
 def test_limits_that_nothing_keeps_say_what_would() -> None:

@@ -43,6 +43,9 @@ class Effort:
     ] = "auto"
     budget: Annotated[int, option("networks a solver may try (default: 5000)", topic=RUN)] = 5000
     seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0
+    executor: Annotated[
+        str, option("who calls a score FILE.py:FUNCTION: serial, process:4, ray (default: serial)", topic=RUN)
+    ] = ""
     log: Annotated[str, option("file that keeps what was tried; one that is there is gone on from", topic=RUN)] = ""
 
 

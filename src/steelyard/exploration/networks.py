@@ -29,7 +29,7 @@ from steelyard.search.chance import quantile, read_chance
 from steelyard.units import parse_quantity
 from steelyard.workload.networks.search_space import LARGEST, Space, find_space
 
-__all__ = ["NetworkSearch", "search_network"]
+__all__ = ["NetworkSearch", "read_task", "search_network"]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -119,12 +119,52 @@ def search_network(
         log: a file that keeps what a solver tried; one that is there is gone on from.
         progress: is called with networks tried and the budget.
         words: fields of ``estimate`` that hold for every network: ``batch``, ``runtime``, ``precision``, ``size`` ...
+            and ``executor``, who calls a score ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``.
 
     Raises:
         InputError: a field is wrong.
         DoesNotFit: no network keeps the limits.
     """
     began, problems = time.process_time(), Problems()
+    if solver != "auto":
+        problems.read(SOLVERS.get, solver)
+    if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
+        problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
+    given = {"on": on, "latency": latency, "score": score, "macs": macs, "parameters": parameters, "sure": sure}
+    task = read_task(space, {**given, **words}, problems)
+    said = {k: v for k, v in words.items() if v not in (None, "") and k != "executor"}
+    codes, tried, how, exact, history, ended = task.run(solver, budget, seed, log, progress)
+    if not len(codes):
+        raise DoesNotFit("no network keeps the limits", change=task.nearest())
+    return task.answer(
+        codes,
+        {"sure": task.chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
+        {
+            "space": task.space.prefix,
+            "on": list(task.devices),
+            "latency": dict(task.limits),
+            "score": task.score.name,
+            "sure": task.chance,
+            "solver": solver,
+            "budget": budget,
+            "seed": seed,
+            **said,
+        },
+        began,
+    )
+
+
+def read_task(space: str, words: Mapping[str, Any], problems: Problems) -> _Task:
+    """What a search is about: space, devices, limits and score. Raises :class:`InputError` with every problem.
+
+    Args:
+        space: as for :func:`search_network`.
+        words: its fields but the solver's, and those of ``estimate``.
+        problems: those that were found before.
+    """
+    said = {k: v for k, v in words.items() if v not in (None, "")}
+    on, latency, sure = said.pop("on", ""), said.pop("latency", None), said.pop("sure", 0.5)
+    score, executor = said.pop("score", "entropy"), str(said.pop("executor", ""))
     known = problems.read(find_space, space)
     names = [n.strip() for n in on.split(",")] if isinstance(on, str) else [str(n) for n in on]
     if not 1 <= len(names) <= _MOST_DEVICES or len(set(names)) < len(names) or not all(names):
@@ -133,43 +173,20 @@ def search_network(
         )
     chance = problems.read(_sure, sure)
     limits = problems.read(_limits, latency, names) or {}
-    for name, value in (("macs", macs), ("parameters", parameters)):
-        if value is not None:
+    for name in ("macs", "parameters"):
+        if (value := said.pop(name, None)) is not None:
             found = problems.read(parse_quantity, value, "1", name)
             if found is not None and not found > 0:
                 problems.add([Problem(name, f"expected a number above 0, got {show(value)}")])
             limits[name] = found or math.nan
-    if solver != "auto":
-        problems.read(SOLVERS.get, solver)
-    if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
-        problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
     problems.done()
     assert known is not None and chance is not None
-    said = {k: v for k, v in words.items() if v not in (None, "")}
     sheets = [problems.read(_sheet, known, name, said) for name in names]
-    judged = problems.read(read_score, score, known)
+    judged = problems.read(read_score, score, known, executor)
     problems.done()
     assert judged is not None
-    task = _Task(known, [s for s in sheets if s is not None], judged, limits, quantile(chance), tuple(names))
-    codes, tried, how, exact, history, ended = task.run(solver, budget, seed, log, progress)
-    if not len(codes):
-        raise DoesNotFit("no network keeps the limits", change=task.nearest())
-    return task.answer(
-        codes,
-        {"sure": chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
-        {
-            "space": known.prefix,
-            "on": names,
-            "latency": limits,
-            "score": judged.name,
-            "sure": chance,
-            "solver": solver,
-            "budget": budget,
-            "seed": seed,
-            **said,
-        },
-        began,
-    )
+    found_sheets = [s for s in sheets if s is not None]
+    return _Task(known, found_sheets, judged, limits, quantile(chance), tuple(names), chance)
 
 
 def _sure(value: str | float) -> float:
@@ -218,6 +235,8 @@ class _Task:
     limits: Mapping[str, float]
     z: float
     devices: tuple[str, ...]
+    chance: float = 0.5
+    """Probability with which limits of time are kept."""
 
     def run(
         self, solver: str, budget: int, seed: int, log: str, progress: Callable[[int, int], object] | None

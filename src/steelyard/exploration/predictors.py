@@ -273,14 +273,11 @@ class Boosted(Hierarchical):
         except ImportError:
             raise InputError("needs LightGBM: pip install 'steelyard[boost]'", field="predictors") from None
         rest = np.log(seconds / super().predict(codes)[0])
-        shape = {
-            "num_leaves": 7,
-            "learning_rate": 0.05,
-            "n_estimators": 80,
-            "min_child_samples": max(5, len(codes) // 20),
-        }
-        self.trees = lightgbm.LGBMRegressor(**shape, random_state=0, n_jobs=1, verbose=-1)
-        self.trees.fit(self.space.counts(codes), rest)
+        least = max(5, len(codes) // 20)
+        shape = {"num_leaves": 7, "learning_rate": 0.05, "min_data_in_leaf": least, "min_data_in_bin": 1}
+        settled = {"seed": 0, "num_threads": 1, "verbosity": -1, "deterministic": True}
+        rows = lightgbm.Dataset(self.space.counts(codes), rest)
+        self.trees = lightgbm.train({**shape, **settled}, rows, num_boost_round=80)
 
     def predict(self, codes: Codes) -> tuple[Floats, Floats]:
         """Mean of both, spread of the first."""

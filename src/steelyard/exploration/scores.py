@@ -7,9 +7,12 @@ stages). None of them is an accuracy.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +21,12 @@ from numpy.typing import NDArray
 from steelyard.cost.space_price import SpacePrices
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.scenario.space import columns_of
+from steelyard.studies.answers import OK, REFUSED, Chunk, Priced
+from steelyard.studies.executors import MAX_JOBS, check_executor, execute
 from steelyard.users_code import file_and_name, run_file, theirs
 from steelyard.workload.networks.search_space import Space
 
-__all__ = ["PROXIES", "Score", "read_score"]
+__all__ = ["PROXIES", "Score", "read_score", "score_chunk"]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -50,11 +55,18 @@ class Score:
     known: Floats | None = None
     """Their scores."""
     function: Callable[[list[str]], Any] | None = None
+    file: str = ""
+    """``FILE.py`` that has the function, which other processes can run."""
+    executor: str = "serial"
+    """Who calls it: ``serial``, ``process`` or ``ray``."""
+    jobs: int = 1
 
     def of(self, space: Space, codes: Codes, prices: SpacePrices) -> Floats:
         """Scores of architectures; NaN where there is none. Raises :class:`InputError`: the user's function fails."""
         if self.proxy:
             return np.asarray(prices[self.name](space.counts(codes)))
+        if self.function is not None and self.executor != "serial":
+            return self._elsewhere(space, codes)
         if self.function is not None:
             parts = [self._called(space, codes[at : at + _AT_ONCE]) for at in range(0, len(codes), _AT_ONCE)]
             return np.concatenate(parts) if parts else np.zeros(0)
@@ -65,27 +77,79 @@ class Score:
         assert self.codes is not None and self.known is not None
         return {row.tobytes(): v for row, v in zip(np.ascontiguousarray(self.codes), self.known, strict=True)}
 
+    def _elsewhere(self, space: Space, codes: Codes) -> Floats:
+        """Scores by the executors of sweeps: NaN where a process died. Raises :class:`InputError`: it fails."""
+        names = [space.spell(c) for c in codes.tolist()]
+        size = max(1, -(-len(names) // (4 * max(self.jobs, 1))))
+        chunks = [_chunk(self.file, self.name, names[at : at + size]) for at in range(0, len(names), size)]
+        found: dict[str, float] = {}
+        for _, priced in execute(self.executor, chunks, self.jobs, score_chunk):
+            wrong = next((p for p, s in zip(priced.problems, priced.statuses, strict=True) if s == REFUSED), "")
+            if wrong:
+                raise InputError(wrong, field="score")
+            found |= dict(zip(priced.hashes, priced.columns.get("score", []), strict=False))
+        return np.array([found.get(n, np.nan) for n in names], dtype=np.float64)
+
     def _called(self, space: Space, codes: Codes) -> Floats:
+        return self.scored([space.spell(c) for c in codes.tolist()])
+
+    def scored(self, names: list[str]) -> Floats:
+        """Numbers that the user's function gives. Raises :class:`InputError`: it fails."""
         assert self.function is not None
         with theirs(f"{self.name} failed", "score"):
-            found = np.asarray(self.function([space.spell(c) for c in codes.tolist()]), dtype=np.float64)
-        if found.shape != (len(codes),):
-            shape = f"{len(codes)} numbers, one for each architecture"
+            found = np.asarray(self.function(names), dtype=np.float64)
+        if found.shape != (len(names),):
+            shape = f"{len(names)} numbers, one for each architecture"
             raise InputError(f"{self.name}: expected {shape}, got {show(str(found.shape))}", field="score")
         return found
 
 
-def read_score(given: Any, space: Space) -> Score:
+def _chunk(file: str, name: str, names: list[str]) -> Chunk:
+    return Chunk("score", file, tuple(names), tuple({"function": name} for _ in names))
+
+
+def score_chunk(chunk: Chunk) -> Priced:
+    """Scores of the architectures of a chunk, where it was sent to; ``folder`` is the user's file."""
+    names = list(chunk.hashes)
+    try:
+        function = _function(chunk.folder, chunk.values[0]["function"])
+        score = Score(chunk.values[0]["function"], "", False, function=function)
+        values = score.scored(names).tolist()
+        statuses, problems = [OK] * len(names), [""] * len(names)
+    except InputError as error:
+        values, statuses, problems = [], [REFUSED] * len(names), [str(error)] * len(names)
+    texts = ["{}"] * len(names)
+    return Priced("score", names, statuses, problems, {"score": values} if values else {}, texts, list(texts))
+
+
+@lru_cache(maxsize=4)
+def _function(path: str, name: str) -> Callable[[list[str]], Any]:
+    function = vars(run_file(Path(path), "score")).get(name)
+    if not callable(function):
+        raise InputError(f"no function {name!r} in {path}", field="score")
+    return function  # type: ignore[no-any-return]
+
+
+def read_score(given: Any, space: Space, executor: str = "") -> Score:
     """A score as it is given.
 
     Args:
         given: name of a proxy; path of a CSV with the columns ``architecture`` and ``score``; ``FILE.py:FUNCTION``,
             which runs the file; or a function, called with a list of architectures, that returns a number for each.
         space: whose architectures they are.
+        executor: who calls ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``, as for sweeps; empty: serial.
 
     Raises:
         InputError: none of these, or the table is wrong.
     """
+    name, _, count = executor.partition(":")
+    name = name or "serial"
+    check_executor(name)
+    if not re.fullmatch(r"\d{0,4}", count) or not 0 <= int(count or 0) <= MAX_JOBS:
+        raise InputError(f"expected NAME or NAME:JOBS, such as process:4, got {show(executor)}", field="executor")
+    jobs = int(count or 0) or (0 if name == "ray" else os.cpu_count() or 1)
+    if name != "serial" and not (isinstance(given, str) and ".py:" in given):
+        raise InputError("only of a score FILE.py:FUNCTION, which other processes can run", field="executor")
     if callable(given):
         return Score(getattr(given, "__name__", "score"), "a function", False, function=given)
     if not isinstance(given, str):
@@ -99,11 +163,10 @@ def read_score(given: Any, space: Space) -> Score:
         near = suggest(given, PROXIES)
         words = f"expected {', '.join(PROXIES)}, a CSV file or FILE.py:FUNCTION, got {show(given)}"
         raise InputError(words + (f"; did you mean {near[0]!r}?" if near else ""), field="score")
-    path, name = file
-    function = vars(run_file(path, "score")).get(name)
-    if not callable(function):
-        raise InputError(f"no function {name!r} in {path}", field="score")
-    return Score(name, f"{path.name}:{name}", False, function=function)
+    path, of = file
+    own = str(path.resolve())
+    _function.cache_clear()
+    return Score(of, f"{path.name}:{of}", False, function=_function(own, of), file=own, executor=name, jobs=jobs)
 
 
 def _table(path: str, space: Space) -> Score:
