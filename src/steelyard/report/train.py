@@ -220,7 +220,7 @@ def title(found: TrainEstimate) -> list[Any]:
     if found.kinds:
         return [
             styled((s.model.name, "bold"), " trained on ", (s.cluster.title, "bold")),
-            styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; zero {plan.zero}"),
+            styled(f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}"),
             styled(f"{counted} a step"),
         ]
     return [

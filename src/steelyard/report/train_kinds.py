@@ -45,7 +45,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         rows.append(
             [
                 str(k.cluster),
-                k.plan.shape,
+                f"{k.plan.shape}, zero {k.plan.zero}",
                 f"{k.layers:g}" if stages else f"{k.plan.gbs:,}",
                 f"{k.busy_s / found.step_s:.0%}",
                 f"{k.fullest:.0%}",

@@ -40,11 +40,13 @@ def played_step(found: TrainEstimate, most: int = TRACED) -> tuple[Played, int]:
     Every stage takes as long as the slowest.
 
     Raises:
-        InputError: a network that is copied to every device has no pipeline.
+        InputError: a network that is copied to every device has no pipeline, or devices are of several kinds.
     """
     cost, plan = found.cost, found.scenario.plan
     if cost is None:
-        raise InputError("a network is copied to every device: there is no pipeline", field="perfetto")
+        several = "stages of several kinds of devices are not drawn"
+        message = several if found.kinds else "a network is copied to every device: there is no pipeline"
+        raise InputError(message, field="perfetto")
     forward, backward, weight, send = (
         float(np.ravel(x)[0]) for x in (cost.forward_s, cost.backward_s, cost.weight_s, cost.send_s)
     )

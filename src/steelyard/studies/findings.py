@@ -53,7 +53,7 @@ _SHOWN: dict[str, tuple[str, ...]] = {
         *("usd_per_million_output_tokens", "kv_max_frac"),
     ),
     "plan": ("devices", PRICE, "usd_per_million_tokens", "ttft_s", "tpot_s", "max_rate_per_s", "watts"),
-    "train": ("step_s", "mfu_frac", "peak_memory_bytes", "layout", "days", "usd", "kwh"),
+    "train": ("step_s", "mfu_frac", "peak_memory_bytes", "days", "layout", "usd", "kwh"),
 }
 
 

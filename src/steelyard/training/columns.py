@@ -57,7 +57,8 @@ def layout_of(found: TrainEstimate) -> str:
 
 
 def _layout_of(plan: TrainPlan) -> str:
-    return f"{plan.shape}, mbs {plan.mbs}, zero {plan.zero}, recompute {plan.again}"
+    away = f", offload {' '.join(plan.offload)}" if plan.offload else ""
+    return f"{plan.shape}, mbs {plan.mbs}, zero {plan.zero}, recompute {plan.again}{away}"
 
 
 def chances(found: TrainEstimate) -> dict[str, float | None]:
