@@ -146,14 +146,25 @@ def _spans(network: OneNetwork) -> NDArray[np.int64]:
     return found
 
 
-def _task(
-    networks: Sequence[OneNetwork], devices: Sequence[str], rate: float, wait: float, pipeline: bool, guessed: bool
-) -> _Placing:
-    first = networks[0]
-    if not first.layers:
-        raise InputError(f"{first.graph.name} has no layers with weights", field="model")
-    layers, n = len(first.layers), len(networks)
-    spans = _spans(first)
+@dataclass(frozen=True, eq=False)
+class _Costs:
+    """Of every layer on every device ``[layers, devices]``, and of a pass on each ``[devices]``."""
+
+    busy: Floats
+    """Time, s."""
+    joule: Floats
+    """Energy, J."""
+    weights: Floats
+    """Bytes."""
+    step: Floats
+    """Time of a pass beside its kernels, s."""
+    power: Floats
+    """Drawn while nothing else is, W."""
+
+
+def _costs(networks: Sequence[OneNetwork], spans: NDArray[np.int64]) -> _Costs:
+    """What layers cost; they take the time of kernels or of the host, whichever the whole network waits for."""
+    layers, n = len(networks[0].layers), len(networks)
     busy, joule, weights = (np.zeros((layers, n)) for _ in range(3))
     step, power = np.zeros(n), np.zeros(n)
     for d, network in enumerate(networks):
@@ -164,7 +175,7 @@ def _task(
         count = np.bincount(mine, minlength=layers)
         kernel = np.bincount(mine, priced.kernel_s[: len(mine), 0], minlength=layers)
         host = float(priced.host_s[0]) / max(len(mine), 1)
-        busy[:, d] = kernel if kernel.sum() >= host * count.sum() else host * count  # the one that the whole waits for
+        busy[:, d] = kernel if kernel.sum() >= host * count.sum() else host * count
         spent = np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[: len(mine), 0]
         power[d] = static_power_w(network.scenario.cluster.machine)
         waiting = power[d] * np.maximum(busy[:, d] - kernel, 0.0)
@@ -172,6 +183,19 @@ def _task(
         step[d] = float(priced.time_s[0]) - max(float(priced.kernel_s[:, 0].sum()), float(priced.host_s[0]))
         stored = network.scenario.precision.stored_bits / 8
         weights[:, d] = [network.weights(node) * stored for node in network.layers]
+    return _Costs(busy, joule, weights, step, power)
+
+
+def _task(
+    networks: Sequence[OneNetwork], devices: Sequence[str], rate: float, wait: float, pipeline: bool, guessed: bool
+) -> _Placing:
+    first = networks[0]
+    if not first.layers:
+        raise InputError(f"{first.graph.name} has no layers with weights", field="model")
+    layers, n = len(first.layers), len(networks)
+    spans = _spans(first)
+    costs = _costs(networks, spans)
+    busy, joule, weights, step, power = costs.busy, costs.joule, costs.weights, costs.step, costs.power
     edges = _edges(first, spans, layers)
     groups, tables = _groups(layers, n, edges, pipeline)
     entries = sum(len(g) for g in groups)
