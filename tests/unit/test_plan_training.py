@@ -140,7 +140,7 @@ def test_techniques_count_in_the_search() -> None:
     whole, dropped = sy.train(**words), sy.train(**words, techniques=["token-dropping:0.5"])  # type: ignore[arg-type]
     scenario = read_train_scenario({**words, "techniques": ["token-dropping:0.5"]})
     found = layouts_of(scenario)
-    assert dropped.step_s == pytest.approx(float(found.step_s.min()))
+    assert dropped.step_s == pytest.approx(float(found.step_s[found.ranked_s.argmin()]))
     assert dropped.step_s < whole.step_s
 
 
@@ -282,3 +282,35 @@ def test_layers_that_were_said_are_computed_again_where_the_rest_is_chosen() -> 
     assert chosen.scenario.plan.again == "full:3"
     named = sy.train(**words, mbs=chosen.scenario.plan.mbs)  # type: ignore[arg-type]
     assert chosen.step_s == named.step_s
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("tp=8,pp=1", "times as long"),
+        ("zero=0,tp=1,pp=1,recompute=none", "does not fit"),
+        ("tp=1,pp=1,recompute=act,norm,mbs=1", ""),
+        ("tp=3", "3 does not divide the 32 attention heads; nearest is 2"),
+        ("framework=torchtitan,cp=8,ring=1", "torchtitan has no context ranks that exchange heads"),
+        ("framework=fsdp,offload=activations,tp=1,pp=1", "does not move activations to the host's memory"),
+    ],
+)
+def test_a_layout_that_is_named_is_weighed_beside(named: str, said: str) -> None:
+    from steelyard.report.train import beside, to_dict
+
+    found = sy.train("llama-3.1-8b", "h100_sxm:8", gbs=32, seq=8192, why_not=named)
+    one = beside(found)
+    assert one is not None
+    assert said in one.reason
+    if "recompute=act" in named:
+        assert one.found is not None
+        assert one.found.scenario.plan.again == "act,norm"
+        told = to_dict(found)["why_not"]
+        assert (told["step_s"], told["reason"]) == (one.found.step_s, one.reason)
+
+
+def test_words_of_a_named_layout_are_checked() -> None:
+    with pytest.raises(InputError, match="did you mean 'zero'"):
+        sy.train("llama-3.1-8b", "h100_sxm:8", why_not="zoro=1")
+    with pytest.raises(InputError, match="expected NAME=VALUE"):
+        sy.train("llama-3.1-8b", "h100_sxm:8", why_not="tp 4")

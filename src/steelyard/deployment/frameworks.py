@@ -38,6 +38,9 @@ class Framework:
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
     zeros: Annotated[tuple[int, ...], "stages of ZeRO that its plans may have; empty: the one it uses"] = ()
     zero_alone: Annotated[bool, "of ZeRO 2 and 3: without pipeline stages"] = False
+    zero_doubt: Annotated[
+        float, Quantity("1", "steps of ZeRO 2 and 3 as measured over as answered: chosen where faster by more", ge=1)
+    ] = 1.0
     context: Annotated[
         tuple[str, ...],
         "how its context-parallel ranks share attention: ring, heads (Ulysses), mixed; the first is usual",

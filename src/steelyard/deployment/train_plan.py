@@ -33,6 +33,7 @@ __all__ = [
     "divisors",
     "layout_problems",
     "stages_run",
+    "unoffered",
 ]
 
 #: What may be computed again in the backward pass, beside ``none``, ``selective`` and ``full``.
@@ -256,6 +257,26 @@ def batches_run(schedule: str, pp: Any, micro_batches: Any) -> Any:
     """Whether a schedule has enough micro-batches on so many stages, and pairs of them where it has two directions."""
     pairs = micro_batches % (2 if schedule in ("dualpipe", "chimera") else 1) == 0
     return pairs & (micro_batches >= (2 * pp if schedule.startswith("dualpipe") else 1))
+
+
+def unoffered(plan: TrainPlan) -> Iterator[str]:
+    """What of a plan its framework does not offer, in words; the search tries none of it."""
+    framework, title = plan.framework, plan.framework.title
+    if plan.zero not in (framework.zero, *framework.zeros):
+        yield f"{title} has no ZeRO {plan.zero}"
+    elif framework.zero_alone and plan.zero >= 2 and plan.pp > 1:
+        yield f"{title} has ZeRO {plan.zero} without pipeline stages alone"
+    if plan.cp > 1:
+        kind = "ring" if plan.around == plan.cp else "heads" if plan.around == 1 else "mixed"
+        words = {"ring": "rings of context ranks", "heads": "context ranks that exchange heads"}
+        if kind not in framework.context:
+            yield f"{title} has no {words.get(kind, 'rings of ranks that exchange heads')}"
+    kept = {tuple(sorted(text.split(","))) for text in framework.offloads}
+    away = tuple(sorted(name.partition(":")[0] for name in plan.offload))
+    if away and away not in kept:
+        yield f"{title} does not move {' and '.join(away)} to the host's memory"
+    if plan.pp > 1 and not framework.pipeline:
+        yield f"{title} has no pipeline stages"
 
 
 def divisors(number: int, most: int) -> list[int]:

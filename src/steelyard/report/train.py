@@ -24,6 +24,7 @@ from steelyard.training.columns import chances, columns_of, layout_of
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
+    from steelyard.search.why_not import WhyNot
     from steelyard.training.estimate import TrainEstimate
 
 __all__ = [
@@ -64,6 +65,7 @@ def to_dict(found: TrainEstimate) -> dict[str, Any]:
         "plan": plan.to_dict(),
         "layout": layout_of(found),
         "fits": found.fits,
+        "why_not": _named(found),
         "would_fit": [
             {
                 "change": one.words,
@@ -188,6 +190,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         "",
         verdict,
         *_would_fit(found),
+        *_why_not(found),
         *train_kinds.parts(found),
         *train_rewarded.parts(found),
         "",
@@ -263,6 +266,33 @@ def _memory(found: TrainEstimate) -> list[Any]:
     rows.append(["allocated", *(q(found.stages[i].allocated_bytes, "B") for i in chosen)])
     rows.append(["with the allocator and driver", *(q(found.stages[i].reserved_bytes, "B") for i in chosen)])
     return [columns(head, rows, numeric=head[1:])]
+
+
+def _why_not(found: TrainEstimate) -> list[Any]:
+    """Why a layout that was named is not the one that was chosen."""
+    named = beside(found)
+    if named is None:
+        return []
+    return ["", styled((f"why not {named.layout}", "bold"), f"  {named.reason}")]
+
+
+def beside(found: TrainEstimate) -> WhyNot | None:
+    """The layout that was named in the question, weighed beside; None where none was."""
+    from steelyard.scenario.training import layout_named
+    from steelyard.search.why_not import why_not_layout
+
+    named = layout_named(found.scenario.words.get("why_not") or "")
+    return why_not_layout(found, named) if named else None
+
+
+def _named(found: TrainEstimate) -> dict[str, Any] | None:
+    one = beside(found)
+    if one is None:
+        return None
+    other = one.found
+    step = None if other is None else other.step_s if other.rewarded is None else other.rewarded.step_s
+    held = None if other is None else other.stages[other.peak_stage].reserved_bytes
+    return {"layout": one.layout, "reason": one.reason, "step_s": step, "peak_memory_bytes": held}
 
 
 def _would_fit(found: TrainEstimate) -> list[Any]:

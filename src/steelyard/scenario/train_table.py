@@ -57,6 +57,7 @@ train.offload | text | - | column | what lies in the host's memory: optimizer (u
     NAME:nvme on its drives; none (default: nothing; what the framework offers where nothing fits without)
 sync_every | whole | 1 | least=1 most=1e+06 column | steps between two exchanges among data-parallel replicas
     (local SGD, DiLoCo)
+why_not | text | - | - | a layout of yours, which is weighed beside the one that is chosen: tp=4,pp=2,zero=3
 [Rollouts]
 prompts | whole | none | least=1 most=1e+06 column | of grpo, ppo: prompts of a step; of dpo: pairs of answers
     (default: 128)
@@ -109,11 +110,11 @@ PLAN_TRAINING = (
     "model on task rank gbs seq docs precision optimizer framework set mbs tp pp vp cp ring ep zero shard recompute "
     "loss offload host tokens epochs samples objective by budget max_gpus sure failures checkpoint spares jitter "
     "network usd_per_hour power_price carbon generic seed prompts group isl osl rollout_tp rollout_engine stale reward "
-    "reference passes tell"
+    "reference passes why_not tell"
 )
 TRAIN = (
     "model on across shares task rank gbs mbs seq docs precision optimizer framework set tp pp vp dp cp ring ep etp "
     "zero shard schedule recompute loss offload host sync_every techniques tokens epochs samples trainings failures "
     "checkpoint spares jitter by budget network power_limit_w usd_per_hour power_price carbon generic seed prompts "
-    "group isl osl rollout_on rollout_tp rollout_engine stale reward reference passes"
+    "group isl osl rollout_on rollout_tp rollout_engine stale reward reference passes why_not"
 )

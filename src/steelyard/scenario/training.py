@@ -48,6 +48,7 @@ from steelyard.workload.protocol import Workload
 __all__ = [
     "TrainScenario",
     "failures_of",
+    "layout_named",
     "length_of",
     "read_train_scenario",
     "recompute_of",
@@ -142,6 +143,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
     rewarded = read_rewarded(values, cluster, sequences, problems)
     offload = problems.read(_offload, values["offload"])
     loss = problems.read(_loss, values["loss"], framework)
+    problems.read(layout_named, values["why_not"])
     packing = problems.read(packing_of, values["docs"], seq, values["seed"])
     problems.done()
     assert cluster is not None
@@ -303,6 +305,26 @@ def _loss(text: str, framework: Framework | None) -> str:
         told = f"{framework.called} has none that is fused; {others} have (or --set fused_loss=true)"
         raise InputError(told, field="loss")
     return text
+
+
+def layout_named(text: str) -> dict[str, Any]:
+    """A layout in words, ``tp=4,recompute=act,norm,zero=3``, by the fields of ``train``. Raises :class:`InputError`."""
+    found: dict[str, str] = {}
+    for part in (p.strip() for p in (text or "").split(",")):
+        name, equals, value = part.partition("=")
+        if equals:
+            found[name.strip().replace("-", "_")] = value.strip()
+        elif part and found:
+            found[list(found)[-1]] += f",{part}"
+        elif part:
+            raise InputError(f"expected NAME=VALUE, such as tp=4,pp=2, got {show(text)}", field="why_not")
+    known, made = fields_of("train"), dict[str, Any]()
+    for name, value in found.items():
+        if name not in known or name in ("model", "why_not"):
+            hint = "of those of train: tp, pp, cp, zero, mbs, recompute ..."
+            raise InputError(UnknownName("field", name, known, hint=hint).message, field="why_not")
+        made[name] = int(value) if known[name].type == "whole" and value.isdecimal() else value
+    return made
 
 
 def length_of(values: Mapping[str, Any]) -> float | None:

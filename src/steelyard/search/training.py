@@ -35,6 +35,7 @@ from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
 from steelyard.search.chance import quantile, read_chance
 from steelyard.search.rewarded import MOST_REWARDED, ways
+from steelyard.search.why_not import why_not_layout
 from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, layouts_of
 from steelyard.training.layouts import Layouts
 from steelyard.training.reliability import effective
@@ -242,7 +243,8 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
         here = np.flatnonzero(layouts.columns["count"] == count)
         if not len(here):
             continue
-        i = int(here[np.argmin(table["days"][here])])
+        doubt = layouts.ranked_s[here] / layouts.step_s[here]
+        i = int(here[np.argmin(table["days"][here] * doubt)])
         devices = replace(cluster, count=int(count))
         chosen = replace(scenario, cluster=devices, plan=layouts.plan_of(i), open=())
         chosen = replace(chosen, recovery=_recovery(scenario, devices.node_count))
@@ -354,29 +356,11 @@ def provenance_of(question: TrainQuestion) -> dict[str, Any]:
 
 
 def why_not(answer: TrainAnswer, **layout: Any) -> str:
-    """Why a layout that a user names is not the plan: it does not fit, or what of it takes longer, in words.
+    """Why a layout that a user names is not the plan: it cannot be, does not fit, or what of it takes longer, in words.
 
     Args:
         answer: the plan.
         layout: words of ``train`` beside those of the question, such as ``tp=4, pp=2``.
-
-    Raises:
-        InputError: the layout is not legal.
     """
     assert answer.winner is not None
-    best = answer.winner
-    words = {n: v for n, v in best.scenario.words.items() if n in fields_of("train")}
-    named = {**words, "on": best.scenario.cluster, "gbs": best.scenario.plan.gbs, **layout}
-    other = answer_train(read_train_scenario(named))
-    if not other.fits:
-        short = other.stages[other.peak_stage].reserved_bytes - other.capacity_bytes
-        return f"{other.scenario.plan.shape} does not fit: {short / 2**30:,.1f} GiB short on stage {other.peak_stage}"
-    worse = {n: other.breakdown_s[n] - best.breakdown_s[n] for n in best.breakdown_s}
-    name = max(worse, key=lambda n: worse[n])
-    times = other.step_s / best.step_s
-    if times <= 1.0:
-        return f"{other.scenario.plan.shape} is as fast: {other.step_s:.3g} s a step"
-    return (
-        f"{other.scenario.plan.shape} takes {times:.2f} times as long ({other.step_s:.3g} s a step); most of it is "
-        f"{name}: {other.breakdown_s[name]:.3g} s against {best.breakdown_s[name]:.3g} s"
-    )
+    return why_not_layout(answer.winner, layout).reason

@@ -17,7 +17,7 @@ from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site, site_for
-from steelyard.deployment.train_plan import BESIDE, CHOSEN, SPLITTING, TrainPlan
+from steelyard.deployment.train_plan import BESIDE, CHOSEN, SPLITTING, TrainPlan, unoffered
 from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
@@ -240,7 +240,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
     if {"mbs", *SPLITTING} & set(scenario.open) and model.transformer.depth:
         found = layouts_of(scenario)
-        scenario = replace(scenario, plan=found.plan_of(int(np.argmin(found.step_s))))
+        scenario = replace(scenario, plan=found.plan_of(int(np.argmin(found.ranked_s))))
     plan = scenario.plan
     parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())
     cost = step_of(parts, plan, links, sites.products, sites.vector)
@@ -459,9 +459,13 @@ def account_of(scenario: TrainScenario, parts: StepParts, links: Links, ledger: 
         ledger.assume(f"{', '.join(plan.offload)} in the memory of a {host} for each node, {where}")
         if any(n.endswith(":nvme") for n in plan.offload):
             ledger.assume(f"drives of a node read and write {NVME_BYTES_PER_S / 1e9:g} GB/s")
+    for text in unoffered(plan):
+        ledger.assume(f"{text}: priced as if it had")
     if plan.framework.zero_alone and plan.zero >= 2:
-        told = "published for 8 to 128 devices in one domain of links alone, where steps are answered a tenth too fast"
-        ledger.assume(f"ZeRO {plan.zero} of {plan.framework.title}: {told}")
+        told = (
+            f"published for 8 to 128 devices in one domain of links alone, in {plan.framework.zero_doubt:g} times the"
+        )
+        ledger.assume(f"ZeRO {plan.zero} of {plan.framework.title}: {told} time that is answered")
     if plan.framework.guess:
         ledger.assume(f"of {plan.framework.called} nobody published {', '.join(plan.framework.guess)}: guessed (--set)")
 
