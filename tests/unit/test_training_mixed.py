@@ -137,3 +137,14 @@ def test_a_plan_weighs_them_beside_single_kinds() -> None:
     plan = sy.plan_training(MODEL, f"{FAST}:16+{SLOW}:16,{SLOW}:16", gbs=256, seq=8192, tokens="100B", objective="time")
     assert str(plan.winner.scenario.cluster) == f"{FAST}:16+{SLOW}:16"
     assert {r.scenario.cluster.count for r in plan.rows} >= {16, 32}
+
+
+def test_the_page_shows_what_is_not_launched() -> None:
+    from steelyard.page.screens.train import ask
+
+    several = ask(
+        {"model": MODEL, "on": f"{FAST}:16+{SLOW}:16", "across": "replicas", **LAYOUT, "pp": 1}, lambda *_: None
+    )
+    assert f"{SLOW}:16: tp 2, dp 8" in several.view["how"]
+    assert not several.files
+    assert not ask({"model": "resnet18", "on": FAST, "gbs": 64}, lambda *_: None).files

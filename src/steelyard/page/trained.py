@@ -14,6 +14,7 @@ from steelyard.report.paper import spare_text
 from steelyard.report.train_run import count
 from steelyard.scenario.fields import fields_of
 from steelyard.training.columns import chances
+from steelyard.training.columns import layout_of as words_of_layout
 from steelyard.units import figure
 from steelyard.units import format_quantity as q
 
@@ -76,12 +77,16 @@ def view_of(found: TrainEstimate) -> dict[str, Any]:
     many = "micro-batch" if plan.micro_batches == 1 else "micro-batches"
     fullest = found.stages[found.peak_stage]
     where = f" on stage {found.peak_stage}" if plan.pp > 1 else ""
+    how = f"{plan.shape}; ZeRO {plan.zero}; computed again: {again_text(plan)}"
+    each = f", {plan.micro_batches:,} {many} of {plan.mbs} on each of {plan.dp:,} replicas"
+    if found.kinds:
+        where = f" on {max(found.kinds, key=lambda k: k.fullest).cluster.machine.name}"
+        how, each = words_of_layout(found), f", shared by {found.across} of each kind"
     return {
         "title": s.model.name,
         "place": s.cluster.title,
-        "how": f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {plan.shape}; ZeRO {plan.zero}; "
-        f"computed again: {again_text(plan)}",
-        "step": f"{counted} a step, {plan.micro_batches:,} {many} of {plan.mbs} on each of {plan.dp:,} replicas",
+        "how": f"{plan.framework.called}, {plan.precision}, {plan.optimizer.title}; {how}",
+        "step": f"{counted} a step{each}",
         "fits": found.fits,
         "memory": f"{q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, "
         + spare_text(found.capacity_bytes - fullest.reserved_bytes),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 from urllib.parse import urlencode
 
+from steelyard.errors import InputError
 from steelyard.page.screen import Screen, Shown, Tell
 from steelyard.page.trained import LAYOUT, layout_of, sides_of, view_of
 from steelyard.report.figures import figures_of
@@ -34,7 +36,10 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         view["trace"] = "perfetto.json"
         view["curve"] = f"/train_plan?{urlencode(asked, doseq=True)}"
     drawn = [f.to_dict() for f in figures_of(found)]
-    return Shown(report.to_dict(found), [report.flat(found)], drawn, view, report.files(found) if found.fits else {})
+    files: dict[str, str] = {}
+    with suppress(InputError):  # of networks and of several kinds of devices nothing is launched
+        files = report.files(found) if found.fits else {}
+    return Shown(report.to_dict(found), [report.flat(found)], drawn, view, files)
 
 
 def trace(words: Mapping[str, Any]) -> str:

@@ -51,7 +51,9 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     }
     places = {row_words(r): f"/train?{_opened(r, words)}" for r in answer.rows}
     drawn = [with_addresses(f.to_dict(), places) for f in figures_of(answer)]
-    files = {} if w is None else {n: t for n, t in report.files(answer).items() if not n.endswith("plan.json")}
+    files = (
+        {} if w is None or w.kinds else {n: t for n, t in report.files(answer).items() if not n.endswith("plan.json")}
+    )
     return Shown(report.to_dict(answer), report.flat_rows(answer), drawn, view, files)
 
 
