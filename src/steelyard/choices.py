@@ -218,4 +218,6 @@ class Group:
 
     def combinations(self) -> NDArray[np.int64]:
         """The places' choices of every feature, ``[features, places]``."""
+        if not self.places:
+            return np.zeros((1, 0), dtype=np.int64)
         return np.stack(np.unravel_index(np.arange(len(self)), self.sizes), axis=1).astype(np.int64)

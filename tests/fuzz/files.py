@@ -222,6 +222,57 @@ def chip_space(data: bytes, folder: Path) -> None:
         found.machine(found.codes[-1])
 
 
+#: A space of networks.
+NETS = {
+    "family": "mobile",
+    "config": {"stem": 16, "head": 320, "act": "relu"},
+    "choose": {"size": [64, 96]},
+    "stage": [
+        {
+            "row": "mb {channels} k{kernel} s2 x{expand} n{depth}",
+            "each": ["kernel"],
+            "choose": {"channels": {"from": 16, "to": 24, "step": 8}, "kernel": [3, 5], "expand": [2], "depth": [1, 2]},
+        },
+        {"row": "{kind} 32 k{kernel} r{reduce}", "choose": {"kind": ["mb", "fused"], "kernel": [3, 5]}},
+    ],
+    "when": [{"field": "stage2.kernel", "values": [5], "choose": {"stage2.reduce": [4]}}],
+}
+#: Networks on other devices, and what layers lose.
+DEVICES = b"architecture,a,b\n" + b"".join(
+    f"{i}-3-8-3-7-4-8-8-7-4-1-4-7-3-2-7-3-2-4-2-4-5,0.{i + 1},0.0{i + 1}\n".encode() for i in range(9)
+)
+LOSSES = b"layer,bits,loss\nconv,w4a8,0.1\nconv,8,0.01\nfc,8,0\n"
+
+
+def net_space(data: bytes, folder: Path) -> None:
+    """The file of a space: its points, and the network of the last one."""
+    from steelyard.workload.nets import load_net
+    from steelyard.workload.networks.space_file import read_space
+
+    path = folder / "space.toml"
+    path.write_bytes(data)
+    found = read_space(path)
+    if found.size < 2000 and len(found.features) < 500:
+        code = found.all()[-1].tolist()
+        assert found.read(found.spell(code)) == tuple(code)
+        load_net(f"{path}:{found.spell(code)}")
+
+
+def known_devices(data: bytes, folder: Path) -> None:
+    """A table of other devices."""
+    from steelyard.exploration.known_devices import read_devices
+    from steelyard.workload.networks.search_space import find_space
+
+    read_devices(written(folder, "devices.csv", data), find_space("fbnet"))
+
+
+def losses(data: bytes, folder: Path) -> None:
+    """A table of losses."""
+    from steelyard.exploration.allocation import read_losses
+
+    read_losses(str(written(folder, "losses.csv", data)), ("conv", "fc"), ("bits",))
+
+
 def machine_file(content: bytes, folder: Path) -> None:
     _machine(sy.load_machine(written(folder, "m.toml", content)))
 

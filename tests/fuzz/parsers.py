@@ -57,6 +57,9 @@ PARSERS: dict[str, Parser] = {
     "tensors": Parser("json", _json(files.TENSORS), files.tensors),
     "machine": Parser("toml", corpus.machines, files.machine_file),
     "chip_space": Parser("toml", _toml(files.CHIPS), files.chip_space),
+    "net_space": Parser("toml", _toml(files.NETS), files.net_space),
+    "known_devices": Parser("csv", lambda: [files.DEVICES], files.known_devices, 0.5),
+    "losses": Parser("csv", lambda: [files.LOSSES], files.losses, 0.5),
     "machine_json": Parser("json", files.machines_json, files.machine_json, 0.5),
     "machine_text": Parser("toml", corpus.machines, files.machine_text, 0.5),
     **{

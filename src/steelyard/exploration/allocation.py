@@ -7,11 +7,9 @@ choices are those of whole programs (:mod:`steelyard.exploration.additive`), at 
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from steelyard.exploration.additive import Sum, least_within
 from steelyard.interval import interval80
 from steelyard.pareto import front_of
 from steelyard.provenance import Ledger
+from steelyard.scenario.space import rows_of
 from steelyard.units import format_quantity, parse_quantity
 
 __all__ = ["UNITS", "Allocating", "Allocation", "Measure", "Point", "allocate", "bound", "read_losses", "singles"]
@@ -269,7 +268,7 @@ def read_losses(path: str, layers: Sequence[str], columns: Sequence[str]) -> dic
     """
     if not is_file(path):
         raise InputError(f"no file at {show(path)}", field="sensitivity")
-    rows = list(csv.reader(StringIO(read_text(path, field="sensitivity")), skipinitialspace=True))
+    rows = rows_of(read_text(path, field="sensitivity"), Path(path).name)
     wanted = ("layer", *columns, "loss")
     header = [cell.strip().lower() for cell in rows[0]] if rows else []
     absent = [c for c in wanted if c not in header]

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from numpy.typing import NDArray
 from steelyard.deployment.space_device import Prior, fit_prior, relative_costs
 from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, Problem, raise_all, show
+from steelyard.scenario.space import rows_of
 from steelyard.workload.networks.search_space import LARGEST, Space
 
 __all__ = ["KnownDevices", "read_devices"]
@@ -85,7 +84,7 @@ def read_devices(path: str | Path, space: Space) -> KnownDevices:
     name = Path(path).name
     if not is_file(path):
         raise InputError(f"no file at {show(str(path))}", field="devices")
-    rows = [r for r in csv.reader(StringIO(read_text(path, field="devices")), skipinitialspace=True) if r]
+    rows = [r for r in rows_of(read_text(path, field="devices"), name) if r]
     header = [cell.strip() for cell in rows[0]] if rows else []
     if "architecture" not in header or not 2 <= len(header) <= MOST_DEVICES + 1:
         said = f"expected a column architecture and one of seconds for each of up to {MOST_DEVICES} devices"

@@ -22,7 +22,7 @@ from steelyard.workload.networks.search_space import LARGEST, Space, space_of
 if TYPE_CHECKING:
     from steelyard.scenario.scenario import Scenario
 
-__all__ = ["SpaceScenario", "asks_space", "columns_of", "read_question", "read_space_scenario"]
+__all__ = ["SpaceScenario", "asks_space", "columns_of", "read_question", "read_space_scenario", "rows_of"]
 
 #: What measured networks of a device do not say: they are as they were measured.
 _MEASURED = ("model", "on", "batch", PRICE)
@@ -102,6 +102,14 @@ def _codes(space: Space, rest: str) -> NDArray[np.int64]:
     if rest.lower().endswith(_FILES):
         return space.codes(columns_of(rest, ("architecture",))["architecture"])
     return space.codes([rest])
+
+
+def rows_of(text: str, name: str) -> list[list[str]]:
+    """The rows of a CSV text. Raises :class:`InputError`: it is none."""
+    try:
+        return list(csv.reader(text.splitlines(), skipinitialspace=True))
+    except csv.Error as error:
+        raise InputError(f"no CSV file: {error}", field=name) from None
 
 
 def columns_of(path: str | Path, wanted: Sequence[str]) -> dict[str, list[str]]:
