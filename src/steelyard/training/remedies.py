@@ -93,5 +93,7 @@ def _kinds(found: TrainEstimate) -> Iterator[list[dict[str, Any]]]:
     more = [count * 2**i for i in range(1, 8)]
     name = scenario.cluster.machine.name
     cut: dict[str, Any] = {} if framework.zeros or plan.zero else {"framework": _CUTS}
+    if cut and count > 1:
+        yield tried(cut)
     if not {"dp", "shard"} & given:
         yield tried(*({"on": f"{name}:{n}", **cut} for n in more))
