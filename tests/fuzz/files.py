@@ -239,7 +239,7 @@ NETS = {
 }
 #: Networks on other devices, and what layers lose.
 DEVICES = b"architecture,a,b\n" + b"".join(
-    f"{i}-3-8-3-7-4-8-8-7-4-1-4-7-3-2-7-3-2-4-2-4-5,0.{i + 1},0.0{i + 1}\n".encode() for i in range(9)
+    f"{i % 9}-{i // 9}-8-3-7-4-8-8-7-4-1-4-7-3-2-7-3-2-4-2-4-5,0.{i + 1},0.0{i + 1}\n".encode() for i in range(12)
 )
 LOSSES = b"layer,bits,loss\nconv,w4a8,0.1\nconv,8,0.01\nfc,8,0\n"
 
