@@ -106,7 +106,7 @@ def accuracy_table(rows: Iterable[Accuracy]) -> str:
 
 
 def short_table(rows: Iterable[Accuracy]) -> str:
-    """A dozen lines for the README, good and bad ones alike; what a run did not read is left out."""
+    """Two dozen lines for the README, good and bad ones alike; what a run did not read is left out."""
     found = {(r.source, r.table, r.phase, r.metric): r for r in totals(rows)}
     lines = []
     for words, *key in SHORT:

@@ -115,6 +115,26 @@ SHORT = (
     ("image networks, compiled, RTX 4090", "timm_benchmarks", "infer_rtx4090", "infer dynamo nchw", "time_s"),
     ("image networks, eager PyTorch, RTX 3090", "timm_benchmarks", "infer_rtx3090", "infer eager nhwc", "time_s"),
     ("pictures by diffusion, other engines", "diffusion_serving", "image_video", "diffusion", "time_s"),
+    ("image networks on Snapdragon NPUs, 8 bits (QNN)", "qualcomm_aihub", "latency_snapdragon", "qnn w8a8", "time_s"),
+    ("image networks on Hailo NPUs", "hailo_npu", "hailo_model_zoo_fps", "batch 1", "time_s"),
+    ("training, Llama 3.1 405B, MLPerf", "mlperf_training", "v4.1_v5.0_results", "llama31_405b", "samples_per_s"),
+    (
+        "training, Llama 2 70B with LoRA, MLPerf",
+        "mlperf_training",
+        "v4.1_v5.0_results",
+        "llama2_70b_lora",
+        "samples_per_s",
+    ),
+    ("training, BERT, MLPerf", "mlperf_training", "v4.1_v5.0_results", "bert", "samples_per_s"),
+    (
+        "training, models with experts, NVIDIA, recipe not told",
+        "megatron_bridge_training",
+        "pretrain_sft_lora",
+        "experts, by its columns alone",
+        "tokens_per_s_per_device",
+    ),
+    ("training, whole models, fp32", "neusight_ops", "e2e_model_latency", "train", "time_s"),
+    ("memory of a training step, B200", "simumax_b200", "steps", "train", "memory_bytes"),
 )
 
 
