@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from urllib.parse import quote, urlencode
 
@@ -10,6 +11,7 @@ import pytest
 
 import steelyard as sy
 from steelyard.cli.main import main
+from steelyard.machine.catalogue import find_machine
 from steelyard.page.form import form_of
 from steelyard.page.names import names_like
 from steelyard.page.question import fields_on, read_question
@@ -135,6 +137,16 @@ def test_lists_and_entries_are_those_of_the_command(server: Server, capsys: pyte
     main(["show", "h100_sxm", "--kind", "machine", "--json"])
     assert server.ask("/api/catalogue?kind=machines&name=h100_sxm").data == json.loads(capsys.readouterr().out)
     assert server.ask("/api/catalogue?kind=machines&nane=h100_sxm").problems.keys() == {"nane"}
+
+
+def test_each_number_of_a_list_says_where_it_is_from(server: Server) -> None:
+    machine = find_machine("h100_sxm_96gb")
+    page = server.ask("/catalogue?kind=machines&q=h100_sxm_96gb").text
+    assert page.count(f'title="guess: {machine.guess["memory.hbm.capacity_bytes"]}"') == 1
+    assert page.count(f'<tr title="{machine.sources["datasheet"]}; ') == 1 and "; released 2023-06" in page
+    prices = server.ask("/catalogue?kind=prices&q=RunPod").text
+    assert re.search(r'<tr title="RunPod [^"]*, 20\d\d-\d\d"', prices)
+    assert re.search(r'<td class="[^"]*guessed" title="guess: RunPod [^"]*, 20\d\d-\d\d"', prices)
 
 
 def test_a_machine_is_written_and_used(server: Server) -> None:

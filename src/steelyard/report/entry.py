@@ -14,7 +14,7 @@ from steelyard.documents import is_folder, read_document
 from steelyard.errors import InputError, UnknownName
 from steelyard.units import Quantity, format_quantity
 
-__all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "shown", "text", "to_dict", "unit_of", "units_of"]
+__all__ = ["Entry", "Kind", "facts", "find", "kinds_of", "reason", "shown", "text", "to_dict", "unit_of", "units_of"]
 
 Kind = Literal[
     "machine",
@@ -312,6 +312,11 @@ def _guesses(entry: Entry) -> dict[str, str]:
     return found if isinstance(found, dict) else dict.fromkeys(found or (), "not published")
 
 
+def reason(guesses: Mapping[str, str], path: str) -> str:
+    """Why the figure at a path is a guess: what is said of it, or of what it is part of; empty: it was published."""
+    return next((why for p, why in guesses.items() if path == p or path.startswith(f"{p}.")), "")
+
+
 def _said(entry: Entry, name: str) -> Any:
     """What an entry says of its sources or guesses: a dict where it says it by field."""
     if entry.kind == "estimate":
@@ -335,8 +340,8 @@ def text(entry: Entry, width: int | None = None) -> str:
         if path in ("name", "title"):
             continue
         unit = unit_of(path, units)
-        marked = any(path == p or path.startswith(p + ".") for p in guesses)
-        table.add_row(f"  {path}", styled(shown(value, unit, 10)), styled(("guess" if marked else "", "yellow")))
+        marked = "guess" if reason(guesses, path) else ""
+        table.add_row(f"  {path}", styled(shown(value, unit, 10)), styled((marked, "yellow")))
     made: list[Any] = [styled((f"{entry.kind} {entry.name}", "bold"), f"  {title}" if title else ""), "", table]
     for heading, found in (("sources", _sources(entry)), ("guesses", guesses)):
         made += ["", *bullets(heading, [f"{name}: {words}" for name, words in found.items()])] if found else []

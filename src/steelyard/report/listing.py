@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steelyard.errors import InputError, UnknownName, normalise, show, suggest
+from steelyard.report.entry import reason
 from steelyard.report.plain import plain
 from steelyard.scenario.fields import PRICE
 from steelyard.units import format_quantity
 
-__all__ = ["heading", "kinds", "rows", "shown", "text"]
+if TYPE_CHECKING:
+    from steelyard.machine.component import Machine
+
+__all__ = ["heading", "kinds", "origins", "rows", "shown", "text"]
 
 #: Heading and unit of the columns that need them, for people.
 _COLUMNS = {
@@ -30,8 +34,12 @@ _COLUMNS = {
     "memory_frac": ("memory", ""),
     "provider_class": ("class", ""),
 }
+#: Figures of a machine's row.
+_MACHINE = (*list(_COLUMNS)[:5], "released", "guesses", "source")
 #: Columns that may wrap.
 _FOLDED = ("title", "also", "source", "math", "parameters", "effect", "verbs")
+#: Lists whose sources are too long for a terminal (``steelyard show`` has them), and are not searched.
+_WORDY = ("machines", "models", "networks")
 
 
 def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
@@ -40,12 +48,34 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     Raises:
         UnknownName: nothing matches.
     """
+    return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in _found(kind, filter_text)]
+
+
+def origins(kind: str, filter_text: str = "") -> list[dict[str, str]]:
+    """Of the same rows, by column: the source of a figure with its date, or why it is a guess (``guess: ...``)."""
+    found = []
+    for row in _found(kind, filter_text):
+        dated = ", ".join(str(row[n]) for n in ("source", "date") if row.get(n))
+        if dated and row.get("released"):
+            dated += f"; released {row['released']}"
+        if row.get("guess") is True:
+            dated = f"guess: {dated}"
+        figures = [n for n, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+        told = {n: dated for n in figures if dated and n != "guesses"}
+        found.append(told | {n: f"guess: {why}" for n, why in row.get("_guess", {}).items()})
+    return found
+
+
+def _found(kind: str, filter_text: str) -> list[dict[str, Any]]:
     if kind not in _LISTS:
         raise _no_kind(kind)
     everything = list(_LISTS[kind]())
     key = normalise(filter_text) or filter_text.strip()
+    unsearched = ("source",) if kind in _WORDY else ()
     found = [
-        row for row in everything if key in normalise(" ".join(str(v) for v in row.values() if isinstance(v, str)))
+        row
+        for row in everything
+        if key in normalise(" ".join(v for n, v in row.items() if isinstance(v, str) and n not in unsearched))
     ]
     if not found and filter_text:
         named = [str(next(iter(r.values()))) for r in everything]
@@ -54,7 +84,7 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
         others = [] if near else _elsewhere(filter_text, kind)
         hint = f"; {' and '.join(others)} knows it" if others else ""
         raise UnknownName(one, filter_text, named, hint=f"no {kind} match{hint}")
-    return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in found]
+    return found
 
 
 def _no_kind(kind: str) -> InputError:
@@ -83,7 +113,7 @@ def text(kind: str, found: Sequence[Mapping[str, Any]], width: int | None = None
 
     if not found:
         return f"no {kind}"
-    names = list(found[0])
+    names = [n for n in found[0] if n != "source" or kind not in _WORDY]
     heads = {n: _COLUMNS.get(n, (n, ""))[0] for n in names}
     numeric = [
         heads[n] for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in found)
@@ -137,6 +167,7 @@ def _models() -> list[dict[str, Any]]:
             "context": entry.context or None,
         }
         row |= {"type": str(entry.config.get("model_type", "")), "released": entry.released}
+        row["source"] = "; ".join(x for x in (entry.parameters_source, entry.source) if x)
         found.append({**row, "_aliases": " ".join((*entry.aliases, *entry.same_as))})
     return found
 
@@ -149,9 +180,7 @@ def _machines() -> list[dict[str, Any]]:
         try:
             m = find_machine(name)
         except InputError as error:
-            found.append(
-                {"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(list(_COLUMNS)[:5])}
-            )
+            found.append({"name": name, "title": f"cannot be read: {error}", "kind": "", **dict.fromkeys(_MACHINE)})
             continue
         peaks = [(f, p) for c in m.compute for f, p in c.peak.items()]
         wide = max((p for f, p in peaks if f in ("bf16", "fp16")), default=None)
@@ -159,8 +188,22 @@ def _machines() -> list[dict[str, Any]]:
         row = {"name": name, "title": m.title, "kind": m.kind, "memory_bytes": m.root.capacity_bytes}
         row |= {"bandwidth_bytes_per_s": m.root.bandwidth_bytes_per_s, "dense_16bit_ops_per_s": wide}
         row |= {"dense_8bit_ops_per_s": narrow, "tdp_w": m.tdp_w or None}
-        found.append({**row, "_more": f"{m.vendor} {m.family} {' '.join(m.aliases)}"})
+        row |= {"released": m.released, "guesses": len(m.guess), "source": "; ".join(m.sources.values())}
+        more = f"{m.vendor} {m.family} {' '.join(m.aliases)}"
+        found.append({**row, "_more": more, "_guess": _guessed(m, {"16": wide, "8": narrow})})
     return found
+
+
+def _guessed(m: Machine, peaks: Mapping[str, float | None]) -> dict[str, str]:
+    """Why figures of a machine's row are guesses, by column."""
+    root = f"memory.{m.root.name}"
+    paths = {"memory_bytes": [f"{root}.capacity_bytes"], "bandwidth_bytes_per_s": [f"{root}.bandwidth_bytes_per_s"]}
+    paths["tdp_w"] = ["tdp_w"]
+    for bits, peak in peaks.items():
+        paths[f"dense_{bits}bit_ops_per_s"] = [
+            f"compute.{c.name}.peak.{f}" for c in m.compute for f, p in c.peak.items() if p == peak
+        ]
+    return {n: why for n, of in paths.items() for path in of if (why := reason(m.guess, path))}
 
 
 def _formats() -> Iterator[dict[str, Any]]:
@@ -185,7 +228,8 @@ def _networks() -> Iterator[dict[str, Any]]:
 
     for n in networks().values():
         figures = _fields(n, "name", "title", "kind", "bandwidth_bytes_per_s", "latency_s", "switched")
-        yield {**figures, "guesses": len(n.guess)}
+        guessed = dict.fromkeys(n.guess, "not published")
+        yield {**figures, "guesses": len(n.guess), "source": n.source, "_guess": guessed}
 
 
 def _nodes() -> Iterator[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from steelyard.errors import InputError
 from steelyard.page.screen import Screen, Shown, Tell
 from steelyard.report import listing
-from steelyard.report.entry import Entry, Kind, find, to_dict, unit_of, units_of
+from steelyard.report.entry import Entry, Kind, find, reason, to_dict, unit_of, units_of
 from steelyard.report.entry import shown as figure_text
 from steelyard.report.figures import Figure
 from steelyard.report.figures.options import axis, colour, line
@@ -49,7 +49,19 @@ def _table(kind: str, rows: Sequence[Mapping[str, Any]], text: str) -> dict[str,
     names = list(rows[0]) if rows else []
     numeric = {n for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in rows)}
     heads = [{"name": n, "head": listing.heading(n), "text": n not in numeric, "long": n in _LONG} for n in names]
-    cells = [[{"text": listing.shown(n, r[n]), "value": r[n] if n in numeric else None} for n in names] for r in rows]
+    told = listing.origins(kind, text)
+    published = [next((w for w in of.values() if not w.startswith("guess")), "") for of in told]
+    cells = [
+        [
+            {
+                "text": listing.shown(n, r[n]),
+                "value": r[n] if n in numeric else None,
+                "guess": guess if (guess := of.get(n, "")).startswith("guess") else "",
+            }
+            for n in names
+        ]
+        for r, of in zip(rows, told, strict=True)
+    ]
     opens = _singular(kind)
     linked = [str(r[names[0]]) if opens else "" for r in rows]
     return {
@@ -59,6 +71,8 @@ def _table(kind: str, rows: Sequence[Mapping[str, Any]], text: str) -> dict[str,
         "heads": heads,
         "rows": cells,
         "names": linked,
+        "from": published,
+        "sourced": any(told),
         "entry": None,
     }
 
@@ -77,7 +91,7 @@ def _entry(kind: str, name: str, beside: str) -> Shown:
             "text": figure_text(value, unit_of(path, units), 10),
             "value": value,
             "unit": unit_of(path, units),
-            "guess": next((why for p, why in guesses.items() if path == p or path.startswith(f"{p}.")), ""),
+            "guess": reason(guesses, path),
         }
         for path, value in document["facts"].items()
         if path not in ("name", "title")
@@ -93,6 +107,7 @@ def _entry(kind: str, name: str, beside: str) -> Shown:
         "tabs": _tabs(kind),
         "entry": {"kind": one, "name": entry.name, "beside": other.name if other else "", "facts": rows},
         "sources": document["sources"],
+        "released": getattr(entry.value, "released", ""),
     }
     flat = [{n: row[n] for n in ("path", "value", "unit", "guess")} for row in rows]
     return Shown(document, flat, figures, view)
