@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parse_quantity"]
+__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parameters_text", "parse_quantity"]
 
 #: Multipliers of SI and binary prefixes.
 PREFIXES: dict[str, float] = {
@@ -151,6 +151,11 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
 def figure(value: float) -> str:
     """A rate with three significant digits: ``1,744``, ``97.4``, ``5.61``."""
     return f"{value:,.0f}" if value >= 999.5 else f"{value:.3g}"
+
+
+def parameters_text(count: float) -> str:
+    """A number of parameters in millions, or billions: ``25.56 M``, ``16.84 B``."""
+    return f"{count / 1e9:,.4g} B" if count >= 1e9 else f"{count / 1e6:,.4g} M"
 
 
 def _significant(value: float, digits: int) -> str:

@@ -12,7 +12,7 @@ from steelyard.page.question import Question, fields_on
 from steelyard.page.screen import Screen
 from steelyard.scenario.fields import ENGINE_FLAGS, REQUIRED, TOPICS, USUAL, Field
 
-__all__ = ["Group", "Input", "form_of"]
+__all__ = ["Group", "Input", "form_of", "label_of"]
 
 #: The unit at the end of a name.
 _UNIT = re.compile(r"_(?:(?:usd|bytes|j)_per_\w+|bytes|w|s|hz|usd)$")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard._version import __version__
 from steelyard.page.answers import Column, figure_html
-from steelyard.page.form import form_of
-from steelyard.page.question import Question
+from steelyard.page.form import form_of, label_of
+from steelyard.page.question import Question, fields_on
 from steelyard.page.screen import screens
 from steelyard.report.html import environment
 from steelyard.report.paper import figure as figure_text
@@ -35,9 +35,16 @@ def _environment() -> Environment:
     found.filters["q"] = _quantity
     found.filters["num"] = lambda value: "–" if value is None else figure_text(float(value))
     found.filters["pct"] = lambda share: "–" if share is None else f"{share:.0%}"
+    found.filters["label"] = lambda name: _labels().get(name, name)
     found.filters["brief"] = lambda words: _HINT.sub("", words)
     found.globals["version"] = __version__
     return found
+
+
+@cache
+def _labels() -> dict[str, str]:
+    """What the forms call each field."""
+    return {name: label_of(entry) for screen in screens().values() for name, entry in fields_on(screen).items()}
 
 
 def _quantity(value: float | None, unit: str, digits: int = 3) -> str:

@@ -89,11 +89,19 @@ class Question:
             words = self.words(column)
         except InputError:
             words = {n: list(v)[-1] for n, v in self.columns[column].items()}
+        known = fields_on(self.screen)
         flags = {n: words.pop(n) for n in list(words) if n in ENGINE_FLAGS and n not in fields_of(self.screen.verb)}
         words |= {"flags": flags} if flags else {}
         placed = [repr(words.pop(n)) for n in ("model", "on") if n in words]
-        named = [f"{n}={v!r}" for n, v in words.items()]
+        named = [f"{n}={_literal(known.get(n), v)}" for n, v in words.items()]
         return f"import steelyard as sy\n\nsy.{self.screen.called}({', '.join([*placed, *named])})"
+
+
+def _literal(entry: Field | None, value: Any) -> str:
+    """A value as it is typed in Python: a number without quotes."""
+    if entry is not None and entry.type in ("whole", "number") and re.fullmatch(r"-?(0|[1-9]\d*)(\.\d+)?", str(value)):
+        return str(value)
+    return repr(value)
 
 
 def fields_on(screen: Screen) -> Mapping[str, Field]:

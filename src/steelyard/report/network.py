@@ -22,6 +22,7 @@ from steelyard.report.paper import (
 )
 from steelyard.report.plain import ESTIMATE, plain
 from steelyard.units import format_quantity as q
+from steelyard.units import parameters_text
 
 if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
@@ -225,7 +226,7 @@ def rate_lines(found: NetEstimate) -> list[Line]:
         Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({drawn} W per device)"),
         *_chip(found),
         Line("money", money),
-        Line("work", f"{q(found.macs, 'MAC')} per item, {found.parameters / 1e6:,.4g} M parameters"),
+        Line("work", f"{q(found.macs, 'MAC')} per item, {parameters_text(found.parameters)} parameters"),
     ]
 
 

@@ -13,6 +13,7 @@ from steelyard.page.screen import Screen, Shown, Tell, fact
 from steelyard.report.figures import figures_of
 from steelyard.scenario.fields import ALONE, GROUPS, NETWORK, fields_of
 from steelyard.units import format_quantity as q
+from steelyard.units import parameters_text
 
 __all__ = ["SCREEN"]
 
@@ -149,7 +150,7 @@ def _network(e: Any) -> Shown:
         fact("throughput_per_s", "items per second", d["throughput_per_s"], "1", "", spans["throughput_per_s"]),
         fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{watts:,.0f} W a device"),
         fact("usd_per_million_items", "per million items", d["usd_per_million_items"], "USD", "", price),
-        fact("macs", "work per item", d["macs"], "MAC", f"{d['parameters'] / 1e6:,.4g} M parameters"),
+        fact("macs", "work per item", d["macs"], "MAC", f"{parameters_text(d['parameters'])} parameters"),
     ]
     ratio = d["latency_s"] / d["limit"]["latency_s"] if d["limit"]["latency_s"] else 0.0
     remedy = None if d["fits"] else {"change": report.remedy(e), "arguments": {}}

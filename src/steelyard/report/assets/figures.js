@@ -79,7 +79,7 @@
     };
     if (axis.ends === false) Object.assign(found.axisLabel, {showMinLabel: false, showMaxLabel: false});
     if (side === 'y' && (axis.type === 'category' || (axis.axisLabel && axis.axisLabel.rows))) {
-      const room = narrow ? Math.max(108, Math.min(168, 0.34 * wide)) : 220;
+      const room = narrow ? Math.max(108, Math.min(196, 0.43 * wide)) : 220;
       Object.assign(found.axisLabel, {width: room, overflow: 'truncate', interval: 0, color: ink.ink});
     }
     return found;

@@ -11,6 +11,7 @@ import numpy as np
 from steelyard.interval import Z80
 from steelyard.report.figures.figure import Figure
 from steelyard.report.figures.options import axis, bars, categories, colour, dots, level, limit, line
+from steelyard.units import figure
 from steelyard.units import format_quantity as q
 
 __all__ = ["Time", "breakdown", "distributions", "fit_bar", "roofline"]
@@ -167,11 +168,12 @@ def roofline(
             series.append(dots(phase, px, py, words=words, sizes=sizes, itemStyle=style))
     first = max(every, key=lambda pair: pair[1]["share"])
     best = first[1]
+    digits = 0 if best["share"] >= 0.01 else 1
     says = (
         f"{len(every)} kernels under the roofs of {where}: memory at {q(bandwidth, 'B/s')}, "
         + ", ".join(f"{name} at {q(peak, 'FLOP/s')}" for name, peak in peaks.items())
-        + f". The largest share, {best['share']:.0%} of {first[0]}, is {best['kernel']} at "
-        f"{q(best['flops'] / best['time_s'], 'FLOP/s')} and {best['flops'] / best['bytes']:,.3g} FLOP per byte, "
+        + f". The largest share, {best['share']:.{digits}%} of {first[0]}, is {best['kernel']} at "
+        f"{q(best['flops'] / best['time_s'], 'FLOP/s')} and {figure(best['flops'] / best['bytes'])} FLOP per byte, "
         f"bound by {best['bound']}. A dot's area is its share of the time; kernels without arithmetic are not drawn."
     )
     heads = ("phase", "kernel", "FLOP per byte", "FLOP/s", "time, s", "share", "bound", "source")
