@@ -162,7 +162,7 @@ def test_both_sides_keep_what_they_take() -> None:
     assert train is not None and plan is not None
     (_, mine), (_, best) = train(given)
     assert dict(parse_qsl(mine.partition("?")[2])) == {**TRAIN, "rollout_tp": "2"}
-    kept = {n: v for n, v in TRAIN.items() if n not in ("tp", "pp", "mbs")}
+    kept = {n: v for n, v in TRAIN.items() if n not in ("tp", "pp", "mbs")} | {"rollout_tp": "2"}
     assert best.startswith("/train_plan?") and dict(parse_qsl(best.partition("?")[2])) == kept
     (_, back), _ = plan({"on": ["h100_sxm,b200_sxm"], "by": ["30d"], "max_gpus": ["64"]})
     assert dict(parse_qsl(back.partition("?")[2])) == {"on": "h100_sxm", "by": "30d"}
