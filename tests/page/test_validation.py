@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
+from urllib.parse import parse_qsl
 from urllib.request import urlopen
 
 import pytest
 
 import steelyard
+import steelyard as sy
+from steelyard.machine.catalogue import find_machine
+from steelyard.page import measured
+from steelyard.page.question import fields_on
+from steelyard.page.screen import screen
+from steelyard.page.screens import validation
 from steelyard.report.figures import has_library
+from steelyard.workload.catalogue import find_model
 from tests.page.server import Server
 from tests.web.play import VIEWS, chromium, opened
 
@@ -52,6 +61,31 @@ def test_unknown_sources_are_refused(server: Server) -> None:
         with pytest.raises(HTTPError) as refused:
             asked(server, f"/api/validation?{query}")
         assert refused.value.code < 500 and "did you mean" in refused.value.read().decode()
+
+
+def test_settings_are_of_tables_there_are_and_are_answered() -> None:
+    tables = {
+        t for r in (*validation._rows(), *validation._each()) for t in (r["source"], f"{r['source']}/{r['table']}")
+    }
+    assert set(measured.SETTINGS) <= tables
+    for i, setting in enumerate(measured.SETTINGS.values()):
+        verb, _, query = setting.partition("?")
+        words = dict(parse_qsl(query, strict_parsing=True))
+        assert set(words) <= set(fields_on(screen(verb)))
+        find_machine(words["on"].partition(":")[0])
+        if verb != "simulate" and i % 7 == 2:  # all of them take seconds
+            {"train": sy.train}.get(verb, sy.estimate)(**words)
+
+
+def test_a_row_opens_a_scenario_of_its_machine_or_model(server: Server) -> None:
+    page = asked(server, "/validation?by=machine&name=m2_ultra")
+    found = {html.unescape(a) for a in re.findall(r'href="(/(?:estimate|simulate|train)\?[^"]*isl[^"]*)"', page)}
+    assert found and all("on=m2_ultra" in a for a in found)
+    assert "tokens" in asked(server, sorted(found)[0])
+    bench = measured.opened("llamacpp_gpu_mac_2024", "llama3_llamabench", "*", "attention: Meta-Llama-3-70B fp16")
+    words = dict(parse_qsl(bench.partition("?")[2]))
+    assert find_model(words["model"]).id == "meta-llama/Meta-Llama-3-70B" and words["weights"] == "fp16"
+    assert measured.opened("aic_ops", "gemm", "h100_sxm") == measured.opened("timm_benchmarks", "x", "no_machine") == ""
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from steelyard.errors import UnknownName
+from steelyard.page.measured import opened
 from steelyard.page.screen import Screen, Shown, Tell, with_addresses
 
 __all__ = ["SCREEN"]
@@ -102,7 +103,7 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         "names": sorted(groups, key=str.lower),
         "name": name,
         "q": text,
-        "rows": listed,
+        "rows": [{**r, "open": opened(*(r[n] for n in ("source", "table", "machine", "model")))} for r in listed],
         "sums": [{**s, "open": _address(axis, s["name"])} for s in sums],
         "on": name if axis == "machine" and name in _machines() else "",
     }
@@ -141,12 +142,15 @@ def _sum(axis: str, name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, A
 
 
 def _figures(axis: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of one entry."""
+    """The rows of one entry, of many those with the most measured rows."""
     groups: dict[str, tuple[int, float, float]] = {}
-    for r in _known(rows):
+    known = _known(rows)
+    most = set(sorted(range(len(known)), key=lambda i: -known[i]["rows"])[:_DRAWN])
+    for r in (r for i, r in enumerate(known) if i in most):
         name = " ".join(x for x in ("" if axis == "source" else r["source"], r["table"], r["what"]) if x)
         groups[f"{name} ({r['which']})"] = (int(r["rows"]), r["median"] / 100, r["p90"] / 100)
-    return _drawn(groups, "Median error, and within what 90 % of the rows lie")
+    few = f", the {_DRAWN} most measured" if len(known) > _DRAWN else ""
+    return _drawn(groups, f"Median error, and within what 90 % of the rows lie{few}")
 
 
 def _figures_of_sums(axis: str, sums: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -171,7 +175,7 @@ def _known(rows: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _drawn(groups: Mapping[str, tuple[int, float, float]], title: str) -> list[dict[str, Any]]:
     from steelyard.report.figures.beside import accuracy
 
-    return [accuracy(groups, title=title).to_dict()] if 0 < len(groups) <= _DRAWN else []
+    return [accuracy(groups, title=title).to_dict()] if groups else []
 
 
 SCREEN = Screen(
