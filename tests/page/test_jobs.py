@@ -120,6 +120,25 @@ def test_a_run_is_cancelled_and_its_process_gone(server: Server) -> None:
     assert server.ask(f"/jobs/{job}", "DELETE").status == 200
 
 
+def test_a_run_that_is_cancelled_while_it_starts_does_not_go_on(server: Server) -> None:
+    for n in range(3):
+        job = start(server, f"steps={200 + n}")
+        assert server.ask(f"/jobs/{job}", "DELETE").data["state"] == "cancelled"
+    until = time.monotonic() + 5
+    while _workers(server) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _workers(server)
+
+
+def test_a_column_says_what_is_wrong_with_itself(server: Server) -> None:
+    """Two runs side by side of which the second was refused."""
+    two = "/simulate?model=llama-3.1-8b&on=l40s&rate=4/s&isl=100&osl=10&requests=5&2.on=nothing"
+    job = str(server.ask(two.replace("/simulate?", "/jobs/simulate?") + "&_column=2", "POST").data["job"])
+    assert events(server, job)[-1]["state"] == "failed"
+    first, second = server.ask(two).text.split('<article class="answer"')[1:]
+    assert "unknown machine" in second and "unknown machine" not in first
+
+
 def test_what_goes_wrong_is_told_without_internals(server: Server) -> None:
     wrong = events(server, start(server, "kind=wrong"))[-1]
     assert wrong["problems"] == [{"field": "kind", "message": "expected another", "nearest": []}]
@@ -135,7 +154,7 @@ def test_what_goes_wrong_is_told_without_internals(server: Server) -> None:
 
 def test_another_tab_is_not_blocked(server: Server) -> None:
     server.ask("/api/estimate?model=llama-3.1-8b&on=h100_sxm")
-    jobs = [start(server, f"steps={n}") for n in (20, 21, 22)]
+    jobs = [start(server, f"steps={n}") for n in (200, 201, 202)]
     time.sleep(1.0)
     running = [server.ask(f"/api/estimate?model=llama-3.1-8b&on=h100_sxm&batch={n}").status for n in range(2, 6)]
     assert running == [200] * 4

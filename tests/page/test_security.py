@@ -46,6 +46,7 @@ def test_a_server_for_all_answers_to_addresses_and_not_to_names() -> None:
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
         {"Origin": "http://localhost:1"},
+        {"Origin": "http://[::1"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
         {"Sec-Fetch-Site": "same-site", "Sec-Fetch-Mode": "cors"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"},
@@ -181,6 +182,7 @@ HOSTILE = {
     "page.html": b"<script>",
     "../../up.json": b"{}",
     "x" * 5000 + ".json": b"{}",
+    "y" * 300 + ".toml": b"\xff",
     "nul\0.json": b"{}",
 }
 
@@ -208,6 +210,12 @@ def test_headers_of_large_files_are_enough(tmp_path: Path) -> None:
     with tensors.open("rb") as stream, pytest.raises(ValueError, match="how many heads"):
         keep_dropped(kept, tensors.name, stream.read(2**16), tensors.stat().st_size)
     assert [p.name for p in kept.iterdir()] == [found["name"]]
+
+
+def test_a_file_of_a_size_that_no_disk_holds_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be kept here"):
+        keep_dropped(tmp_path, "a.gguf", b"GGUF", 2**62)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_session_is_bounded(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -84,6 +84,7 @@ def make_app(folder: Path | None = None, store: Path | None = None, host: str = 
     handlers: dict[Any, Any] = {
         SteelyardError: page.wrong,
         TooLarge: page.too_large,
+        ClientDisconnect: page.left,
         HTTPException: page.missing,
         Exception: page.failed,
     }
@@ -156,7 +157,7 @@ class _Page:
         stored = self.jobs.store.get(alone)
         if isinstance(stored, Shown):
             return made.answered(stored)
-        known = self.jobs.known(question)
+        known = self.jobs.known(alone)
         if known is not None and known["problems"]:
             return made.refused([Wrong(**one) for one in known["problems"]])
         return made
@@ -282,6 +283,10 @@ class _Page:
 
     async def too_large(self, request: Request, error: Exception) -> Response:
         return _said(request.url.path, 413, f"at most {MAX_BODY // 2**20} MiB are taken")
+
+    async def left(self, request: Request, error: Exception) -> Response:
+        """The browser hung up amid its file: nobody hears the answer."""
+        return Response(status_code=400)
 
     async def missing(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

@@ -56,16 +56,21 @@ def keep_dropped(folder: Path | None, name: str, data: bytes, whole: int = 0) ->
         raise InputError(f"at most {MAX_FILES} files and {MAX_TOTAL // 2**20} MiB are kept in a session", field="file")
     stem = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: -len(ending)].rpartition("/")[2])[-60:].strip("-.") or "file"
     path = folder / f"{stem}-{hashlib.sha256(data + str(whole).encode()).hexdigest()[:6]}{ending}"
-    if not path.exists():
-        path.write_bytes(data)
-        if whole > len(data) and ending in (".gguf", ".safetensors"):
-            os.truncate(path, min(whole, _MAX_CLAIMED))  # a hole: the sizes in the header are checked against it
+    try:
+        if not path.exists():
+            path.write_bytes(data)
+            if whole > len(data) and ending in (".gguf", ".safetensors"):
+                os.truncate(path, min(whole, _MAX_CLAIMED))  # a hole: the sizes in the header are checked against it
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        size = f"{max(whole, len(data)):,} bytes"
+        raise InputError(f"{show(name)}: {size} cannot be kept here: {error.strerror}", field="file") from None
     try:
         field, what = _read(path, KINDS[ending])
     except InputError as error:
         path.unlink(missing_ok=True)
-        said = [p.message.replace(str(path), path.name) for p in error.problems]
-        raise InputError(bounded(f"{show(name)}: {said[0]}"), field="file") from None
+        said = error.problems[0].message.replace(show(str(path)), show(path.name)).replace(str(path), path.name)
+        raise InputError(bounded(f"{show(name)}: {said}"), field="file") from None
     return {"field": field, "name": path.name, "what": what}
 
 

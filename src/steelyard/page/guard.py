@@ -89,7 +89,7 @@ class Guard:
         if not self._known(_name(host)):
             return 421, "this page answers to localhost only; open it by the address that `steelyard serve` printed"
         origin = headers.get("origin", "")
-        if origin and origin != "null" and urlsplit(origin).netloc.lower() != host.lower():
+        if origin and origin != "null" and origin.lower().partition("://")[2] != host.lower():
             return 403, "the request comes from another page"
         cross = headers.get("sec-fetch-site", "") in ("cross-site", "same-site") or origin == "null"
         walks = headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest", "document") == "document"

@@ -114,6 +114,8 @@ class Job:
             return
         process = self._process
         assert process.stdin is not None and process.stdout is not None
+        if self.over:  # cancelled while it started
+            process.kill()
         try:
             given = {n: list(v) for n, v in self.question.columns[0].items()}
             process.stdin.write(json.dumps({"screen": self.question.screen.name, "given": given}).encode() + b"\n")
@@ -176,6 +178,8 @@ class Jobs:
             return job
         job = Job(question, key)
         stored = None if again else await asyncio.to_thread(self.store.get, question)
+        if (other := self._jobs.get(key)) is not None and not other.over:  # which began while the store was read
+            return other
         if isinstance(stored, Shown):
             job.shown = stored
             await job.become("done", "kept from before", 1.0)
