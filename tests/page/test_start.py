@@ -124,6 +124,14 @@ def test_a_damaged_answer_is_set_aside_and_said(tmp_path: Path) -> None:
     assert Store(tmp_path).get(question) == shown
 
 
+def test_what_is_no_answer_is_not_listed(tmp_path: Path) -> None:
+    """A link to nothing, a folder and a pipe without a writer, which would be waited for."""
+    (tmp_path / "link.json").symlink_to(tmp_path / "gone")
+    (tmp_path / "folder.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.json")
+    assert Store(tmp_path).kept("simulate") == []
+
+
 def test_answers_are_kept_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:
     question, shown = read_question(screen("estimate"), "model=a&on=b"), Shown({"schema": "x"})
     (tmp_path / "file").write_text("")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,9 @@ class Store:
         """The questions of a screen whose answers are kept, the newest first: ``query``, ``version``."""
         if self._folder is None or not self._folder.is_dir():
             return []
-        files = sorted(self._folder.glob("*.json"), key=lambda p: -p.stat().st_mtime)[:MAX_LISTED]
+        dated = [(written, p) for p in self._folder.glob("*.json") if (written := _written(p)) is not None]
         found: list[Mapping[str, Any]] = []
-        for path in files:
+        for _, path in sorted(dated, reverse=True)[:MAX_LISTED]:
             try:
                 with path.open(encoding="utf-8") as stream:
                     head = json.loads(stream.readline(2**16))
@@ -102,6 +103,15 @@ class Store:
     def _say(self, words: str) -> None:
         if words not in self.notices:
             self.notices.append(words)
+
+
+def _written(path: Path) -> float | None:
+    """When a file was written; None: it is none, or another server has just set it aside."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
 
 def _read(path: Path) -> Shown:
