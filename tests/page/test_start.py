@@ -39,7 +39,10 @@ def test_a_taken_port_is_said(tmp_path: Path) -> None:
             assert f"port {taken} is taken" in server.stop()[1]
 
 
-@pytest.mark.parametrize(("options", "field"), [(["--port", "99999"], "port"), (["--host", "no.such.host."], "host")])
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [(["--port", "99999"], "port"), (["--host", "no.such.host."], "host"), (["--store", __file__], "store")],
+)
 def test_what_cannot_be_listened_on(options: list[str], field: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", "--no-browser", *options]) == 2
     assert f"error: --{field}: " in capsys.readouterr().err

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from steelyard.cli.help import OUTPUT, RUN, group, option, switch
-from steelyard.errors import InputError
+from steelyard.errors import InputError, show
 
 _Port = Annotated[int, Parameter(name="--port", help="port; 0 or a taken one: any that is free", group=group(RUN))]
 _Host = Annotated[str, Parameter(name="--host", help="address to listen on, beside this computer", group=group(RUN))]
@@ -49,4 +49,6 @@ def serve(
 
         print(f"wrote {export_pages(Path(export), page)} files to {export}; open index.html there")
         return
+    if store and Path(store).is_file():
+        raise InputError(f"expected a folder, got the file {show(store)}", field="store")
     start.serve(port, host, browser=not no_browser, store=Path(store).absolute() if store else start.store_folder())
