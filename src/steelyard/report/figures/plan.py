@@ -150,9 +150,13 @@ def _front(
         axes[0]["max"] = float(f"{last * 1.08:.3g}")
     says = f"{sum(on for _, on in placed.values())} candidates that no other beats on both axes, of {len(placed)} shown"
     if winner is not None and repr(winner.deployment) in placed:
-        x_, y_ = place(placed[repr(winner.deployment)][0])
+        drawn_as = placed[repr(winner.deployment)][0]
+        x_, y_ = place(drawn_as)
         says += f"; the winner, {report.machines_text(winner)}, {winner.shape}, "
         says += f"is at {_at(axes[0], x_)} and {_at(axes[1], y_)}"
+        if winner.simulated and not drawn_as.simulated:  # as the others of the front
+            x_, y_ = place(winner)
+            says += f" as screened, and when simulated at {_at(axes[0], x_)} and {_at(axes[1], y_)}"
     option = {"height": 340, "trigger": "item", "xAxis": axes[0], "yAxis": axes[1], "series": series}
     heads = ("machine and mode", "shape", "engine", *names, "on the front", "winner")
     return Figure(*named, says + ".", option, heads, tuple(rows))
