@@ -80,7 +80,7 @@ define install
 endef
 
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(call install,[fast])
+	$(call install,[fast,page])
 
 $(VENV)/.dev: pyproject.toml validation/pyproject.toml .ci/dependencies.txt | $(VENV)/bin/python
 	$(call install,[dev],-e ./validation -c .ci/dependencies.txt)
