@@ -142,6 +142,7 @@ def test_a_board_of_less_power_holds_less_and_a_capped_engine_all() -> None:
     shares = [sustained_frac(replace(h100, tdp_w=w)) for w in (350.0, 500.0, 700.0, 2000.0)]
     assert shares == sorted(shares) and shares[0] < 0.7 * shares[2]
     assert sustained_frac(replace(h100, power_limit_w=500.0)) == pytest.approx(shares[1])
+    assert sustained_frac(replace(h100, power_limit_w=900.0)) == sustained_frac(h100)  # above the rated: nothing changes
     for machine in map(
         find_machine, ("a100_sxm", "mi300x", "rtx_4090")
     ):  # of which no energy is known: the rated power is just enough
@@ -163,3 +164,12 @@ def test_a_kernel_of_ones_own_is_checked_where_it_is_read() -> None:
         build(TrainingAttention, {"name": "mine", "foward": "fa2"}, "training.toml: attention.mine")
     with pytest.raises(InputError, match="backward_share"):
         build(TrainingAttention, {"name": "mine", "backward_share": {"async": 2.0}}, "training.toml: attention.mine")
+
+
+@pytest.mark.parametrize("backward", [False, True])
+def test_small_cores_of_a_wafer_share_a_tile_of_attention(backward: bool) -> None:
+    site = site_for(find_machine("cerebras_wse3"))
+    took = attention_time(8, 1024, 1024, 16, 8, 128, 128, backward=backward, site=site).time_s
+    gpu = attention_time(8, 1024, 1024, 16, 8, 128, 128, backward=backward, site=SITE["h100_sxm"]).time_s
+    core = 128 * 1024 * 4 * 128 / (site.peak16_ops_per_s / site.units)  # one core walks over all keys, alone
+    assert float(took) < min(core / 3, 10 * float(gpu))

@@ -249,6 +249,11 @@ def run(text: str = "llama3", **changes: Any) -> Run:
     return run_of(**words)
 
 
+def test_a_run_that_never_ends_is_refused() -> None:
+    with pytest.raises(InputError, match="hardly gets on"):
+        run("1e9/1000node-day")
+
+
 def test_a_run_is_steps_over_the_effective_share() -> None:
     found = run()
     assert found.steps == 975_000

@@ -46,10 +46,23 @@ def moe_device(site: Site) -> MoeDevice:
     )
 
 
+#: Multiply-accumulates a clock of the cores of a dataflow chip that take a tile of attention together (a guess: what
+#: half a multiprocessor of a GPU does).
+REGION_MACS = 512.0
+
+
+def attention_units(site: Site) -> float:
+    """Units that take a tile of attention each: cores; of a dataflow chip with small ones, regions of them."""
+    macs = site.peak16_ops_per_s / (2.0 * (site.clock_hz or DEFAULT_CLOCK_HZ))
+    if site.machine.launch != "dataflow":
+        return site.units
+    return min(site.units, max(macs / REGION_MACS, 1.0))
+
+
 def attention_device(site: Site) -> AttentionDevice:
     """Attention, prefill and decode."""
     return AttentionDevice(
-        units=site.units,
+        units=attention_units(site),
         peak_ops_per_s=site.peak16_ops_per_s,
         dram_bytes_per_s=site.dram_bytes_per_s,
         l2_bytes=site.l2_bytes,

@@ -91,7 +91,7 @@ def _budget(site: Site, limit_w: float) -> tuple[float, float]:
     """W that a board may spend above its idle power, and J of one of its operations at the full clock; 0: not known."""
     machine = site.machine
     p = sustained_parameters(machine).parameters
-    limit_w = limit_w or machine.power_limit_w or machine.tdp_w
+    limit_w = min(limit_w or machine.most_w, machine.tdp_w)
     energy_j, wider = 0.0 if _as_measured(site) else p.energy_j_per_op, site.peak16_ops_per_s
     while wider < 0.75 * site.peak_ops_per_s:
         energy_j, wider = energy_j * p.narrow_frac, 2.0 * wider

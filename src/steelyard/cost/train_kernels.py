@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from steelyard.cost.attention import prefill_attention_time_s
 from steelyard.cost.attention_kernels import attention_facts, attention_kernel
 from steelyard.cost.attention_models import attention_parameters
-from steelyard.cost.devices import attention_device, gemm_device, vector_device
+from steelyard.cost.devices import attention_device, attention_units, gemm_device, vector_device
 from steelyard.cost.gemm import gemm_time_s
 from steelyard.cost.models import KernelTime
 from steelyard.cost.op_models import product_parameters
@@ -353,11 +353,11 @@ def _backward(
     B: Array, S: Array, C: Array, H: Array, K: Array, D: Array, V: Array, pairs: Array, share: float, at: Site
 ) -> Array:
     rate = at.peak_ops_per_s * share * np.minimum(1.0, DIM / ((D + V) / 2.0))
-    ops = _backward_ops(D, V)
+    ops, units = _backward_ops(D, V), attention_units(at)
     tiles = B * H * np.ceil(C / BACKWARD_ROWS)
-    tile = S * np.minimum(BACKWARD_ROWS, C) * ops / (rate / at.units)
+    tile = S * np.minimum(BACKWARD_ROWS, C) * ops / (rate / units)
     work = B * H * (pairs + S * BACKWARD_ROWS / 2.0) * ops / rate
-    unit = np.maximum(work + BACKWARD_TAIL * tile * np.minimum(tiles / at.units, 1.0), tile)
+    unit = np.maximum(work + BACKWARD_TAIL * tile * np.minimum(tiles / units, 1.0), tile)
     moved = B * (S * H * (2.0 * (2.0 * D + 3.0 * V) + 8.0 * D) + C * K * 2.0 * (2.0 * D + 2.0 * V))
     memory = moved / (attention_parameters(at, "prefill").parameters.dram_frac * at.dram_bytes_per_s)
     return np.asarray(BACKWARD_LAUNCH_S + (unit**4.0 + memory**4.0) ** 0.25)

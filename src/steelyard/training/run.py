@@ -199,7 +199,8 @@ def run_of(
     interruptions = float(shares.interruptions_per_s) * wall_s
     rng = np.random.default_rng(seed)
     stretch = np.full(SAMPLES, 1.0 / max(ettr, 1e-300))
-    if interruptions > 0 or float(failures.per_s("silent", job.nodes, job.devices)) > 0:
+    fails = interruptions > 0 or not ettr > 0  # of so many that none of its time is left, too
+    if fails or float(failures.per_s("silent", job.nodes, job.devices)) > 0:
         runs = int(np.clip(DRAWN / max(interruptions, 1.0), FEWEST, MOST))
         drawn: Runs = draw_runs(
             failures,
