@@ -142,7 +142,7 @@ def test_a_board_of_less_power_holds_less_and_a_capped_engine_all() -> None:
     shares = [sustained_frac(replace(h100, tdp_w=w)) for w in (350.0, 500.0, 700.0, 2000.0)]
     assert shares == sorted(shares) and shares[0] < 0.7 * shares[2]
     assert sustained_frac(replace(h100, power_limit_w=500.0)) == pytest.approx(shares[1])
-    assert sustained_frac(replace(h100, power_limit_w=900.0)) == sustained_frac(h100)  # above the rated: nothing changes
+    assert sustained_frac(replace(h100, power_limit_w=900.0)) == sustained_frac(h100)
     for machine in map(
         find_machine, ("a100_sxm", "mi300x", "rtx_4090")
     ):  # of which no energy is known: the rated power is just enough
