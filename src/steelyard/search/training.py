@@ -6,6 +6,7 @@ what failures leave of its time in closed form; the best few are then weighed as
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -209,7 +210,8 @@ def _reason(rows: Sequence[Row], screened: int, question: TrainQuestion) -> str:
         return "no layout divides the model, the batch and the devices"
     if not rows:
         return "no layout fits the memory of the devices"
-    best = max(rows, key=lambda r: r.chance)
+    by_days, most_usd = (question.by_s or math.inf) / DAY_S, question.budget_usd or math.inf
+    best = max(rows, key=lambda r: (r.chance, -max(r.days / by_days, (r.usd or 0.0) / most_usd)))
     money = "" if best.usd is None else f" and {best.usd:,.0f} USD"
     where = f"{best.scenario.cluster.count} x {best.scenario.cluster.machine.name}"
     return f"the surest, {where}, takes {best.days:,.1f} days{money} and holds with {best.chance:.0%}"
