@@ -38,6 +38,7 @@ HOMES = {
     "search_prune": "steelyard.exploration.prune",
     "search_placement": "steelyard.exploration.placement",
     "search_chip": "steelyard.search.chip",
+    "search_codesign": "steelyard.exploration.codesign",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
     "train": "steelyard.training.estimate",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -33,15 +33,39 @@ class Limits:
         return area, power, latency
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Networks:
+    """How networks of a space are chosen, where a workload is one."""
+
+    score: Annotated[
+        str,
+        option(
+            "of networks of a space: as search network's, or FORMAT:SCORE,FORMAT:SCORE (default: entropy)", topic=FIRST
+        ),
+    ] = ""
+    solver: Annotated[str, option("of networks with chips, as search network's (default: auto)", topic=RUN)] = "auto"
+    budget: Annotated[int, option("pairs a solver may try (default: 5000)", topic=RUN)] = 5000
+    seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0
+    log: Annotated[str, option("file that keeps what a solver tried; one that is there is gone on from", topic=RUN)] = (
+        ""
+    )
+
+
 def search_chip(
     *,
     space: Annotated[
         str, option("file of the space: a base machine, fields of it with the values to try", topic=FIRST)
     ] = "",
     workloads: Annotated[
-        str, option("networks and models, NAME[:prefill|decode], separated by commas", topic=FIRST)
+        str,
+        option(
+            "networks and models, NAME[:prefill|decode], separated by commas; one may be a space of networks",
+            topic=FIRST,
+        ),
     ] = "",
     limits: Limits = Limits(),
+    networks: Networks = Networks(),
     batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
     context: Annotated[
         int, option("tokens of a prompt, or in the cache of a decode (default: 512)", topic=FIRST)
@@ -50,7 +74,8 @@ def search_chip(
         str, option("folder that keeps what is priced; a search that was stopped goes on", topic=RUN)
     ] = "",
     best: Annotated[
-        str, option("write the chip of least time x energy as a machine to this TOML file", topic=RUN)
+        str,
+        option("write the chip of least time x energy (of the best score) as a machine to this TOML file", topic=RUN),
     ] = "",
     jobs: Annotated[int, option("threads; 0: as many as there are cores", topic=RUN)] = 0,
     page: Paged = Paged(),  # noqa: B008
@@ -60,9 +85,14 @@ def search_chip(
     """Search a space of chips: every point priced on workloads, limits, and the front of time, energy and area.
 
     The space is a TOML file: a base machine whose array has a dataflow, and fields of it with the values to try (see
-    docs/guide/search-chip.md). Each workload runs alone; times and energies are of a pass.
+    docs/guide/search-chip.md). Each workload runs alone; times and energies are of a pass. Where a workload is a space
+    of networks (nb201, fbnet, ofa, mine.toml), the front is of networks on chips, with the score beside the rest:
+
+        steelyard search chip --space npu.toml --workloads mine.toml --score scores.csv --latency 2ms
     """
-    from steelyard.report import chip as report
+    from steelyard.exploration.codesign import is_space, search_codesign
+    from steelyard.report.paper import render
+    from steelyard.report.results import forms_of
     from steelyard.search.chip import search_chip as search
     from steelyard.writing import check_target, write_text
 
@@ -76,35 +106,50 @@ def search_chip(
     for name, number in (("batch", batch), ("context", context)):
         if not 1 <= number <= 1_000_000:
             problems.add([Problem(name, f"expected 1 to 1,000,000, got {number:,}")])
+    names = workloads.split(",")
+    several = any(is_space(name) for name in names)
+    if not several and networks != Networks():
+        said = next(
+            n for n in ("score", "solver", "budget", "seed", "log") if getattr(networks, n) != getattr(Networks, n)
+        )
+        words = "expected a space of networks among the workloads, such as nb201 or mine.toml"
+        problems.add([Problem(said, words)])
     if best:
         problems.read(check_target, best, "best")
     threads = problems.read(processes, jobs)
     problems.done()
     assert threads is not None
     with told("chip", output), status(output.quiet, "pricing chips") as say:
-        found = search(
-            space,
-            workloads.split(","),
-            area_m2=area_m2,
-            power_w=power_w,
-            latency_s=latency_s,
-            batch=batch,
-            context=context,
-            jobs=threads,
-            state=state,
-            watch=lambda done, of: say(f"{done} of {of} arrays with their memories"),
-        )
+        asked: dict[str, Any] = {
+            "area_m2": area_m2,
+            "power_w": power_w,
+            "latency_s": latency_s,
+            "batch": batch,
+            "context": context,
+            "jobs": threads,
+            "state": state,
+            "watch": lambda done, of: say(f"{done} of {of} arrays with their memories"),
+        }
+        found: Any
+        if several:
+            more = {**asdict(networks), "score": networks.score or "entropy"}
+            tell = lambda done, of: say(f"{done:,} of {of:,} pairs")  # noqa: E731
+            found = search_codesign(space, names, progress=tell, **asked, **more)
+        else:
+            found = search(space, names, **asked)
     if best:
         from steelyard.machine.loader import machine_text
 
-        chip = found.space.machine(found.best["product"].codes)
+        point = found.best["score"].chip if several else found.best["product"]
+        chip = found.space.machine(point.codes)
         write_text(best, machine_text(chip), "best")
+    forms = forms_of(found)
     page.write(found)
     write(
         output,
-        data=lambda: report.to_dict(found),
-        text=lambda columns: report.report(found, columns),
-        rows=lambda: report.rows(found),
+        data=lambda: forms.to_dict(found),
+        text=lambda columns: render(forms.parts(found), columns),
+        rows=lambda: forms.rows(found),
     )
 
 

@@ -20,7 +20,7 @@ from steelyard.workload.networks.search_space import Space
 from steelyard.workload.tensor_counts import macs
 from steelyard.workload.tensor_graph import TensorGraph
 
-__all__ = ["SpacePrices", "price_space"]
+__all__ = ["SpacePrices", "part_of", "price_space"]
 
 Floats = NDArray[np.float64]
 #: What adds up over kernels and over ops.
@@ -64,14 +64,14 @@ def price_space(
         at = [int(part.groups[0].features(row)[0]) for part in space.parts]
         for name, modules, values in parts:
             sums = np.zeros(len(at) + 1)
-            np.add.at(sums, [_part(space, module) for module in modules], values)
+            np.add.at(sums, [part_of(space, module) for module in modules], values)
             shared[name].append(float(sums[-1]))
             for part, feature, total in zip(space.parts, at, sums, strict=False):
                 found[name][feature] = total / len(part.groups)
     return SpacePrices(space, {name: float(np.mean(values)) for name, values in shared.items()}, found)
 
 
-def _part(space: Space, module: str) -> int:
+def part_of(space: Space, module: str) -> int:
     """The part that a module's kernels belong to; -1: shared by all."""
     name = module + "."
     return next((i for i, part in enumerate(space.parts) if name.startswith(part.module)), -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,16 +13,32 @@ from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
+    from steelyard.exploration.codesign import Codesign
     from steelyard.search.chip import ChipPoint, ChipSearch
 
-__all__ = ["SCHEMA", "parts", "report", "rows", "summary", "to_dict", "words_of"]
+__all__ = [
+    "SCHEMA",
+    "cells",
+    "differ",
+    "limits_of",
+    "parts",
+    "point",
+    "report",
+    "row_of",
+    "rows",
+    "summary",
+    "to_dict",
+    "words",
+    "words_of",
+]
 
 SCHEMA = "steelyard.search/1"
 #: Chips of the front that a report shows.
 _SHOWN = 12
 
 
-def _point(point: ChipPoint) -> dict[str, Any]:
+def point(point: ChipPoint) -> dict[str, Any]:
+    """A chip as JSON."""
     return {
         "chosen": dict(point.chosen),
         "latency_s": dict(point.latency_s),
@@ -54,8 +70,8 @@ def to_dict(found: ChipSearch) -> dict[str, Any]:
             "feasible": found.feasible,
             "structures": found.structures,
             "front_size": found.front_size,
-            "front": [_point(p) for p in found.front],
-            "best": {name: _point(p) for name, p in found.best.items()},
+            "front": [point(p) for p in found.front],
+            "best": {name: point(p) for name, p in found.best.items()},
             "assumptions": _assumed(found),
             "provenance": {"version": __version__},
         }
@@ -64,14 +80,15 @@ def to_dict(found: ChipSearch) -> dict[str, Any]:
 
 def rows(found: ChipSearch) -> list[dict[str, Any]]:
     """The front as rows of text and numbers."""
-    made = []
-    for p in found.front:
-        row: dict[str, Any] = {name: p.chosen.get(name, "") for name in found.space.fields}
-        for name in found.work.names:
-            row |= {f"latency_s {name}": p.latency_s[name], f"energy_j {name}": p.energy_j[name]}
-        figures = {n: getattr(p, n) for n in ("area_m2", "power_w", "silicon_usd", "carbon_kg")}
-        made.append({**row, **figures})
-    return made
+    return [row_of(found.space.fields, found.work.names, p) for p in found.front]
+
+
+def row_of(fields: Sequence[str], workloads: Sequence[str], p: ChipPoint) -> dict[str, Any]:
+    """A chip as text and numbers: what it chooses of these fields, and its figures."""
+    row: dict[str, Any] = {name: p.chosen.get(name, "") for name in fields}
+    for name in workloads:
+        row |= {f"latency_s {name}": p.latency_s[name], f"energy_j {name}": p.energy_j[name]}
+    return row | {n: getattr(p, n) for n in ("area_m2", "power_w", "silicon_usd", "carbon_kg")}
 
 
 def summary(found: ChipSearch) -> str:
@@ -104,28 +121,29 @@ def _shown(name: str, value: Any) -> str:
     return q(float(value), unit) if unit else f"{value:g}"
 
 
-def _differ(found: ChipSearch, points: Sequence[ChipPoint]) -> list[str]:
+def differ(found: ChipSearch | Codesign, points: Sequence[ChipPoint]) -> list[str]:
     """Fields of which these chips have unlike values."""
     return [n for n in found.space.fields if len({str(p.chosen.get(n)) for p in points}) > 1]
 
 
-def _words(found: ChipSearch, p: ChipPoint, names: Sequence[str]) -> str:
+def words(found: ChipSearch | Codesign, p: ChipPoint, names: Sequence[str]) -> str:
     """What a chip chooses of these fields."""
     fields = found.space.fields
     return ", ".join(f"{_short(n, fields)} {_shown(n, p.chosen[n])}" for n in names if n in p.chosen)
 
 
-def words_of(found: ChipSearch, p: ChipPoint) -> str:
+def words_of(found: ChipSearch | Codesign, p: ChipPoint) -> str:
     """A chip in words: its figures, and what it chooses."""
     shown = f"{q(sum(p.latency_s.values()), 's')}, {q(sum(p.energy_j.values()), 'J')}, {q(p.power_w, 'W')}"
     size = f", {q(p.area_m2, 'm2')}" if p.area_m2 else ""
-    return f"{shown}{size}\n{_words(found, p, found.space.fields)}"
+    return f"{shown}{size}\n{words(found, p, found.space.fields)}"
 
 
-def _cells(found: ChipSearch, p: ChipPoint, names: Sequence[str]) -> list[str]:
-    times = [q(p.latency_s[n], "s") for n in found.work.names]
+def cells(found: ChipSearch | Codesign, workloads: Sequence[str], p: ChipPoint, names: Sequence[str]) -> list[str]:
+    """Figures of a chip and what it chooses of these fields, as people write them."""
+    times = [q(p.latency_s[n], "s") for n in workloads]
     size = q(p.area_m2, "m2") if p.area_m2 else ""
-    return [*times, q(sum(p.energy_j.values()), "J"), size, q(p.power_w, "W"), _words(found, p, names)]
+    return [*times, q(sum(p.energy_j.values()), "J"), size, q(p.power_w, "W"), words(found, p, names)]
 
 
 def _made(p: ChipPoint) -> str:
@@ -147,29 +165,36 @@ def _assumed(found: ChipSearch) -> list[str]:
     return said
 
 
+def limits_of(said: Mapping[str, Any]) -> list[str]:
+    """Limits that were given, in words."""
+    return [
+        f"{word} {q(said[key], unit)}"
+        for word, key, unit in (("area", "area_m2", "m2"), ("power", "power_w", "W"), ("latency", "latency_s", "s"))
+        if np.isfinite(said[key])
+    ]
+
+
 def parts(found: ChipSearch) -> list[Any]:
     """The report as renderables."""
     names = found.space.fields
-    limits = [
-        f"{word} {q(found.words[key], unit)}"
-        for word, key, unit in (("area", "area_m2", "m2"), ("power", "power_w", "W"), ("latency", "latency_s", "s"))
-        if np.isfinite(found.words[key])
-    ]
+    limits = limits_of(found.words)
     kept = f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
     times = list(found.work.names) if len(found.work.names) > 1 else ["time"]
     head = [*times, "energy", "area", "power"]
     some = spread(found.front, _SHOWN)
     of = f", {len(some)} of {found.front_size:,} shown" if len(some) < found.front_size else ""
     every = [*some, *found.best.values()]
-    unlike = _differ(found, every)
-    same = _words(found, every[0], [n for n in names if n not in unlike])
-    bests = [[name, *_cells(found, p, unlike)] for name, p in found.best.items()]
+    unlike = differ(found, every)
+    same = words(found, every[0], [n for n in names if n not in unlike])
+    bests = [[name, *cells(found, found.work.names, p, unlike)] for name, p in found.best.items()]
     return [
         styled("chips of ", (found.space.name, "bold"), f" for {', '.join(found.work.names)}"),
         styled(f"{found.points:,} chips{kept}; batch {found.words['batch']:,}, {found.space.precision}"),
         "",
         styled((f"front of time, energy and area{of}", "bold")),
-        columns([*head, "chip"], [_cells(found, p, unlike) for p in some], numeric=head, fold=["chip"]),
+        columns(
+            [*head, "chip"], [cells(found, found.work.names, p, unlike) for p in some], numeric=head, fold=["chip"]
+        ),
         "",
         columns(["least", *head, "chip"], bests, numeric=head, fold=["chip"]),
         "",

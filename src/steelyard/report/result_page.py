@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
     from steelyard.estimation.space import SpaceEstimate
     from steelyard.exploration.allocation import Allocation
+    from steelyard.exploration.codesign import Codesign
     from steelyard.exploration.networks import NetworkSearch
     from steelyard.exploration.predictors import Leaderboard
     from steelyard.report.compare import Comparison
@@ -213,6 +214,14 @@ def _search_chip(found: ChipSearch) -> dict[str, Any]:
     }
 
 
+def _codesign(found: Codesign) -> dict[str, Any]:
+    how = "every pair" if found.exact else f"{found.how}, {found.tried:,} tried"
+    return {
+        "title": f"{found.networks.title} on chips of {found.space.name}",
+        "about": [f"{found.pairs:,.3g} pairs, {how}, {found.front_size:,} on the front"],
+    }
+
+
 def _search_predictor(found: Leaderboard) -> dict[str, Any]:
     following = ", ".join(found.measure_next)
     return {
@@ -234,5 +243,6 @@ _PAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "NetworkSearch": _search_network,
     "Allocation": _allocation,
     "ChipSearch": _search_chip,
+    "Codesign": _codesign,
     "Leaderboard": _search_predictor,
 }

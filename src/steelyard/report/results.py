@@ -70,6 +70,12 @@ def _chip() -> Forms:
     return Forms(chip.to_dict, chip.rows, chip.parts, chip.summary)
 
 
+def _codesign() -> Forms:
+    from steelyard.report import codesign
+
+    return Forms(codesign.to_dict, codesign.rows, codesign.parts, codesign.summary)
+
+
 def _simulation() -> Forms:
     from steelyard.report import records, simulation
 
@@ -137,6 +143,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "NetworkSearch": _search_network,
     "Leaderboard": _search_predictor,
     "ChipSearch": _chip,
+    "Codesign": _codesign,
     "Allocation": _allocation,
     "Simulation": _simulation,
     "Answer": _plan,

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from steelyard.choices import LARGEST, Choices, When, flattened, read_choices
 from steelyard.cost.array_unroll import MAPPED
+from steelyard.deployment.runtime import precision_named
 from steelyard.documents import build, parse_document, read_text
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.catalogue import find_machine
@@ -58,10 +59,20 @@ class ChipSpace:
     needs: tuple[tuple[int, tuple[int, ...]] | None, ...]
     """Of each field the one that it depends on, with the places of its values; None: always chosen."""
 
+    @property
+    def choices(self) -> Choices:
+        """The fields with their values."""
+        return Choices(self.fields, self.values, self.needs)
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """Number formats that points have."""
+        return self.values[self.fields.index("precision")] if "precision" in self.fields else (self.precision,)
+
     @cached_property
     def codes(self) -> NDArray[np.int16]:
         """Every point, ``[points, fields]``."""
-        return Choices(self.fields, self.values, self.needs).listed()
+        return self.choices.listed()
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -146,9 +157,11 @@ def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> An
     """A value of a field, as the machine takes it. Raises :class:`InputError`."""
     known = {f"compute.{engine.name}.{f}": unit for f, unit in _COMPUTE.items()}
     known |= {f"memory.{m.name}.{f}": unit for m in base.memory for f, unit in _MEMORY.items()}
-    known["process_nm"] = "nm"
+    known |= {"process_nm": "nm", "precision": ""}
     if name not in known:
         raise InputError(UnknownName("field of a chip", name, known).message, field=at)
+    if name == "precision":
+        return precision_named(str(value)).name
     if name.endswith(".dataflow"):
         if value not in MAPPED:
             raise InputError(UnknownName("dataflow", str(value), MAPPED).message, field=at)

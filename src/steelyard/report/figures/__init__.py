@@ -29,6 +29,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "NetworkSearch": ("search", "network_figures"),
     "Allocation": ("search", "allocation_figures"),
     "ChipSearch": ("search", "chip_figures"),
+    "Codesign": ("search", "codesign_figures"),
     "Leaderboard": ("search", "predictor_figures"),
 }
 

@@ -9,6 +9,7 @@ import numpy as np
 from steelyard.exploration.allocation import UNITS
 from steelyard.report import allocation as allocations
 from steelyard.report import chip as chips
+from steelyard.report import codesign as codesigns
 from steelyard.report.figures.figure import Figure
 from steelyard.report.figures.options import axis, bars, categories, colour, dots, far_apart, level, limit, line
 from steelyard.report.paper import figure
@@ -16,11 +17,12 @@ from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.exploration.allocation import Allocation, Point
+    from steelyard.exploration.codesign import Codesign
     from steelyard.exploration.networks import NetworkSearch
     from steelyard.exploration.predictors import Leaderboard
     from steelyard.search.chip import ChipSearch
 
-__all__ = ["allocation_figures", "chip_figures", "network_figures", "predictor_figures"]
+__all__ = ["allocation_figures", "chip_figures", "codesign_figures", "network_figures", "predictor_figures"]
 
 #: Layers that are drawn at most.
 _LAYERS = 200
@@ -190,6 +192,41 @@ def chip_figures(found: ChipSearch) -> list[Figure]:
     )
     heads = ("chip", "time, s", "energy, J", "area, m2", "power, W")
     return [Figure("front", "Chips of the front", says, option, heads, rows)]
+
+
+def codesign_figures(found: Codesign) -> list[Figure]:
+    """Score and time of the pairs of the front by number format, dots as large as the silicon; how a front grew."""
+    name, front = codesigns.score_name(found), found.front
+    most = max((p.chip.area_m2 for p in front), default=0.0) or 1.0
+    times = [sum(p.chip.latency_s.values()) for p in front]
+    words = [f"{p.architecture}\n{name} {figure(p.score)}, {chips.words_of(found, p.chip)}" for p in front]
+    series = []
+    for i, form in enumerate(found.space.formats):
+        at = [k for k, p in enumerate(front) if p.chip.chosen.get("precision", form) == form]
+        told: dict[str, Any] = {"words": [words[k] for k in at], "itemStyle": {"color": colour(i), "opacity": 0.7}}
+        series.append(dots(form, [times[k] for k in at], [front[k].score for k in at], **told))
+        for point, k in zip(series[-1]["data"], at, strict=True):
+            point["symbolSize"] = 6 + 18 * (front[k].chip.area_m2 / most) ** 0.5
+    option = {
+        "height": 320,
+        "trigger": "item",
+        "xAxis": axis("time", "s", log=far_apart(times), zero=False),
+        "yAxis": axis(name, "", zero=False),
+        "series": series,
+    }
+    best, fast = found.best["score"], found.best["latency"]
+    says = (
+        f"{found.front_size:,} pairs are on the front of score, time, energy and area, from {figure(fast.score)} in "
+        f"{q(sum(fast.chip.latency_s.values()), 's')} to {figure(best.score)} in "
+        f"{q(sum(best.chip.latency_s.values()), 's')}."
+    )
+    heads = ("network and chip", name, "time, s", "energy, J", "area, m2", "power, W")
+    rows = tuple(
+        (w.replace("\n", ", "), p.score, t, sum(p.chip.energy_j.values()), p.chip.area_m2, p.chip.power_w)
+        for w, t, p in zip(words, times, front, strict=True)
+    )
+    drawn = [Figure("front", "Networks on chips", says, option, heads, rows)]
+    return [*drawn, _history(found.history)] if len(found.history) > 1 else drawn
 
 
 def predictor_figures(found: Leaderboard) -> list[Figure]:
