@@ -14,8 +14,8 @@ from steelyard.estimation.estimate import Estimate as Estimate
 from steelyard.estimation.explanation import Explanation as Explanation
 from steelyard.estimation.places import fit as fit
 from steelyard.exploration.bits import search_bits as search_bits
-from steelyard.exploration.learners import network_env as network_env
 from steelyard.exploration.codesign import search_codesign as search_codesign
+from steelyard.exploration.learners import network_env as network_env
 from steelyard.exploration.networks import search_network as search_network
 from steelyard.exploration.placement import search_placement as search_placement
 from steelyard.exploration.predictors import search_predictor as search_predictor
