@@ -16,6 +16,7 @@ TEXTS = {
     "token-dropping": "token-dropping:0.5",
     "sparse-attention": "sparse-attention:0.1",
     "critic": "critic",
+    "distillation": "distillation:2",
     "cxl-memory": "cxl-memory:2,share=0.5",
 }
 #: Of models with scans, whose ranks share a sequence.
@@ -155,6 +156,18 @@ def test_codes_trade_work_for_waiting_and_clients_wait_for_the_slowest() -> None
     assert few.breakdown_s["dp"] > few.scenario.parameters * 4 / 1.25e6 / 20
     with pytest.raises(InputError, match="give --dp"):
         _replicas("gradient-coding:20")
+
+
+def test_a_teacher_adds_its_forward_pass_and_its_weights_alone() -> None:
+    plain, taught = _trained(), _trained("distillation:2")
+    before, after = plain.stages[0].parts, taught.stages[0].parts
+    grown = {"weights": 3.0, "logits": 2.0}  # the model's own weights are in 16 bits too
+    for part in ("weights", "gradients", "optimizer", "activations", "logits"):
+        assert after[part] == pytest.approx(before[part] * grown.get(part, 1.0))
+    assert taught.cost.forward_s == pytest.approx(3.0 * plain.cost.forward_s, rel=1e-3)
+    assert taught.cost.backward_s == pytest.approx(plain.cost.backward_s)
+    with pytest.raises(InputError, match="expected --task pretrain or sft, got lora"):
+        _trained("distillation:2", task="lora")
 
 
 def test_a_critical_batch_doubles_the_tokens_and_needs_a_run() -> None:

@@ -199,7 +199,7 @@ def test_the_pipeline_of_a_step_is_made_when_it_is_asked_for(server: Server) -> 
     question = "model=llama-3.1-8b&on=h100_sxm:8&gbs=32&tp=2&pp=2"
     found = server.ask(f"/files/train/perfetto.json?{question}")
     assert found.status == 200 and "attachment" in found.headers["content-disposition"]
-    passes = [e for e in found.data["traceEvents"] if e["ph"] == "X"]
+    passes = [e for e in found.data["traceEvents"] if e.get("cat") == "pass"]
     assert {e["tid"] for e in passes} == {1, 2} and any(e["name"] == "F0" for e in passes)
     assert server.ask(f"/files/train/other.json?{question}").status == 404
     alone = server.ask("/files/train/perfetto.json?model=resnet50&on=h100_sxm:8&gbs=256")

@@ -56,7 +56,7 @@ def test_a_trace_has_a_track_a_stage_with_its_passes_in_order(found: TrainEstima
     events = json.loads(path.read_text(encoding="utf-8"))["traceEvents"]
     played, count = played_step(found)
     for stage in range(4):
-        mine = [e for e in events if e["ph"] == "X" and e["tid"] == stage + 1]
+        mine = [e for e in events if e["ph"] == "X" and e["cat"] == "pass" and e["tid"] == stage + 1]
         assert len(mine) == 2 * count
         starts = np.array([e["ts"] for e in mine])
         ends = starts + np.array([e["dur"] for e in mine])
@@ -64,6 +64,15 @@ def test_a_trace_has_a_track_a_stage_with_its_passes_in_order(found: TrainEstima
         held = [e["args"]["passes"] for e in events if e["name"] == f"held by stage {stage}"]
         assert max(held) == played.in_flight[stage]
         assert held[-1] == 0
+        sent = [e for e in events if e["ph"] == "X" and e["cat"] == "send" and e["tid"] == 4 + stage + 1]
+        assert len(sent) == count * ((stage < 3) + (stage > 0))
+        onward = [e for e in sent if e["name"].endswith(f" {stage + 1}")]
+        arrived = {(e["name"].partition(" ")[0], e["ts"] + e["dur"]) for e in onward}
+        assert len(arrived) == count * (stage < 3)
+        begun = {e["name"]: e["ts"] for e in events if e.get("cat") == "pass" and e["tid"] == stage + 2}
+        assert all(begun[name] >= end - 0.01 for name, end in arrived)
+        (update,) = (e for e in events if e.get("cat") == "update" and e["tid"] == stage + 1)
+        assert update["dur"] == pytest.approx(found.breakdown_s["optimizer"] * 1e6, abs=0.01)
 
 
 def test_passes_side_by_side_share_a_row() -> None:

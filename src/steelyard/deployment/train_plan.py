@@ -129,8 +129,8 @@ class TrainPlan:
     makes them goes around)."""
     offload: tuple[str, ...] = ()
     """What lies elsewhere, of :data:`AWAY`, with ``:nvme`` where on drives."""
-    references: int = 0
-    """Frozen copies of the model that lie beside it, in 16 bits, cut as its weights."""
+    references: float = 0
+    """Frozen copies of the model that lie beside it, in 16 bits, cut as its weights; of a teacher its size."""
     critics: int = 0
     """Trained models of the same size that lie beside it."""
 

@@ -1,7 +1,8 @@
 """Pictures of training: the passes of a pipeline as SVG and as a Chrome trace, when runs end, what checkpoints cost.
 
-In a trace every stage is a track of its passes (``F12`` of micro-batch 12 forward, ``B12`` backward for inputs, ``W12``
-for weights), and a counter of the micro-batches it holds. Times in the file are us.
+In a trace every stage is two tracks, a stream each: its passes (``F12`` of micro-batch 12 forward, ``B12`` backward for
+inputs, ``W12`` for weights) and what it sends to the next stage; behind the last pass what of the exchange of gradients
+is not hidden, and the update. A counter has the micro-batches it holds. Times in the file are us.
 """
 
 from __future__ import annotations
@@ -78,8 +79,10 @@ def trace_lines(found: TrainEstimate, step: tuple[Played, int] | None = None) ->
         InputError: there is no pipeline.
     """
     played, count = step or played_step(found)
+    send_s = float(np.ravel(found.cost.send_s)[0]) if found.cost is not None else 0.0
+    after = (found.breakdown_s["dp"], found.breakdown_s["optimizer"])
     yield '{"displayTimeUnit":"ms","traceEvents":['
-    for i, event in enumerate(_events(played)):
+    for i, event in enumerate(_events(played, send_s, after)):
         yield (",\n" if i else "\n") + json.dumps(event, separators=(",", ":"))
     other = {"tool": "steelyard train", "holds": _left_out(found, count) or "every micro-batch of a step"}
     yield f'\n],"otherData":{json.dumps(other)}}}\n'
@@ -90,12 +93,15 @@ def _left_out(found: TrainEstimate, count: int) -> str:
     return "" if count == total else f"{count} of {total} micro-batches"
 
 
-def _events(played: Played) -> Iterator[dict[str, Any]]:
+def _events(played: Played, send_s: float, after: tuple[float, float]) -> Iterator[dict[str, Any]]:
     table = played.table
     yield {"ph": "M", "pid": 1, "tid": 0, "name": "process_name", "args": {"name": f"pipeline, {table.name}"}}
+    at, ways = table.position, table.way
     for s in range(table.stages):
-        track = {"pid": 1, "tid": s + 1}
-        yield {"ph": "M", **track, "name": "thread_name", "args": {"name": f"stage {s}"}}
+        track, stream = {"pid": 1, "tid": s + 1}, {"pid": 1, "tid": table.stages + s + 1}
+        for order, (one, name) in enumerate(((track, f"stage {s}"), (stream, f"stage {s}, traffic"))):
+            yield {"ph": "M", **one, "name": "thread_name", "args": {"name": name}}
+            yield {"ph": "M", **one, "name": "thread_sort_index", "args": {"sort_index": 2 * s + order}}
         held = 0
         used = np.flatnonzero(table.kind[s] != NONE)
         for k in used.tolist():
@@ -103,19 +109,27 @@ def _events(played: Played) -> Iterator[dict[str, Any]]:
             begin, end = float(played.begin_s[s, k]), float(played.end_s[s, k])
             _, letter, _ = PASSES[kind]
             held += (kind == FORWARD) - (kind in (INPUT, BOTH))
-            number = int(table.micro_batch[s, k])
-            args = {"micro_batch": number, "chunk": chunk, "position": int(table.position[s, chunk])}
-            yield {
-                "ph": "X",
-                **track,
-                "cat": "pass",
-                "name": f"{letter}{number}",
-                "ts": round(begin * 1e6, 3),
-                "dur": round((end - begin) * 1e6, 3),
-                "args": args,
-            }
+            number, position = int(table.micro_batch[s, k]), int(at[s, chunk])
+            args = {"micro_batch": number, "chunk": chunk, "position": position}
+            yield _slice(track, "pass", f"{letter}{number}", begin, end - begin) | {"args": args}
             counter = {"ph": "C", "pid": 1, "tid": 0, "name": f"held by stage {s}", "ts": round(begin * 1e6, 3)}
             yield counter | {"args": {"passes": held}}
+            towards = position + (1 if kind == FORWARD else -1)
+            if kind == WEIGHT or send_s <= 0.0 or not 0 <= towards < table.positions:
+                continue
+            to = int(table.place[ways[s, chunk], towards]) // table.chunks
+            if to != s:
+                yield _slice(stream, "send", f"{letter}{number} to stage {to}", end, send_s)
+        last, (exchange_s, update_s) = float(np.nanmax(played.end_s[s])), after
+        if exchange_s > 0.0:
+            yield _slice(stream, "exchange", "gradients and parameters, not hidden", last, exchange_s)
+        if update_s > 0.0:
+            yield _slice(track, "update", "update", last + exchange_s, update_s)
+
+
+def _slice(track: dict[str, int], category: str, name: str, begin_s: float, long_s: float) -> dict[str, Any]:
+    times = {"ts": round(begin_s * 1e6, 3), "dur": round(long_s * 1e6, 3)}
+    return {"ph": "X", **track, "cat": category, "name": name, **times}
 
 
 def pictures(found: TrainEstimate) -> str:

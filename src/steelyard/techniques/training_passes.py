@@ -17,6 +17,11 @@
 ``critic`` (PPO)
     A second model of the same size is trained beside the first, on the same devices: twice the layers and states.
     Answers, rewards and frozen copies are not in the step.
+``distillation`` (Hinton et al., arXiv:1503.02531)
+    A frozen teacher with the same vocabulary scores the tokens that the model learns from: a forward pass of ``size``
+    times the model's, layer by layer on the same stages, and its weights in 16 bits, cut as the model's are. Its scores
+    lie beside the model's and are compared with them, ``step = (1 + size) f + b``; its operations count in
+    the MFU. What ZeRO 3 gathers of it hides behind its own products. Of trainings of all weights.
 
 Times and bytes are those of the step without, times these shares: kernels that become short are priced as their long
 selves, so shares below a twentieth or so are too fast.
@@ -34,7 +39,7 @@ from steelyard.techniques._base import Citation, Technique
 from steelyard.techniques._training import OfTraining
 from steelyard.units import Quantity
 
-__all__ = ["Critic", "LayerLocal", "SparseAttention", "TokenDropping", "ZerothOrder"]
+__all__ = ["Critic", "Distillation", "LayerLocal", "SparseAttention", "TokenDropping", "ZerothOrder"]
 
 
 @dataclass(frozen=True)
@@ -189,3 +194,37 @@ class Critic(OfTraining, Technique):
         """See :class:`OnTraining`."""
         layers = [replace(kind, count=2.0 * kind.count, kept_bytes=kind.kept_bytes / 2.0) for kind in parts.layers]
         return replace(parts, layers=layers)
+
+
+@dataclass(frozen=True)
+class Distillation(OfTraining, Technique):
+    """See the module's text."""
+
+    name: ClassVar[str] = "distillation"
+    effect: ClassVar[str] = "a frozen teacher scores every token beside the model"
+    costs: ClassVar[str] = "a forward pass and the weights of the teacher"
+    paper: ClassVar[Citation] = Citation("Distilling the knowledge in a neural network", "arXiv:1503.02531")
+    first: ClassVar[str] = "size"
+
+    size: Annotated[float, Quantity("1", "weights of the teacher over those of the model", gt=0, le=1e4)]
+
+    def training_problems(self, scenario: Any) -> list[Problem]:
+        """See :class:`OnTraining`."""
+        if scenario.plan.task not in ("pretrain", "sft"):
+            return [Problem(self.name, f"expected --task pretrain or sft, got {scenario.plan.task}")]
+        return super().training_problems(scenario)
+
+    def training(self, scenario: Any) -> Any:
+        """See :class:`OnTraining`."""
+        plan = scenario.plan
+        return replace(scenario, plan=replace(plan, references=plan.references + self.size))
+
+    def training_parts(self, parts: Any, plan: Any) -> Any:
+        """See :class:`OnTraining`."""
+
+        def taught(kind: Any) -> Any:
+            longer = {part: time * (1.0 + self.size) for part, time in kind.forward.items()}
+            return replace(kind, forward=longer, flops=kind.flops * (1.0 + self.size / 3.0))
+
+        layers = [taught(kind) for kind in parts.layers]
+        return replace(parts, layers=layers, last=taught(parts.last), logits=2.0 * parts.logits)
