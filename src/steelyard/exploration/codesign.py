@@ -239,7 +239,7 @@ class _Task:
     ) -> Codesign:
         solver, budget, _, _ = effort
         tables = [s.codes for s in self.scores.values() if s.codes is not None]
-        size: float = sum(len(t) for t in tables) if tables else self.networks.size
+        size: float = len(np.unique(np.concatenate(tables), axis=0)) if tables else self.networks.size
         called = any(s.function is not None for s in self.scores.values())
         pairs = size * len(self.chips.codes)
         if solver == "auto" and pairs <= LISTED and (not called or size <= budget):
