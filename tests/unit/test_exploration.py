@@ -209,6 +209,15 @@ def test_limits_that_nothing_keeps_say_what_would() -> None:
     assert "raise the limits by" in str(found.value)
 
 
+def test_networks_of_a_microcontroller_fit_its_flash() -> None:
+    with pytest.raises(DoesNotFit, match="parameters of 1,048,576"):
+        search_network("ofa", on="stm32f746", score="macs")
+    found = search_network("nb201", on="nrf5340", score="parameters")
+    largest = search_network("nb201", on="rtx_3090", score="parameters").parameters.max()
+    assert found.parameters.max() <= 1024**2 < largest
+    assert any("activations are not weighed" in text for text in found.ledger.assumptions)
+
+
 def test_every_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     words = "search network --space ofo --on a100_sxm,a100_sxm --latency x --budget 0 --solver evo --sure 2"
     assert main(words.split()) == 2

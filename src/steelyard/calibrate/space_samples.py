@@ -90,7 +90,7 @@ def _columns(path: str) -> tuple[tuple[list[str], list[str]], float]:
     wrong: InputError | None = None
     for name, unit in TIMES.items():
         try:
-            found = columns_of(path, ("architecture", name))
+            found = columns_of(path, ("architecture", name), "networks")
         except InputError as error:
             # A file with a column of this name says what else is wrong with it; the others only that they are missing.
             wrong = error if wrong is None or not error.message.startswith("expected the columns") else wrong

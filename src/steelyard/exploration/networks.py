@@ -26,7 +26,7 @@ from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.space import SpaceScenario, read_space_scenario
 from steelyard.scenario.words import Problems
 from steelyard.search.chance import quantile, read_chance
-from steelyard.units import parse_quantity
+from steelyard.units import format_quantity, parse_quantity
 from steelyard.workload.networks.search_space import LARGEST, Space, find_space
 
 __all__ = ["NetworkSearch", "read_task", "search_network"]
@@ -135,7 +135,7 @@ def search_network(
     said = {k: v for k, v in words.items() if v not in (None, "") and k != "executor"}
     codes, tried, how, exact, history, ended = task.run(solver, budget, seed, log, progress)
     if not len(codes):
-        raise DoesNotFit("no network keeps the limits", change=task.nearest())
+        raise DoesNotFit(f"no network keeps the limits: {task.fewest()}", change=task.nearest())
     return task.answer(
         codes,
         {"sure": task.chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
@@ -221,6 +221,14 @@ class _Sheet:
     def of(self, codes: Codes) -> SpaceEstimate:
         return answer_space(replace(self.scenario, codes=codes), self.prices)
 
+    @property
+    def room(self) -> float:
+        """Parameters that the outermost memory holds at their width; none known where only times were measured."""
+        network = self.scenario.network
+        if network is None:
+            return math.inf
+        return network.cluster.machine.root.capacity_bytes * 8 / network.precision.stored_bits
+
 
 def _sheet(space: Space, name: str, said: Mapping[str, Any]) -> _Sheet:
     scenario = read_space_scenario({"model": f"{space.prefix}:{space.example}", "on": name, **said}, Problems())
@@ -237,6 +245,12 @@ class _Task:
     devices: tuple[str, ...]
     chance: float = 0.5
     """Probability with which limits of time are kept."""
+
+    @property
+    def most(self) -> dict[str, float]:
+        """Limits of what a network has: those that were named, and parameters that every device holds."""
+        held = min(self.limits.get("parameters", math.inf), *(sheet.room for sheet in self.sheets))
+        return {"macs": self.limits.get("macs", math.inf), "parameters": held}
 
     def run(
         self, solver: str, budget: int, seed: int, log: str, progress: Callable[[int, int], object] | None
@@ -293,8 +307,8 @@ class _Task:
             limit = self.limits.get(f"latency_s.{sheet.name}", math.inf)
             slow = f.latency_s * np.exp(self.z * _spread(f))
             over = np.maximum(over, slow / limit - 1.0)
-        for name in ("macs", "parameters"):
-            over = np.maximum(over, getattr(found[0], name) / self.limits.get(name, math.inf) - 1.0)
+        for name, limit in self.most.items():
+            over = np.maximum(over, getattr(found[0], name) / limit - 1.0)
         values[np.isnan(scores)] = np.inf
         return Figures(values, over)
 
@@ -315,9 +329,9 @@ class _Task:
         prices = self.sheets[0].prices
         goal = Sum(prices.shared[self.score.name], prices.choices[self.score.name])
         fixed = [
-            (Sum(prices.shared[name], prices.choices[name]), self.limits[name])
-            for name in ("macs", "parameters")
-            if name in self.limits
+            (Sum(prices.shared[name], prices.choices[name]), limit)
+            for name, limit in self.most.items()
+            if limit < math.inf
         ]
         spreads = [self._spread(sheet) for sheet in self.sheets]
         sums = [self._sums(sheet, self.z * s) for sheet, s in zip(self.sheets, spreads, strict=True)]
@@ -356,10 +370,27 @@ class _Task:
             )
         return float(_spread(sheet.of(sheet.scenario.codes))[0])
 
+    def fewest(self) -> str:
+        """What the least of some thousand networks that are drawn needs of each thing that is limited."""
+        codes = self._drawn()
+        found = [sheet.of(codes) for sheet in self.sheets]
+        told = [
+            f"{sheet.name} {format_quantity(float(f.latency_s.min()), 's')}"
+            for sheet, f in zip(self.sheets, found, strict=True)
+            if f"latency_s.{sheet.name}" in self.limits
+        ]
+        for name, limit in self.most.items():
+            least = float(getattr(found[0], name).min())
+            if least > limit:
+                told.append(f"{least:,.0f} {name} of {limit:,.0f}")
+        return f"the least of {len(codes):,} tried: " + ", ".join(told)
+
+    def _drawn(self) -> Codes:
+        return self.space.draw(4000) if self.score.codes is None else self.score.codes[:_CHUNK]
+
     def nearest(self) -> str:
         """What the fastest drawn networks reach."""
-        codes = self.space.draw(4000)
-        figures = self._priced(codes if self.score.codes is None else self.score.codes[:_CHUNK])
+        figures = self._priced(self._drawn())
         least = float(np.min(figures.broken))
         return f"raise the limits by {100 * least:.0f} %" if least > 0 else "another solver or a larger budget"
 
@@ -380,6 +411,9 @@ class _Task:
             if limit is not None:
                 z = np.log(limit / f.latency_s) / np.maximum(_spread(f), 1e-9)
                 chance = np.minimum(chance, [normal.cdf(v) for v in z.tolist()])
+        for sheet in self.sheets:
+            if sheet.scenario.network is not None and sheet.scenario.network.cluster.machine.kind == "mcu":
+                ledger.assume(f"{sheet.name} holds {sheet.room:,.0f} weights; activations are not weighed")
         if self.score.proxy:
             ledger.assume(f"{self.score.name} is a proxy, {self.score.title}: it is no accuracy")
 

@@ -113,7 +113,9 @@ def _devices(on: str | Sequence[str]) -> list[_Device]:
         match = re.fullmatch(r"([^:@]+)(?:@([\w.-]+))?(?::(\d+))?", str(text).strip())
         if match is None or (match[3] and not 1 <= int(match[3]) <= MOST_DEVICES):
             raise InputError(
-                f"expected devices such as rk3588 or jetson_orin_nx@tensorrt:2, got {show(str(text))}", field="on"
+                f"expected devices such as rk3588 or jetson_orin_nx@tensorrt:2, {MOST_DEVICES} at most, "
+                f"got {show(str(text))}",
+                field="on",
             )
         count = int(match[3] or 1)
         label = match[1] + (f"@{match[2]}" if match[2] else "")

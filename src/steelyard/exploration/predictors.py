@@ -39,6 +39,7 @@ from steelyard.provenance import content_hash
 from steelyard.registry import Registry
 from steelyard.scenario.space import SpaceScenario, columns_of, read_space_scenario
 from steelyard.scenario.words import Problems
+from steelyard.techniques._base import relabelled
 from steelyard.workload.networks.search_space import Space, find_space
 
 __all__ = ["PREDICTORS", "Context", "Leaderboard", "Predictor", "Scored", "search_predictor"]
@@ -369,7 +370,10 @@ def search_predictor(
     assert known is not None
     others = devices if isinstance(devices, KnownDevices) else read_devices(devices, known) if devices else None
     asked = _asked(predict, known)
-    device = device_of("measured", known, measured, batch)
+    try:
+        device = device_of("measured", known, measured, batch)
+    except InputError as error:
+        raise relabelled(relabelled(error, "networks", "measured"), "timed", "measured") from None
     if len(device.timed) < 4:
         raise InputError(f"expected at least four networks, got {len(device.timed)}", field="measured")
     codes = known.codes(t.architecture for t in device.timed)
@@ -421,7 +425,7 @@ def _asked(predict: str | Sequence[str] | Codes, space: Space) -> Codes:
     if isinstance(predict, np.ndarray):
         return predict
     named = isinstance(predict, str) and predict
-    texts = columns_of(predict, ("architecture",))["architecture"] if named else predict  # type: ignore[arg-type]
+    texts = columns_of(predict, ("architecture",), "predict")["architecture"] if named else predict  # type: ignore[arg-type]
     return space.codes(t.removeprefix(f"{space.prefix}:") for t in texts)
 
 

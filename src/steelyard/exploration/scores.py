@@ -170,7 +170,7 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
 
 
 def _table(path: str, space: Space) -> Score:
-    columns = columns_of(path, ("architecture", "score"))
+    columns = columns_of(path, ("architecture", "score"), "score")
     problems, values = [], []
     for row, text in enumerate(columns["score"], 2):
         try:

@@ -112,15 +112,20 @@ def rows_of(text: str, name: str) -> list[list[str]]:
         raise InputError(f"no CSV file: {error}", field=name) from None
 
 
-def columns_of(path: str | Path, wanted: Sequence[str]) -> dict[str, list[str]]:
+def columns_of(path: str | Path, wanted: Sequence[str], field: str = "architecture") -> dict[str, list[str]]:
     """Columns of a CSV file of architectures, which may have others; a file of one column needs no header.
+
+    Args:
+        path: the file.
+        wanted: names of the columns.
+        field: what named the file, for messages.
 
     Raises:
         InputError: no file, no rows, a column is missing, or too many rows.
     """
     name = Path(path).name
     if not is_file(path):
-        raise InputError(f"no file at {show(str(path))}", field="architecture")
+        raise InputError(f"no file at {show(str(path))}", field=field)
     lines = [line for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if len(lines) > LARGEST:
         raise InputError(f"more than {LARGEST:,} rows", field=name)

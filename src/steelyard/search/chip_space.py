@@ -18,6 +18,7 @@ from steelyard.documents import build, parse_document, read_text
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Compute, Machine, Memory
+from steelyard.techniques._base import relabelled
 from steelyard.units import Quantity, parse_quantity
 
 __all__ = ["MOST_CHIPS", "ChipSpace", "read_space"]
@@ -137,7 +138,10 @@ def read_space(path: str | Path) -> ChipSpace:
     where = Path(path).name
     file = build(_File, flattened(parse_document(read_text(path, field="space"), where)), where)
     beside = Path(path).parent / file.base
-    base = find_machine(str(beside) if file.base.lower().endswith((".toml", ".json", ".yaml")) else file.base)
+    try:
+        base = find_machine(str(beside) if file.base.lower().endswith((".toml", ".json", ".yaml")) else file.base)
+    except InputError as error:
+        raise relabelled(relabelled(error, "machine", "base"), "file", "base") from None
     engine = next((c for c in base.compute if c.dataflow and c.rows and c.columns and c.clock_hz), None)
     if engine is None:
         raise InputError(f"{base.name} has no array with rows, columns, dataflow and clock", field="base")
