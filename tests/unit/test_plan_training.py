@@ -13,7 +13,8 @@ from steelyard.cli.main import main
 from steelyard.errors import InputError
 from steelyard.scenario.training import read_train_scenario
 from steelyard.search.training import TrainAnswer, why_not
-from steelyard.training.estimate import answer_train, layouts_of
+from steelyard.training.chosen import layouts_of
+from steelyard.training.estimate import answer_train
 
 WORDS = {"model": "llama-3.1-8b", "on": "h100_sxm:64", "gbs": "1Mtok", "seq": 4096, "tokens": "20B"}
 
@@ -96,7 +97,7 @@ def test_open_degrees_are_chosen_as_a_plan_chooses_them() -> None:
     """The step of ``train`` with every degree open is that of the plan on as many devices."""
     words = {"model": "llama-3.1-70b", "on": "h100_sxm:128", "gbs": 256, "seq": 8192}
     found = sy.train(**words)  # type: ignore[arg-type]
-    answer = sy.plan_training(**words, objective="time", sure=0.5)  # type: ignore[arg-type]
+    answer = sy.plan_training(**words, objective="time")  # type: ignore[arg-type]
     assert answer.winner is not None
     assert answer.winner.scenario.plan == found.scenario.plan
     assert answer.winner.step_s == found.step_s
@@ -314,3 +315,19 @@ def test_words_of_a_named_layout_are_checked() -> None:
         sy.train("llama-3.1-8b", "h100_sxm:8", why_not="zoro=1")
     with pytest.raises(InputError, match="expected NAME=VALUE"):
         sy.train("llama-3.1-8b", "h100_sxm:8", why_not="tp 4")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [({}, "fsdp"), ({"tp": 2}, "fsdp"), ({"pp": 2, "tp": 1}, "megatron"), ({"model": "llama-3.2-1b"}, "transformers")],
+)
+def test_few_devices_are_given_a_framework_that_lays_the_model_out_with_memory_to_spare(
+    words: dict[str, object], name: str
+) -> None:
+    asked = {"model": "llama-3.1-8b", "on": "h100_sxm:4", "gbs": 16, "seq": 4096, **words}
+    found = answer_train(read_train_scenario(asked))
+    framework = found.scenario.plan.framework
+    assert framework.name == name
+    assert not framework.lacks({n: getattr(found.scenario.plan, n) for n in ("tp", "pp", "cp", "ep")})
+    most = found.stages[found.peak_stage].reserved_bytes * framework.memory_margin(0.8)
+    assert most <= found.capacity_bytes

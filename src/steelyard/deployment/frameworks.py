@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 from steelyard.documents import build, build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.folders import catalogue_files
+from steelyard.interval import Z80
 from steelyard.units import Quantity, parse_quantity
 
 __all__ = ["Framework", "find_framework", "frameworks", "restated_facts"]
@@ -46,9 +48,10 @@ class Framework:
         "how its context-parallel ranks share attention: ring, heads (Ulysses), mixed; the first is usual",
     ] = ("ring",)
     offloads: Annotated[tuple[str, ...], "what its plans may move to the host's memory, as --offload reads it"] = ()
-    pipeline: Annotated[
-        bool, "its usual launcher has pipeline stages; without, none are tried where nothing is said"
-    ] = True
+    degrees: Annotated[
+        tuple[Literal["tp", "pp", "ep"], ...],
+        "degrees that its usual launcher has: others are not tried where nothing is said",
+    ] = ("tp", "pp", "ep")
     recompute: Annotated[str, "what it computes again when nothing is said"] = "none"
     recomputes: Annotated[
         tuple[str, ...], "what its plans may compute again: modules, layers (so many of each chunk), full"
@@ -108,6 +111,18 @@ class Framework:
         """Its name with the version."""
         return f"{self.title} {self.version}".strip()
 
+    def memory_margin(self, chance: float) -> float:
+        """Memory to be had over what is predicted, so that it is enough with a chance.
+
+        ``memory_spread ^ (z(chance) / 1.2816)``, 1 up to a chance of a half; no unit.
+        """
+        return self.memory_spread ** (NormalDist().inv_cdf(chance) / Z80) if chance > 0.5 else 1.0
+
+    def lacks(self, degrees: Mapping[str, int]) -> tuple[str, ...]:
+        """Of degrees above 1 those that it does not have."""
+        has = {*self.degrees, *(("cp",) if self.context else ())}
+        return tuple(name for name, degree in degrees.items() if degree > 1 and name not in has)
+
 
 @dataclass(frozen=True, slots=True)
 class _File:
@@ -137,7 +152,20 @@ def find_framework(name: str) -> Framework:
 
 #: Fields of a framework that describe it rather than what it does.
 _TITLES = frozenset(
-    {"name", "title", "version", "released", "aliases", "source", "guess", "recomputes", "zeros", "context", "offloads"}
+    {
+        "name",
+        "title",
+        "version",
+        "released",
+        "aliases",
+        "source",
+        "guess",
+        "recomputes",
+        "zeros",
+        "context",
+        "offloads",
+        "degrees",
+    }
 )
 
 

@@ -269,14 +269,17 @@ def unoffered(plan: TrainPlan) -> Iterator[str]:
     if plan.cp > 1:
         kind = "ring" if plan.around == plan.cp else "heads" if plan.around == 1 else "mixed"
         words = {"ring": "rings of context ranks", "heads": "context ranks that exchange heads"}
-        if kind not in framework.context:
+        if not framework.context:
+            yield f"{title} has no context parallelism"
+        elif kind not in framework.context:
             yield f"{title} has no {words.get(kind, 'rings of ranks that exchange heads')}"
     kept = {tuple(sorted(text.split(","))) for text in framework.offloads}
     away = tuple(sorted(name.partition(":")[0] for name in plan.offload))
     if away and away not in kept:
         yield f"{title} does not move {' and '.join(away)} to the host's memory"
-    if plan.pp > 1 and not framework.pipeline:
-        yield f"{title} has no pipeline stages"
+    words = {"tp": "tensor parallelism", "pp": "pipeline stages", "ep": "expert parallelism"}
+    for name in framework.lacks({name: getattr(plan, name) for name in words}):
+        yield f"{title} has no {words[name]}"
 
 
 def divisors(number: int, most: int) -> list[int]:

@@ -190,7 +190,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         recompute_layers=recompute[1],
         loss=loss or "whole",
         packing=packing,
-        ring=values["ring"] or int(cp > 1 and "ring" not in framework.context),
+        ring=values["ring"] or int(cp > 1 and bool(framework.context) and "ring" not in framework.context),
         offload=offload,
         references=int(rewarded is not None and rewarded.reference),
         critics=rewarded.critics if rewarded is not None else 0,
@@ -243,14 +243,25 @@ def failures_of(said: Failures, tokens: float | None, values: Mapping[str, Any])
 
 
 def _framework(values: Mapping[str, Any], cluster: Cluster | None) -> Framework:
-    """The framework of a question: named, or the usual one of the task and the number of devices."""
-    name = values["framework"]
-    if not name:
-        few = cluster is not None and cluster.count < _CLUSTER
-        name = "transformers" if few or values["task"] in ("lora", "qlora") else "megatron"
-        if cluster is not None and cluster.machine.launch == "tpu":
-            name = "maxtext"
-    return restated_facts(find_framework(name), sets_of(values["set"]))
+    """The framework of a question: named, or the first usual one that has the degrees that were given."""
+    return restated_facts(
+        find_framework(values["framework"] or usual_frameworks(values, cluster)[0]), sets_of(values["set"])
+    )
+
+
+def usual_frameworks(values: Mapping[str, Any], cluster: Cluster | None) -> tuple[str, ...]:
+    """Frameworks of the task and the number of devices, where none is named: the first is usual, the others are for
+    what it cannot lay out. Those that lack a degree that was given are left out."""
+    adapters = values["task"] in ("lora", "qlora")
+    count = cluster.count if cluster is not None else 1
+    if cluster is not None and cluster.machine.launch == "tpu":
+        names: tuple[str, ...] = ("maxtext",)
+    elif count < _CLUSTER or adapters:
+        names = ("transformers", *(("fsdp", "bridge" if adapters else "megatron") if count > 1 else ()))
+    else:
+        names = ("megatron",)
+    given = {name: values[name] or 1 for name in (*SPLITTING, "cp", "ep")}
+    return tuple(name for name in names if not find_framework(name).lacks(given)) or names
 
 
 def recompute_of(text: str, framework: Framework | None) -> tuple[tuple[str, ...], int]:

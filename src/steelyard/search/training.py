@@ -34,10 +34,11 @@ from steelyard.scenario.scenario import read_cluster, read_model
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
-from steelyard.search.chance import quantile, read_chance
+from steelyard.search.chance import read_chance
 from steelyard.search.rewarded import MOST_REWARDED, ways
 from steelyard.search.why_not import why_not_layout
-from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of, layouts_of
+from steelyard.training.chosen import layouts_of
+from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of
 from steelyard.training.layouts import Layouts
 from steelyard.training.reliability import effective
 from steelyard.training.stragglers import slowest_factor
@@ -234,7 +235,7 @@ def _screened(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Ro
     if isinstance(cluster, Mixed):
         return _of_several(scenario, question)
     counts = _counts(cluster)
-    margin = plan.framework.memory_spread ** (quantile(question.sure) / Z80)
+    margin = plan.framework.memory_margin(question.sure)
     layouts = layouts_of(scenario, counts, margin)
     if not layouts.fits:
         return [], layouts.weighed

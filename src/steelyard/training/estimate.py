@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,8 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
-from steelyard.cost.site import Site, site_for
+from steelyard.cost.site import Site
 from steelyard.deployment.train_plan import BESIDE, CHOSEN, SPLITTING, TrainPlan, unoffered
-from steelyard.errors import InputError
 from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import Cluster, asks_again
@@ -30,11 +29,12 @@ from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.techniques._base import Technique
+from steelyard.training.chosen import laid_out
 from steelyard.training.layers import StepParts, parts_of
-from steelyard.training.layouts import Layouts, Space, nearest_batch, space_of, weighed_layouts
 from steelyard.training.memory import PARTS, memory_of
 from steelyard.training.offload import NVME_BYTES_PER_S, host_rates
 from steelyard.training.run import Job, Prices, Run, run_of
+from steelyard.training.sites import sites_of
 from steelyard.training.step import StepCost, layers_on, step_of
 from steelyard.training.stragglers import slowest_factor
 from steelyard.training.traffic import Links
@@ -57,12 +57,10 @@ __all__ = [
     "checkpoint_bytes_of",
     "ends_of",
     "energy_of_step",
-    "layouts_of",
     "memory_interval",
     "one",
     "priced_parts",
     "run_of_scenario",
-    "sites_of",
     "spread_of",
     "train",
 ]
@@ -174,21 +172,6 @@ class TrainEstimate(Result):
         return self.usd_per_device_hour * self.scenario.cluster.count / 3600 / self.tokens_per_s * 1e12
 
 
-def sites_of(cluster: Cluster, precision: str) -> Sites:
-    """Where the kernels of a training step run. Raises :class:`InputError`: the machine has no such arithmetic."""
-    machine = cluster.machine
-    try:
-        products = site_for(machine, precision, "" if precision != "mxfp4" else "mxfp4")
-    except InputError as error:
-        raise InputError(error.problems[0].message, field="precision") from None
-    wide_format = precision if products.compute in ("fp32", "tf32", "fp16") else "bf16"
-    try:
-        wide = site_for(machine, wide_format)
-    except InputError:
-        wide = site_for(machine, "fp16")
-    return Sites(products, wide, wide)
-
-
 def priced_parts(
     model: Model,
     plan: TrainPlan,
@@ -239,8 +222,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
     cluster, model = scenario.cluster, scenario.model
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
     if {"mbs", *SPLITTING} & set(scenario.open) and model.transformer.depth:
-        found = layouts_of(scenario)
-        scenario = replace(scenario, plan=found.plan_of(int(np.argmin(found.ranked_s))))
+        scenario = laid_out(scenario)
     plan = scenario.plan
     parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())
     cost = step_of(parts, plan, links, sites.products, sites.vector)
@@ -312,55 +294,6 @@ def spread_of(plan: TrainPlan, parts: StepParts, cost: StepCost, step_s: float) 
             untold = untold + one(cost.breakdown_s["host"])
     own = np.hypot(np.log(framework.spread) / Z80, parts.spread)
     return float(np.hypot(own, UNTOLD_SPREAD * min(untold / step_s, 1.0)))
-
-
-def layouts_of(scenario: TrainScenario, counts: Sequence[int] = (), margin: float = 1.0) -> Layouts:
-    """Every layout of what a question leaves open.
-
-    Args:
-        scenario: the question.
-        counts: numbers of devices; empty: those of its cluster.
-        margin: memory that is needed over what is predicted.
-
-    Raises:
-        InputError: no layout is legal.
-    """
-    plan, cluster = scenario.plan, scenario.cluster
-    space = replace(_space(scenario), counts=tuple(counts))
-    found = weighed_layouts(
-        scenario.model,
-        cluster,
-        sites_of(cluster, plan.precision),
-        Links.of(cluster),
-        plan,
-        space,
-        most_bytes=cluster.machine.root.capacity_bytes / margin,
-        techniques=scenario.words.get("techniques") or (),
-    )
-    if not len(found) and not counts:
-        raise _no_layout(scenario, space)
-    return found
-
-
-def _space(scenario: TrainScenario) -> Space:
-    """What is tried: where tp and pp are given, the degrees beside them are."""
-    said = set(scenario.given)
-    if not set(SPLITTING) & set(scenario.open):
-        said |= {*SPLITTING, *BESIDE, "zero", "shard", "ring", "offload"}
-    return space_of(scenario.model, scenario.cluster, scenario.plan, said)
-
-
-def _no_layout(scenario: TrainScenario, space: Space) -> InputError:
-    """Why no layout is legal: the batch, and which would do, or the degrees that were given."""
-    plan, cluster, name = scenario.plan, scenario.cluster, scenario.model.name
-    near = nearest_batch(cluster, plan, space)
-    if near and near != plan.gbs:
-        message = f"no layout of {name} on {cluster.count} devices divides {plan.gbs} sequences; nearest is {near}"
-        return InputError(message, field="gbs")
-    given = [n for n in (*CHOSEN, *BESIDE, "etp", "shard", "schedule") if n in scenario.given]
-    said = ", ".join(f"{n} {getattr(plan, n)}" for n in given) or "every degree open"
-    message = f"no layout of {name} ({scenario.workload.depth} layers) on {cluster.count} devices with {said}"
-    return InputError(message, field=given[0] if given else "on")
 
 
 def checkpoint_bytes_of(scenario: TrainScenario) -> float:

@@ -38,6 +38,8 @@ _CHUNKS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20)
 #: Layouts weighed in one array, at most.
 _AT_ONCE = 50_000
 _FULL = ("full",)
+#: What a framework may lack.
+_DEGREES = frozenset({"tp", "pp", "cp", "ep"})
 #: Columns of a table of layouts.
 COLUMNS = (
     *("tp", "cp", "ring", "ep", "etp", "pp", "vp", "dp", "zero", "shard", "mbs"),
@@ -147,7 +149,9 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
     experts = divisors(workload.experts, cluster.count) if workload.experts else [1]
 
     def chosen(name: str, tried: Iterable[int]) -> tuple[int, ...]:
-        return (getattr(plan, name),) if name in said else tuple(tried)
+        if name in said:
+            return (getattr(plan, name),)
+        return (1,) if framework.lacks({name: 2}) and name in _DEGREES else tuple(tried)
 
     chunks = _CHUNKS if "schedule" not in said else _CHUNKS[1:] if plan.schedule == "interleaved" else (1,)
     ways = ((plan.recompute,), False) if "recompute" in said else _ways(model, plan)
@@ -155,7 +159,7 @@ def space_of(model: Model, cluster: Cluster, plan: TrainPlan, given: Iterable[st
         ways = ((), _FULL), False
     return Space(
         tp=chosen("tp", tensor),
-        pp=chosen("pp", stages if plan.framework.pipeline else [1]),
+        pp=chosen("pp", stages),
         vp=chosen("vp", chunks),
         cp=chosen("cp", contexts),
         ep=chosen("ep", experts),

@@ -23,6 +23,8 @@ from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE
 from steelyard.scenario.training import TrainScenario
 from steelyard.training import estimate as single
+from steelyard.training.chosen import usual_layouts
+from steelyard.training.sites import sites_of
 from steelyard.training.step import Layout, step_of
 from steelyard.training.traffic import Links
 
@@ -133,7 +135,7 @@ def in_replicas(scenario: MixedTrainScenario) -> TrainEstimate:
     for e in each:
         assert e.cost is not None
         s = e.scenario
-        energy = single.energy_of_step(e.cost, step, s.cluster, single.sites_of(s.cluster, s.plan.precision).products)
+        energy = single.energy_of_step(e.cost, step, s.cluster, sites_of(s.cluster, s.plan.precision).products)
         parts.append(KindShare(s.cluster, s.plan, e.step_s, float(s.workload.depth), e.stages, energy, usd_of(s)))
     told = dict(slowest.breakdown_s)
     told["dp"] += waits
@@ -161,7 +163,7 @@ def _first_shares(scenario: MixedTrainScenario) -> list[int]:
     while gbs // grain < len(counts):
         grain = max(g for g in range(1, grain) if gbs % g == 0)
     peaks = np.array(
-        [single.sites_of(k, scenario.plan.precision).products.peak_ops_per_s * k.count for k in scenario.cluster.kinds]
+        [sites_of(k, scenario.plan.precision).products.peak_ops_per_s * k.count for k in scenario.cluster.kinds]
     )
     wanted = np.maximum(1, np.round(peaks / peaks.sum() * (gbs // grain))).astype(int)
     wanted[int(np.argmax(wanted))] += gbs // grain - int(wanted.sum())
@@ -173,13 +175,13 @@ def _laid_out(s: TrainScenario, share: int) -> TrainPlan:
     one = replace(s, plan=replace(s.plan, gbs=share))
     if not {"mbs", *SPLITTING} & set(s.open):
         return one.plan
-    found = single.layouts_of(one)
+    found = usual_layouts(one)
     return found.plan_of(int(np.argmin(found.step_s)))
 
 
 def _times(s: TrainScenario, plan: TrainPlan, unit: int) -> Times:
     """Seconds of a step of a kind for numbers of micro-batches, of chunks in groups of stages."""
-    sites, links = single.sites_of(s.cluster, plan.precision), Links.of(s.cluster)
+    sites, links = sites_of(s.cluster, plan.precision), Links.of(s.cluster)
     parts = single.priced_parts(s.model, plan, s.cluster, sites, links)
     each = unit // (plan.mbs * plan.dp)
 

@@ -27,6 +27,7 @@ from steelyard.training.memory import PARTS, StageMemory, memory_of
 from steelyard.training.mixed import KindShare, Together, combined, usd_of
 from steelyard.training.schedule import play
 from steelyard.training.schedule_tables import schedule_table
+from steelyard.training.sites import sites_of
 from steelyard.training.step import SEND_EXPOSED, Layout, StepCost, end_of_step, layers_on, stages_of
 from steelyard.training.traffic import Links
 from steelyard.training.work import Sites
@@ -70,7 +71,7 @@ def in_stages(scenario: MixedTrainScenario) -> TrainEstimate:
     """
     kinds, clusters = scenario.of, scenario.cluster.kinds
     links = [Links.of(c) for c in clusters]
-    sites = [single.sites_of(c, scenario.plan.precision) for c in clusters]
+    sites = [sites_of(c, scenario.plan.precision) for c in clusters]
     tried: list[_Tried] = []
     for plan in _layouts(scenario):
         parts = [

@@ -32,8 +32,9 @@ from steelyard.simulation.limits import ends_of
 from steelyard.simulation.result import Simulation
 from steelyard.traffic.branches import best_of
 from steelyard.traffic.trace import Trace
-from steelyard.training.estimate import TrainEstimate, answer_train, priced_parts, run_of_scenario, sites_of
+from steelyard.training.estimate import TrainEstimate, answer_train, priced_parts, run_of_scenario
 from steelyard.training.offload import link_rate
+from steelyard.training.sites import sites_of
 from steelyard.training.step import step_of
 from steelyard.training.traffic import Links
 from steelyard.workload.model import Model
