@@ -37,7 +37,7 @@ MAX_ECHO = 80
 #: Longest text of one problem, and most problems written out in one error.
 _MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
 #: Most known names written out where none is near, and likeness from which one is (Ratcliff-Obershelp).
-_MAX_KNOWN, _NEAR = 12, 0.6
+_MAX_KNOWN, _NEAR = 16, 0.6
 _NONE: Mapping[str, str] = {}
 #: Characters that steer a terminal, or turn the order of what is read.
 _STEERING = re.compile(

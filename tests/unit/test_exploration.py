@@ -215,7 +215,7 @@ def test_networks_of_a_microcontroller_fit_its_flash() -> None:
     found = search_network("nb201", on="nrf5340", score="parameters")
     largest = search_network("nb201", on="rtx_3090", score="parameters").parameters.max()
     assert found.parameters.max() <= 1024**2 < largest
-    assert any("activations are not weighed" in text for text in found.ledger.assumptions)
+    assert any("activations and code are not weighed" in text for text in found.ledger.assumptions)
 
 
 def test_every_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:

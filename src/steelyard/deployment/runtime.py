@@ -105,7 +105,7 @@ def precision_named(name: str) -> Precision:
     for known, one in PRECISIONS.items():
         if normalise(known) == normalise(name):
             return one
-    raise UnknownName("precision", name, PRECISIONS, hint=f"known: {', '.join(PRECISIONS)}")
+    raise UnknownName("precision", name, PRECISIONS)
 
 
 @dataclass(frozen=True, slots=True)

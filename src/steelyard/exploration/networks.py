@@ -413,7 +413,7 @@ class _Task:
                 chance = np.minimum(chance, [normal.cdf(v) for v in z.tolist()])
         for sheet in self.sheets:
             if sheet.scenario.network is not None and sheet.scenario.network.cluster.machine.kind == "mcu":
-                ledger.assume(f"{sheet.name} holds {sheet.room:,.0f} weights; activations are not weighed")
+                ledger.assume(f"{sheet.name} holds {sheet.room:,.0f} weights; activations and code are not weighed")
         if self.score.proxy:
             ledger.assume(f"{self.score.name} is a proxy, {self.score.title}: it is no accuracy")
 
