@@ -40,6 +40,8 @@ Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
 #: Pairs that are priced whole, most prices of choices on chips that are kept, cells of a block, pairs that are told.
 LISTED, _PRICES, _CELLS, _SHOWN = 5_000_000, 20_000_000, 4_000_000, 200
+#: Of the pricing of chips, unless given.
+_PRICED: Mapping[str, Any] = {"batch": 1, "context": 512, "jobs": 2, "state": "", "watch": None}
 #: What is made small, beside the score.
 _FIGURES = ("latency", "energy", "area")
 
@@ -96,16 +98,12 @@ def search_codesign(
     area_m2: float = np.inf,
     power_w: float = np.inf,
     latency_s: float = np.inf,
-    batch: int = 1,
-    context: int = 512,
     solver: str = "auto",
     budget: int = 5000,
     seed: int = 0,
     log: str = "",
-    jobs: int = 2,
-    state: str | Path = "",
-    watch: Callable[[int, int], None] | None = None,
     progress: Callable[[int, int], object] | None = None,
+    **words: Any,
 ) -> Codesign:
     """Price the networks of a space on the chips of another; the front of score, time, energy and area.
 
@@ -120,22 +118,21 @@ def search_codesign(
         area_m2: most silicon, arrays and memories on chip, m2.
         power_w: most mean power while a workload runs, W.
         latency_s: most time of a pass of every workload, s.
-        batch: items of a pass.
-        context: tokens of a prompt, or in the cache of a decode.
         solver: ``auto``, or the name of one.
         budget: pairs a solver may try.
         seed: of the solver.
         log: file that keeps what a solver tried; one that is there is gone on from.
-        jobs: threads.
-        state: folder that keeps what is priced of chips.
-        watch: called with structures of chips priced and all.
         progress: called with pairs tried and all.
+        words: ``batch``, ``context``, ``jobs``, ``state`` and ``watch`` of :func:`steelyard.search.chip.search_chip`.
 
     Raises:
         InputError: spaces, workloads or limits are wrong.
         DoesNotFit: no pair keeps the limits.
     """
     problems = Problems()
+    for name in sorted(words.keys() - _PRICED.keys()):
+        problems.add([Problem(name, f"expected {', '.join(_PRICED)}")])
+    batch, context, jobs, state, watch = ({**_PRICED, **words}[name] for name in _PRICED)
     if solver != "auto":
         problems.read(SOLVERS.get, solver)
     if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
@@ -150,8 +147,8 @@ def search_codesign(
     assert chips is not None and networks is not None
     cells = len(chips) * len(networks.features)
     if cells > _PRICES:
-        words = f"{len(chips):,} chips x {len(networks.features):,} choices of networks"
-        raise InputError(f"expected at most {_PRICES:,} prices, got {cells:,}: {words}", field="space")
+        product = f"{len(chips):,} chips x {len(networks.features):,} choices of networks"
+        raise InputError(f"expected at most {_PRICES:,} prices, got {cells:,}: {product}", field="space")
     scores = _scores(score, networks, chips.formats)
     beside = [name for name in named if not is_space(name)]
     works = {n: read_parts(networks, beside, precision_named(n), batch, context) for n in chips.formats}
