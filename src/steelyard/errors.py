@@ -36,8 +36,9 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 MAX_ECHO = 80
 #: Longest text of one problem, and most problems written out in one error.
 _MAX_MESSAGE, _MAX_PROBLEMS = 1200, 20
-#: Most known names written out where none is near, and likeness from which one is (Ratcliff-Obershelp).
-_MAX_KNOWN, _NEAR = 16, 0.6
+#: Most known names written out where none is near, most characters of them, and likeness from which one is near
+#: (Ratcliff-Obershelp).
+_MAX_KNOWN, _MAX_LISTED, _NEAR = 16, 320, 0.6
 _NONE: Mapping[str, str] = {}
 #: Characters that steer a terminal, or turn the order of what is read.
 _STEERING = re.compile(
@@ -144,7 +145,8 @@ class UnknownName(InputError):
         if self.nearest:
             message += f"; did you mean {_or(self.nearest)}?"
         elif 0 < len(shown := dict.fromkeys(means.get(n, n) for n in names)) <= _MAX_KNOWN:
-            message += f"; known: {', '.join(shown)}"
+            listed = ", ".join(shown)
+            message += f"; known: {listed}" if len(listed) <= _MAX_LISTED else ""
         if hint:
             message += f" ({hint})"
         super().__init__(message, field=kind)
