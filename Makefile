@@ -79,8 +79,11 @@ define install
 	@touch $@
 endef
 
+# a variable: a comma in a call would begin its next argument
+DEMO_EXTRAS := [fast,page]
+
 $(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
-	$(call install,[fast,page])
+	$(call install,$(DEMO_EXTRAS))
 
 $(VENV)/.dev: pyproject.toml validation/pyproject.toml .ci/dependencies.txt | $(VENV)/bin/python
 	$(call install,[dev],-e ./validation -c .ci/dependencies.txt)
