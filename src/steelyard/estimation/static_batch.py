@@ -222,7 +222,7 @@ def static_batch(scenario: Scenario) -> tuple[dict[str, Any], dict[str, str]]:
     waiting = (1 - 1 / plan.pp) * ttft + (1 - flights / plan.pp) * tokens * tpot
     cluster = scenario.cluster
     figures["energy_j"] = plan.devices * (passes / plan.pp + cluster.machine.idle_w * waiting)
-    figures["host_energy_j"] = cluster.host_w * plan.devices / cluster.per_node * e2e
+    figures["host_energy_j"] = cluster.host_share_w * plan.devices * e2e
     return figures | _memory(scenario, batch), {**encode.pop("sources", {}), **prefill.sources, **decode.sources}
 
 

@@ -90,9 +90,14 @@ class Cluster:
         return math.ceil(self.count / self.per_node)
 
     @property
+    def host_share_w(self) -> float:
+        """W of a node's host that one device answers for: of a node of eight an eighth."""
+        return self.host_w / self.per_node
+
+    @property
     def hosts_w(self) -> float:
-        """W of the hosts, to the devices' share of them: two devices of a node of eight answer for a quarter."""
-        return self.host_w * self.count / self.per_node
+        """W of the hosts, to the devices' share of them."""
+        return self.host_share_w * self.count
 
     @property
     def peer_bandwidth_bytes_per_s(self) -> float:

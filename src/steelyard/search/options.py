@@ -82,7 +82,7 @@ class ReplicaOption:
     @property
     def host_w(self) -> float:
         """Share of the node's own power per device, W."""
-        return self.cluster.host_w / self.cluster.per_node
+        return self.cluster.host_share_w
 
     @property
     def idle_w(self) -> float:

@@ -316,7 +316,7 @@ def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, quest
                 shares = effective(scenario.failures, saved, recovery, **sizes)
                 ettr[here[replicas == copies]] = float(shares.ettr_frac)
     days = steps * layouts.step_s * slower / np.maximum(ettr, 1e-9) / DAY_S
-    kwh = days * 24.0 * (layouts.power_w * count + cluster.host_w * count / cluster.per_node) / 1e3
+    kwh = days * 24.0 * (layouts.power_w + cluster.host_share_w) * count / 1e3
     rented = count / nodes * (nodes + waiting)
     usd = days * 24.0 * rented * (hourly or 0.0) + kwh * float(words["power_price"] or 0.0)
     spread = float(np.hypot(np.log(plan.framework.spread) / Z80, scenario.failures.spread * (1.0 - ettr.min())))

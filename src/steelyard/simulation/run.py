@@ -195,7 +195,7 @@ def _outcome(served: Served, options: Options, counted: Mapping[str, float], led
         totals={
             **counted,
             "energy_j": stepping + idle_w * max(0.0, idle_s),
-            "host_energy_j": scenario.cluster.host_w * devices / scenario.cluster.per_node * device_s / devices,
+            "host_energy_j": scenario.cluster.host_share_w * device_s,
             "device_s": device_s,
             "busy_frac": min(1.0, busy / max(counted["rented_s"], 1e-30)),
             "batch_mean": counted["batch_s"] / steps,

@@ -419,7 +419,7 @@ def _both_sides(split: AttentionFfn, model: Model, plan: Plan, found: Simulation
     span, busy = found.makespan_s, first.totals["busy_s"] / side.copies
     machine = scenario.cluster.machine
     energy = first.totals["step_energy_j"] * other.count / side.copies + machine.idle_w * other.count * (span - busy)
-    hosts = scenario.cluster.host_w * other.count / scenario.cluster.per_node * span
+    hosts = scenario.cluster.host_share_w * other.count * span
     second = replace(
         first,
         role="feed_forward",
