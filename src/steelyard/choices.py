@@ -19,7 +19,7 @@ A **code** is a place in the values of every field, ``[fields]``; -1 where a fie
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from math import prod
 from typing import Annotated, Any
@@ -53,7 +53,7 @@ class Choices:
 
     fields: tuple[str, ...] = ()
     values: tuple[tuple[Any, ...], ...] = ()
-    needs: tuple[tuple[int, tuple[int, ...]] | None, ...] = field(default=())
+    needs: tuple[tuple[int, tuple[int, ...]] | None, ...] = ()
     """Of each field the one before it that it depends on, with the places of its values; None: always chosen."""
 
     @cached_property

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from steelyard.choices import Group
 from steelyard.search.fleet_solver import Linear
 
-__all__ = ["Places", "Sum", "best_within", "counts_of", "least_within"]
+__all__ = ["Places", "Sum", "best_within", "least_within"]
 
 Floats = NDArray[np.float64]
 
@@ -55,11 +55,6 @@ class Sum:
         for group in places.groups:
             total += self.choices[group.features(codes)]
         return total
-
-
-def counts_of(places: Places) -> int:
-    """How many features there are."""
-    return max((g.offset + len(g) for g in places.groups), default=0)
 
 
 def best_within(places: Places, goal: Sum, limits: Sequence[tuple[Sum, float]]) -> NDArray[np.int64] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,10 +96,6 @@ class _Points:
     def products(self) -> Floats:
         """Whole products of a turn."""
         return self.rows * self.wide * self.depth * self.units
-
-    def of(self, some: NDArray[np.bool_]) -> _Points:
-        """Those points alone."""
-        return _Points(**{f.name: getattr(self, f.name)[some] for f in fields(self)})
 
 
 def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:

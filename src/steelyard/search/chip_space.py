@@ -87,8 +87,7 @@ class ChipSpace:
 
     def chosen(self, codes: Sequence[int] | NDArray[np.int16]) -> dict[str, Any]:
         """What one point chooses."""
-        pairs = zip(self.fields, self.values, codes, strict=True)
-        return {name: values[i] for name, values, i in pairs if i >= 0}
+        return self.choices.chosen(codes)
 
     def machine(self, codes: Sequence[int] | NDArray[np.int16]) -> Machine:
         """The machine of one point."""

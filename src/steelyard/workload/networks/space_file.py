@@ -33,7 +33,7 @@ from steelyard.choices import Choices, Group, When, flattened, read_choices
 from steelyard.documents import build, parse_document, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.workload.networks._base import NETWORKS
-from steelyard.workload.networks.mobile import Block, blocks_of
+from steelyard.workload.networks.mobile import blocks_of
 from steelyard.workload.networks.search_space import LARGEST, SPACES, Part, Space
 
 __all__ = ["Template", "read_space"]
@@ -445,7 +445,7 @@ def _word(stage: _Stage, name: str, value: Any, at: str) -> Any:
         elif word[0] in usual and word[0] != "{":
             words.append(f"{word[0]}{usual[word[0]]}")
     try:
-        _: list[Block] = blocks_of(" ".join(words))
+        blocks_of(" ".join(words))
     except InputError as error:
         raise InputError(error.message, field=at) from None
     return value
