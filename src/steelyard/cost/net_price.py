@@ -85,6 +85,11 @@ class NetPrice:
     """Engines of an FPGA."""
 
     @property
+    def step_s(self) -> float:
+        """Time of a pass beside its kernels and its host, s; of the first scenario."""
+        return float(self.time_s[0]) - max(float(self.kernel_s[:, 0].sum()), float(self.host_s[0]))
+
+    @property
     def bound(self) -> str:
         """What takes most of the pass: ``host``, ``compute`` or ``memory``."""
         if float(np.mean(self.host_s)) > float(np.mean(self.kernel_s.sum(axis=0))):

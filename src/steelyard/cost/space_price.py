@@ -102,5 +102,4 @@ def _of_kernels(priced: NetPrice) -> list[tuple[str, list[str], Any]]:
     arrays = (priced.kernel_s, priced.limit_s, np.broadcast_to(priced.kernel_j, priced.kernel_s.shape))
     columns = (*(array[:, 0] for array in arrays), host)
     found = [(name, modules, values) for name, values in zip(_KERNELS, columns, strict=True)]
-    step = float(priced.time_s[0]) - max(float(priced.kernel_s[:, 0].sum()), float(priced.host_s[0]))
-    return [*found, ("step_s", [""], [step])]
+    return [*found, ("step_s", [""], [priced.step_s])]

@@ -137,7 +137,6 @@ def _task(network: OneNetwork, pairs: Sequence[tuple[int, int]], sensitivity: st
     table, title = _losses(network, pairs, sensitivity)
     able = np.isfinite(table)
     rest = layer < 0
-    step = float(usual.time_s[0]) - max(float(usual.kernel_s[:, 0].sum()), float(usual.host_s[0]))
     stored = network.scenario.precision.stored_bits / 8
     others = network.graph.parameters - sum(network.weights(n) for n in network.layers)
 
@@ -146,8 +145,8 @@ def _task(network: OneNetwork, pairs: Sequence[tuple[int, int]], sensitivity: st
 
     latency = Measure(
         (
-            whole(float(usual.kernel_s[rest, 0].sum()) + step, kernel),
-            Sum(float(usual.host_s[0]) + step, np.zeros(int(able.sum()))),
+            whole(float(usual.kernel_s[rest, 0].sum()) + usual.step_s, kernel),
+            Sum(float(usual.host_s[0]) + usual.step_s, np.zeros(int(able.sum()))),
         )
     )
     spent = np.broadcast_to(usual.kernel_j, usual.kernel_s.shape)[rest, 0]

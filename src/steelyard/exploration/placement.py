@@ -182,7 +182,7 @@ def _costs(networks: Sequence[OneNetwork], spans: NDArray[np.int64]) -> _Costs:
         power[d] = static_power_w(network.scenario.cluster.machine)
         waiting = power[d] * np.maximum(busy[:, d] - kernel, 0.0)
         joule[:, d] = np.bincount(mine, spent, minlength=layers) + waiting
-        step[d] = float(priced.time_s[0]) - max(float(priced.kernel_s[:, 0].sum()), float(priced.host_s[0]))
+        step[d] = priced.step_s
         stored = network.scenario.precision.stored_bits / 8
         weights[:, d] = [network.weights(node) * stored for node in network.layers]
     return _Costs(busy, joule, weights, step, power)

@@ -277,7 +277,6 @@ def _tables(task: _Open, losses: list[list[float]]) -> tuple[tuple[Group, ...], 
             table[at] = values[belongs[name] == k, at].sum(axis=0)
         sums[name] = Sum(float(values[belongs[name] < 0, 0].sum()), table)
     priced = network.price()
-    step = float(priced.time_s[0]) - max(float(priced.kernel_s[:, 0].sum()), float(priced.host_s[0]))
     lost = np.zeros(offset)
     for k, row in enumerate(losses):
         lost[groups[k].offset : groups[k].offset + len(groups[k])] = row
@@ -286,7 +285,10 @@ def _tables(task: _Open, losses: list[list[float]]) -> tuple[tuple[Group, ...], 
     return tuple(groups), {
         "loss": Measure((Sum(0.0, lost),)),
         "latency_s": Measure(
-            (Sum(kernel.shared + step, kernel.choices), Sum(float(priced.host_s[0]) + step, np.zeros(offset)))
+            (
+                Sum(kernel.shared + priced.step_s, kernel.choices),
+                Sum(float(priced.host_s[0]) + priced.step_s, np.zeros(offset)),
+            )
         ),
         "energy_j": Measure((sums["kernel_j"],)),
         "memory_bytes": Measure((Sum(stored * weights.shared, stored * weights.choices),)),
