@@ -33,6 +33,15 @@ class Ledger:
         """Record the use of a figure that was never published."""
         self.guesses.setdefault(path, reason)
 
+    def take(self, other: Ledger) -> None:
+        """Record all that another one has."""
+        for what, source in other.sources.items():
+            self.cite(what, source)
+        for path, reason in other.guesses.items():
+            self.guess(path, reason)
+        for text in other.assumptions:
+            self.assume(text)
+
 
 def content_hash(value: Any) -> str:
     """SHA-256 of a value's canonical JSON (sorted keys, no spaces), first 16 hex digits."""

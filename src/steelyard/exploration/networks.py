@@ -403,10 +403,7 @@ class _Task:
         found = [sheet.of(codes) for sheet in self.sheets]
         ledger, chance, normal = Ledger(), np.ones(len(codes)), NormalDist()
         for sheet, f in zip(self.sheets, found, strict=True):
-            for what, source in f.ledger.sources.items():
-                ledger.cite(what, source)
-            for text in f.ledger.assumptions:
-                ledger.assume(text)
+            ledger.take(f.ledger)
             limit = self.limits.get(f"latency_s.{sheet.name}")
             if limit is not None:
                 z = np.log(limit / f.latency_s) / np.maximum(_spread(f), 1e-9)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,8 +94,8 @@ def search_placement(
     task = _task(known, [d.name for d in devices], rate, wait, goal == "throughput", link is None)
     inputs = {"model": str(model), "on": on, "goal": goal, "link": link, "link_latency": link_latency, **given, **said}
     figure = "latency_s" if goal == "latency" else "period_s"
-    memory = {n: task.capacities[n] for n in task.capacities}
-    return allocate(task.allocating, figure, "energy_j", {**limits, **memory}, points, provenance_of(inputs), progress)
+    kept = {**limits, **task.capacities}
+    return allocate(task.allocating, figure, "energy_j", kept, points, provenance_of(inputs), progress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +201,10 @@ def _task(
     groups, tables = _groups(layers, n, edges, pipeline)
     entries = sum(len(g) for g in groups)
 
-    def summed(of: Callable[[int, int], float], layer: Floats, start: Floats) -> Sum:
-        """``of``: of a copy from device a to b with its bytes; ``layer``: of each layer; ``start``: of the first."""
+    apart = 1.0 - np.eye(n)
+
+    def summed(copied: Floats, layer: Floats, start: Floats) -> Sum:
+        """``copied``: of a byte from device a to b ``[a, b]``; ``layer``: of each layer; ``start``: of the first."""
         table = np.zeros(entries)
         for group, edge in zip(groups, tables, strict=True):
             view = table[group.offset : group.offset + len(group)]
@@ -211,32 +212,30 @@ def _task(
                 view += layer[group.places[0]]
                 view += start if group.places[0] == 0 else 0.0
             else:
-                grid = [[of(a, b) * edge if a != b else 0.0 for b in range(n)] for a in range(n)]
-                view += np.array(grid).ravel()
+                view += (copied * edge).ravel()
         return Sum(0.0, table)
 
-    def entered(values: Callable[[int, int], float]) -> Floats:
-        """What is spent where the run goes from one device to another, once for each pair of layers in a row."""
+    def entered(spent: Floats) -> Floats:
+        """``spent``: where the run goes from device a to b ``[a, b]``, once for each pair of layers in a row."""
         table = np.zeros(entries)
         for group, edge in zip(groups, tables, strict=True):
             if edge is not None and group.places[1] == group.places[0] + 1:
-                grid = [[values(a, b) if a != b else 0.0 for b in range(n)] for a in range(n)]
-                table[group.offset : group.offset + len(group)] = np.array(grid).ravel()
+                table[group.offset : group.offset + len(group)] = spent.ravel()
         return table
 
-    time = summed(lambda a, b: 1.0 / rate, busy, step)
-    latency = Sum(0.0, time.choices + entered(lambda a, b: wait + step[b]))
+    time = summed(apart / rate, busy, step)
+    latency = Sum(0.0, time.choices + entered(apart * (wait + step)))
     loads = []
     for d in range(n):
         only = np.zeros((layers, n))
         only[:, d] = busy[:, d]
         start = np.where(np.arange(n) == d, step, 0.0)
-        into = partial(_into, d)
-        load = summed(lambda a, b, into=into: into(b) / rate, only, start)  # type: ignore[misc]
-        enter = entered(lambda a, b, into=into: into(b) * (wait + step[b]))  # type: ignore[misc]
-        loads.append(Sum(0.0, load.choices + enter))
-    energy = summed(lambda a, b: 0.0, joule, step * power)
-    held = entered(lambda a, b: step[b] * power[b])
+        into = np.where(np.arange(n) == d, apart, 0.0)
+        load = summed(into / rate, only, start)
+        loads.append(Sum(0.0, load.choices + entered(into * (wait + step))))
+    nothing = np.zeros((n, n))
+    energy = summed(nothing, joule, step * power)
+    held = entered(apart * (step * power))
     measures = {
         "latency_s": Measure((latency,)),
         "period_s": Measure(tuple(loads)),
@@ -246,15 +245,11 @@ def _task(
     for d, (name, network) in enumerate(zip(devices, networks, strict=True)):
         only = np.zeros((layers, n))
         only[:, d] = weights[:, d]
-        measures[f"memory_bytes.{name}"] = Measure((summed(lambda a, b: 0.0, only, np.zeros(n)),))
+        measures[f"memory_bytes.{name}"] = Measure((summed(nothing, only, np.zeros(n)),))
         capacities[f"memory_bytes.{name}"] = network.scenario.cluster.machine.root.capacity_bytes
     ledger = Ledger()
     for network in networks:
-        own = network.ledger()
-        for what, source in own.sources.items():
-            ledger.cite(what, source)
-        for text in own.assumptions:
-            ledger.assume(text)
+        ledger.take(network.ledger())
     words = f"{format_quantity(rate, 'B/s')}, {format_quantity(wait, 's')}"
     ledger.assume(f"link between devices: {words}{', a guess' if guessed else ''}")
     ledger.assume("a tensor is copied for every layer on another device that reads it; devices that wait draw nothing")
@@ -268,11 +263,6 @@ def _task(
         goal_title=GOALS["throughput" if pipeline else "latency"],
     )
     return _Placing(allocating, capacities)
-
-
-def _into(device: int, to: int) -> float:
-    """1 where a copy ends at a device."""
-    return float(device == to)
 
 
 def _edges(network: OneNetwork, spans: NDArray[np.int64], layers: int) -> dict[tuple[int, int], float]:

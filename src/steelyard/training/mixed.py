@@ -291,13 +291,7 @@ def combined(scenario: MixedTrainScenario, across: str, parts: Sequence[KindShar
 
     ledger = Ledger()
     for one in all_of.ledgers:
-        for what, source in one.sources.items():
-            ledger.cite(what, source)
-        for what, why in one.guesses.items():
-            ledger.guess(what, why)
-        for text in one.assumptions:
-            if text not in ledger.assumptions:
-                ledger.assume(text)
+        ledger.take(one)
     ledger.assume(all_of.said)
     rents = [p.rent_usd_per_hour for p in parts]
     count = scenario.cluster.count
