@@ -10,9 +10,9 @@ from cyclopts import Parameter
 
 from steelyard.cli.help import FIRST, RUN, option
 from steelyard.cli.options import Wrong, processes
-from steelyard.cli.output import Output, Paged, write
+from steelyard.cli.output import Output, Paged
 from steelyard.cli.progress import status
-from steelyard.cli.searched import told
+from steelyard.cli.searched import answered, told
 from steelyard.errors import Problem
 from steelyard.units import parse_quantity
 
@@ -91,8 +91,6 @@ def search_chip(
         steelyard search chip --space npu.toml --workloads mine.toml --score scores.csv --latency 2ms
     """
     from steelyard.exploration.codesign import is_space, search_codesign
-    from steelyard.report.paper import render
-    from steelyard.report.results import forms_of
     from steelyard.search.chip import search_chip as search
     from steelyard.writing import check_target, write_text
 
@@ -143,14 +141,7 @@ def search_chip(
         point = found.best["score"].chip if several else found.best["product"]
         chip = found.space.machine(point.codes)
         write_text(best, machine_text(chip), "best")
-    forms = forms_of(found)
-    page.write(found)
-    write(
-        output,
-        data=lambda: forms.to_dict(found),
-        text=lambda columns: render(forms.parts(found), columns),
-        rows=lambda: forms.rows(found),
-    )
+    answered(found, output, page)
 
 
 def _limit(name: str, text: str, unit: str, problems: Wrong) -> float:

@@ -10,13 +10,13 @@ from typing import Any
 from steelyard.cli.output import Output, Paged
 from steelyard.errors import DoesNotFit
 
-__all__ = ["searched", "told"]
+__all__ = ["answered", "searched", "told"]
 
 Progress = Callable[[int, int], object]
 
 
 def searched(
-    kind: str, output: Output, page: Paged | None, search: Callable[[Progress], Any], counts: str = "programs"
+    kind: str, output: Output, page: Paged, search: Callable[[Progress], Any], counts: str = "programs"
 ) -> None:
     """Search, and write what was found.
 
@@ -30,19 +30,23 @@ def searched(
     Raises:
         DoesNotFit: nothing keeps the limits; the JSON form says so too.
     """
-    from steelyard.cli.output import write
     from steelyard.cli.progress import counted
+
+    output.check()
+    page.check()
+    with told(kind, output), counted(counts, quiet=output.quiet) as progress:
+        found = search(progress)
+    answered(found, output, page)
+
+
+def answered(found: Any, output: Output, page: Paged) -> None:
+    """Write what was found, and its page."""
+    from steelyard.cli.output import write
     from steelyard.report.paper import render
     from steelyard.report.results import forms_of
 
-    output.check()
-    if page is not None:
-        page.check()
-    with told(kind, output), counted(counts, quiet=output.quiet) as progress:
-        found = search(progress)
     forms = forms_of(found)
-    if page is not None:
-        page.write(found)
+    page.write(found)
     write(
         output,
         data=lambda: forms.to_dict(found),

@@ -25,9 +25,21 @@ from steelyard.interval import interval80
 from steelyard.pareto import front_of
 from steelyard.provenance import Ledger
 from steelyard.scenario.space import rows_of
+from steelyard.scenario.words import Problems
 from steelyard.units import format_quantity, parse_quantity
 
-__all__ = ["UNITS", "Allocating", "Allocation", "Measure", "Point", "allocate", "bound", "read_losses", "singles"]
+__all__ = [
+    "UNITS",
+    "Allocating",
+    "Allocation",
+    "Measure",
+    "Point",
+    "allocate",
+    "axis_of",
+    "read_limits",
+    "read_losses",
+    "singles",
+]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -122,12 +134,31 @@ class Allocation(Result):
         return self.front[0]
 
 
-def bound(name: str, value: Any, unit: str) -> float:
-    """A limit as it is given. Raises :class:`InputError`: no quantity above 0."""
+def read_limits(given: Mapping[str, Any], figures: Mapping[str, str], problems: Problems) -> dict[str, float]:
+    """Limits of figures, by the figure.
+
+    Args:
+        given: limits as they are given, by their words; None or empty: none.
+        figures: figures by these words.
+        problems: those that are no quantity above 0.
+    """
+    asked = {name: value for name, value in given.items() if value not in (None, "")}
+    return {figures[n]: problems.read(_bound, n, v, UNITS[figures[n]]) or 0.0 for n, v in asked.items()}
+
+
+def _bound(name: str, value: Any, unit: str) -> float:
     found = parse_quantity(value, unit, name)
     if not found > 0:
         raise InputError(f"expected a limit above 0, got {show(str(value))}", field=name)
     return found
+
+
+def axis_of(front: str, limits: Mapping[str, float], figures: Mapping[str, str], problems: Problems) -> str:
+    """The figure over which the front is found: the one that is named, else the first limited, else the latency."""
+    if front and front not in figures:
+        problems.add([Problem("front", UnknownName("figure", front, figures).message)])
+        return ""
+    return figures[front] if front else next(iter(limits), "latency_s")
 
 
 def allocate(

@@ -15,7 +15,16 @@ import numpy as np
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError, UnknownName, complete, show
 from steelyard.exploration.additive import Sum
-from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, bound, read_losses, singles
+from steelyard.exploration.allocation import (
+    Allocating,
+    Allocation,
+    Measure,
+    allocate,
+    axis_of,
+    read_limits,
+    read_losses,
+    singles,
+)
 from steelyard.exploration.one_network import OneNetwork, one_network, provenance_of
 from steelyard.scenario.words import Problems
 
@@ -28,7 +37,7 @@ PROXIES: Mapping[str, str] = {
 #: Widths in bits.
 WIDTHS = (2, 3, 4, 5, 6, 8, 16, 32)
 _CHOICE = re.compile(r"(?:w(\d+)a(\d+)|(\d+))", re.IGNORECASE)
-_FIGURES = {"latency": ("latency_s", "s"), "energy": ("energy_j", "J"), "memory": ("memory_bytes", "B")}
+_FIGURES = {"latency": "latency_s", "energy": "energy_j", "memory": "memory_bytes"}
 
 
 @complete
@@ -69,24 +78,15 @@ def search_bits(
     problems = Problems()
     pairs = problems.read(_pairs, bits)
     given = {"latency": latency, "energy": energy, "memory": memory}
-    limits = {}
-    for name, value in given.items():
-        if value not in (None, ""):
-            limits[_FIGURES[name][0]] = problems.read(bound, name, value, _FIGURES[name][1]) or 0.0
-    axis = front or next((n for n, v in given.items() if v not in (None, "")), "latency")
-    if axis not in _FIGURES:
-        problems.read(_unknown, axis)
+    limits = read_limits(given, _FIGURES, problems)
+    axis = axis_of(front, limits, _FIGURES, problems)
     problems.done()
     assert pairs is not None
     said = {k: v for k, v in words.items() if v not in (None, "")}
     network = one_network(model, on, said)
     task = _task(network, pairs, sensitivity)
     inputs = {"model": str(model), "on": on, "bits": bits, "sensitivity": sensitivity, **given, "front": front, **said}
-    return allocate(task, "loss", _FIGURES[axis][0], limits, points, provenance_of(inputs), progress)
-
-
-def _unknown(axis: str) -> None:
-    raise InputError(UnknownName("figure", axis, _FIGURES).message, field="front")
+    return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 
 def _pairs(bits: str | Sequence[str]) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from steelyard.choices import Group
 from steelyard.cost.energy import static_power_w
 from steelyard.errors import InputError, Problem, complete, show
 from steelyard.exploration.additive import Sum
-from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, bound
+from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, read_limits
 from steelyard.exploration.one_network import OneNetwork, one_network, provenance_of
 from steelyard.provenance import Ledger
 from steelyard.scenario.words import Problems
@@ -78,10 +78,7 @@ def search_placement(
     rate = problems.read(_positive, "link", link, "B/s", LINK_BYTES_PER_S)
     wait = problems.read(_positive, "link_latency", link_latency, "s", LINK_LATENCY_S)
     given = {"energy": energy, "latency": latency}
-    units = {"energy": ("energy_j", "J"), "latency": ("latency_s", "s")}
-    limits = {
-        units[n][0]: problems.read(bound, n, v, units[n][1]) or 0.0 for n, v in given.items() if v not in (None, "")
-    }
+    limits = read_limits(given, {"energy": "energy_j", "latency": "latency_s"}, problems)
     problems.done()
     assert devices is not None and rate is not None and wait is not None
     said = {k: v for k, v in words.items() if v not in (None, "")}

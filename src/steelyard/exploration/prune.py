@@ -17,9 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.choices import Group
-from steelyard.errors import InputError, UnknownName, complete, show
+from steelyard.errors import InputError, Problem, UnknownName, complete, show
 from steelyard.exploration.additive import Sum
-from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, bound, read_losses
+from steelyard.exploration.allocation import (
+    Allocating,
+    Allocation,
+    Measure,
+    allocate,
+    axis_of,
+    read_limits,
+    read_losses,
+)
 from steelyard.exploration.one_network import OneNetwork, named, one_network, provenance_of
 from steelyard.scenario.words import Problems
 from steelyard.workload import tensor_counts
@@ -34,12 +42,7 @@ PROXIES: Mapping[str, str] = {
 }
 #: Combinations of one table at most, and sizes that are priced at once.
 MOST_COMBINATIONS, _AT_ONCE = 4096, 2048
-_FIGURES = {
-    "latency": ("latency_s", "s"),
-    "energy": ("energy_j", "J"),
-    "macs": ("macs", "1"),
-    "parameters": ("parameters", "1"),
-}
+_FIGURES = {"latency": "latency_s", "energy": "energy_j", "macs": "macs", "parameters": "parameters"}
 
 
 @complete
@@ -84,26 +87,17 @@ def search_prune(
     problems = Problems()
     shares = problems.read(_shares, keep)
     if not isinstance(step, int) or not 1 <= step <= 1024:
-        problems.read(_wrong, "step", f"expected 1 to 1,024 channels, got {show(str(step))}")
+        problems.add([Problem("step", f"expected 1 to 1,024 channels, got {show(str(step))}")])
     given = {"latency": latency, "energy": energy, "macs": macs, "parameters": parameters}
-    limits = {}
-    for name, value in given.items():
-        if value not in (None, ""):
-            limits[_FIGURES[name][0]] = problems.read(bound, name, value, _FIGURES[name][1]) or 0.0
-    axis = front or next((n for n, v in given.items() if v not in (None, "")), "latency")
-    if axis not in _FIGURES:
-        problems.read(_wrong, "front", UnknownName("figure", axis, _FIGURES).message)
+    limits = read_limits(given, _FIGURES, problems)
+    axis = axis_of(front, limits, _FIGURES, problems)
     problems.done()
     assert shares is not None
     said = {k: v for k, v in words.items() if v not in (None, "")}
     network = one_network(model, on, said)
     task = _task(network, shares, step, sensitivity)
     inputs = {"model": str(model), "on": on, "keep": keep, "step": step, "sensitivity": sensitivity, **given, **said}
-    return allocate(task, "loss", _FIGURES[axis][0], limits, points, provenance_of(inputs), progress)
-
-
-def _wrong(name: str, words: str) -> None:
-    raise InputError(words, field=name)
+    return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 
 def _shares(keep: str | Sequence[float]) -> list[float]:
