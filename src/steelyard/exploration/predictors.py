@@ -128,33 +128,47 @@ class Hierarchical:
         return self.costs.time_s(counts), self.costs.spread(counts)
 
 
-class _Line:
-    """``time = a + b x``, least squares of relative errors, neither below 0; the spread is that of the fit."""
+class _Fitted:
+    """Times of what is known of networks, least squares of relative errors; the spread is that of the fit."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
 
     def known(self, codes: Codes) -> Floats:
-        """``x``."""
+        """``x``, a row of each network."""
+        raise NotImplementedError
+
+    def _solve(self, x: Floats, seconds: Floats) -> None:
+        raise NotImplementedError
+
+    def _on(self, x: Floats) -> Floats:
+        """Times, above 0."""
         raise NotImplementedError
 
     def fit(self, codes: Codes, seconds: Floats) -> None:
-        """Solve for ``a`` and ``b``."""
+        """Solve for the weights."""
         x = self.known(codes)
+        self._solve(x, seconds)
+        rest = np.log(seconds / self._on(x))
+        self.spread = float(max(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1)), 0.005))
+
+    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
+        """What was fitted."""
+        found = self._on(self.known(codes))
+        return found, np.full(len(found), self.spread)
+
+
+class _Line(_Fitted):
+    """``time = a + b x``, neither below 0."""
+
+    def _solve(self, x: Floats, seconds: Floats) -> None:
         rows = np.stack([np.ones(len(x)), x], axis=1) / seconds[:, None]
         both = np.linalg.lstsq(rows, np.ones(len(x)), rcond=None)[0]
         flat, steep = float(np.median(seconds)), float(np.median(seconds / np.maximum(x, 1e-30)))
         self.line = both if (both >= 0).all() else np.array([0.0, steep]) if both[0] < 0 else np.array([flat, 0.0])
-        rest = np.log(seconds / self._on(x))
-        self.spread = float(max(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1)), 0.005))
 
     def _on(self, x: Floats) -> Floats:
         return np.asarray(np.maximum(self.line[0] + self.line[1] * x, 1e-12))
-
-    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
-        """The line."""
-        found = self._on(self.known(codes))
-        return found, np.full(len(found), self.spread)
 
 
 class Macs(_Line):
@@ -167,30 +181,14 @@ class Macs(_Line):
         return np.asarray(self.context.graphs["macs"](self.context.space.counts(codes)))
 
 
-class _Weighed:
-    """Times as sums of known columns with weights not below 0, least squares of relative errors."""
+class _Weighed(_Fitted):
+    """Times as sums of known columns, none below 0, with weights not below 0."""
 
-    def __init__(self, context: Context) -> None:
-        self.context = context
-
-    def columns(self, codes: Codes) -> Floats:
-        """``[n, columns]``, none below 0."""
-        raise NotImplementedError
-
-    def fit(self, codes: Codes, seconds: Floats) -> None:
-        """Solve for the weights."""
-        x = self.columns(codes)
+    def _solve(self, x: Floats, seconds: Floats) -> None:
         self.weights = _not_below_zero(x / seconds[:, None])
-        rest = np.log(seconds / self._of(x))
-        self.spread = float(max(np.sqrt(np.sum(rest**2) / max(len(x) - 2, 1)), 0.005))
 
-    def _of(self, x: Floats) -> Floats:
+    def _on(self, x: Floats) -> Floats:
         return np.asarray(np.maximum(x @ self.weights, 1e-12))
-
-    def predict(self, codes: Codes) -> tuple[Floats, Floats]:
-        """The sums."""
-        found = self._of(self.columns(codes))
-        return found, np.full(len(found), self.spread)
 
 
 def _not_below_zero(rows: Floats) -> Floats:
@@ -208,7 +206,7 @@ class Counts(_Weighed):
 
     name = "counts"
 
-    def columns(self, codes: Codes) -> Floats:
+    def known(self, codes: Codes) -> Floats:
         """Ones, and counts of the graph."""
         counts, graphs = self.context.space.counts(codes), self.context.graphs
         return np.stack([np.ones(len(codes)), *(graphs[n](counts) for n in ("macs", "depth", "activations"))], axis=1)
@@ -223,7 +221,7 @@ class Mix(_Weighed):
         super().__init__(context)
         _needs_devices(context)
 
-    def columns(self, codes: Codes) -> Floats:
+    def known(self, codes: Codes) -> Floats:
         """Times of the devices."""
         assert self.context.devices is not None
         return self.context.devices.times(codes)

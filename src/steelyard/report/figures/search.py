@@ -120,12 +120,11 @@ def _allocation_front(found: Allocation) -> Figure:
         series.append(dots("one for all", [p.figures[x] for p in points], [p.figures[y] for p in points], **shown))
     if x in found.limits:
         series[0] |= level([limit(x=found.limits[x], words="limit")])
-    unit = UNITS
     option = {
         "height": 300,
         "trigger": "item",
-        "xAxis": axis(names[x], unit[x].replace("1", ""), zero=False),
-        "yAxis": axis(names[y], unit[y].replace("1", ""), zero=False),
+        "xAxis": axis(names[x], UNITS[x].replace("1", ""), zero=False),
+        "yAxis": axis(names[y], UNITS[y].replace("1", ""), zero=False),
         "series": series,
     }
     says = f"{len(front)} optima of {names[y]} at limits of {names[x]}; the first has {_said(found, found.best)}."
