@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,15 +165,20 @@ def _layers(found: Allocation) -> Figure:
     return Figure("layers", title, says, option, ("layer", "has"), tuple(found.best.chosen.items()))
 
 
+def _sizes(areas: Sequence[float]) -> list[float]:
+    """How large the dots of chips are drawn, by their silicon."""
+    most = max(areas, default=0.0) or 1.0
+    return [6 + 18 * (area / most) ** 0.5 for area in areas]
+
+
 def chip_figures(found: ChipSearch) -> list[Figure]:
     """Time and energy of the chips of the front, dots as large as their silicon."""
-    most = max((p.area_m2 for p in found.front), default=0.0) or 1.0
     times = [sum(p.latency_s.values()) for p in found.front]
     joules = [sum(p.energy_j.values()) for p in found.front]
     words = [chips.words_of(found, p) for p in found.front]
     points = dots("chips", times, joules, words=words, itemStyle={"color": colour(0), "opacity": 0.7})
-    for point, p in zip(points["data"], found.front, strict=True):
-        point["symbolSize"] = 6 + 18 * (p.area_m2 / most) ** 0.5
+    for point, size in zip(points["data"], _sizes([p.area_m2 for p in found.front]), strict=True):
+        point["symbolSize"] = size
     best = found.best["product"]
     option = {
         "height": 320,
@@ -196,7 +202,7 @@ def chip_figures(found: ChipSearch) -> list[Figure]:
 def codesign_figures(found: Codesign) -> list[Figure]:
     """Score and time of the pairs of the front by number format, dots as large as the silicon; how a front grew."""
     name, front = codesigns.score_name(found), found.front
-    most = max((p.chip.area_m2 for p in front), default=0.0) or 1.0
+    sizes = _sizes([p.chip.area_m2 for p in front])
     times = [sum(p.chip.latency_s.values()) for p in front]
     words = [f"{p.architecture}\n{name} {figure(p.score)}, {chips.words_of(found, p.chip)}" for p in front]
     series = []
@@ -205,7 +211,7 @@ def codesign_figures(found: Codesign) -> list[Figure]:
         told: dict[str, Any] = {"words": [words[k] for k in at], "itemStyle": {"color": colour(i), "opacity": 0.7}}
         series.append(dots(form, [times[k] for k in at], [front[k].score for k in at], **told))
         for point, k in zip(series[-1]["data"], at, strict=True):
-            point["symbolSize"] = 6 + 18 * (front[k].chip.area_m2 / most) ** 0.5
+            point["symbolSize"] = sizes[k]
     option = {
         "height": 320,
         "trigger": "item",
