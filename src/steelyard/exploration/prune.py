@@ -96,7 +96,8 @@ def search_prune(
     said = {k: v for k, v in words.items() if v not in (None, "")}
     network = one_network(model, on, said)
     task = _task(network, shares, step, sensitivity)
-    inputs = {"model": str(model), "on": on, "keep": keep, "step": step, "sensitivity": sensitivity, **given, **said}
+    inputs = {"model": str(model), "on": on, "keep": keep, "step": step, "sensitivity": sensitivity}
+    inputs |= {**given, "front": front, **said}
     return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 
