@@ -116,6 +116,7 @@ def test_placements_are_the_best_of_all(goal: str) -> None:
         one = sy.estimate("alexnet", on=device)
         assert found.alike[device].figures["latency_s"] == pytest.approx(one.latency_s, rel=1e-9)
         assert found.alike[device].figures["energy_j"] == pytest.approx(one.energy_j_per_item, rel=0.02)
+        assert any(name.startswith(f"{device}.") for name in found.task.ledger.guesses), "guesses of every device"
     if goal == "throughput":
         order = ["rk3588", "raspberry_pi_5"]
         places = [order.index(c) for c in found.best.chosen.values()]
