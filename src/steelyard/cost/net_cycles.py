@@ -26,7 +26,7 @@ from steelyard.machine.classes import cores
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["arena_bytes", "check_counted", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
+__all__ = ["arena_bytes", "check_counted", "extents", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
 
 
 def kernel_cycles(
@@ -67,7 +67,7 @@ def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, 
     inputs = sum(graph.elements(i, sizes) for i in node.inputs if graph.tensors[graph.storage(i)].role in _MOVING)
     if not is_product(node):
         return loop.output * outputs + loop.input * inputs
-    rows, columns, depth, groups = _extents(graph, node, sizes)
+    rows, columns, depth, groups = extents(graph, node, sizes)
     depthwise = node.op == "conv" and groups > 1 and bool(np.all(columns == 1))
     if depthwise:  # channels are what a turn has several of
         columns, groups = groups, 1.0
@@ -87,7 +87,7 @@ def _up(x: Any, by: float) -> Any:
     return np.ceil(np.asarray(x, dtype=np.float64) / by)
 
 
-def _extents(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
+def extents(graph: TensorGraph, node: Node, sizes: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
     """Pixels, outputs of a pixel, depth of an output, and groups of a product."""
     out = graph.shape(node.outputs[0], sizes)
     if node.op == "conv":
@@ -201,8 +201,12 @@ _ALIGNED = 16.0
 
 def _is_step(node: Node, runtime: Runtime) -> bool:
     """Whether an op is a step of the library, and not part of the one before it or a view."""
-    joined = node.op in runtime.joins or (runtime.folds_norm and node.op == "batch_norm")
-    return not joined and node.kind.group not in ("view", "fill")
+    return not _follows(node, runtime) and node.kind.group not in ("view", "fill")
+
+
+def _follows(node: Node, runtime: Runtime) -> bool:
+    """Whether a kernel does an op to its outputs."""
+    return node.op in runtime.joins or (runtime.folds_norm and node.op == "batch_norm")
 
 
 def _in_place(graph: TensorGraph, node: Node, library: Library) -> bool:
@@ -214,7 +218,7 @@ def _joined(graph: TensorGraph, runtime: Runtime) -> TensorGraph:
     """The graph where ops that a kernel does to its outputs write over what they alone read."""
     tensors, users = list(graph.tensors), graph.users()
     for node in graph.nodes:
-        if not (node.op in runtime.joins or (runtime.folds_norm and node.op == "batch_norm")):
+        if not _follows(node, runtime):
             continue
         over, out = node.inputs[0], node.outputs[0]
         if tensors[out].of < 0 and len(users.get(over, ())) == 1 and tensors[over].role == "activation":
@@ -228,7 +232,7 @@ def _buffers(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], library: 
         return 0.0, 0.0
     name, _, _ = product_of(graph, node, sizes)
     loop = _loop_of(library, name, node)
-    _, columns, depth, groups = _extents(graph, node, sizes)
+    _, columns, depth, groups = extents(graph, node, sizes)
     found = loop.column_bytes * depth * groups
     if loop.plane_bytes and node.op == "conv":
         source, window = graph.shape(node.inputs[0], sizes), node.facts["kernel"]

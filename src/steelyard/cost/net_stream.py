@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.net_kernels import NetKernels, is_product, product_of
+from steelyard.cost.net_cycles import extents
+from steelyard.cost.net_kernels import NetKernels, is_product
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError
 from steelyard.machine.fabric import Fabric
@@ -32,6 +33,8 @@ __all__ = ["Engine", "Folding", "Stream", "folded", "stream_of", "streamed"]
 LOGIC_BITS = 4.0
 #: Words of a memory up to which it is made of look-up tables, 64 of a bit in each.
 LOGIC_WORDS = 128.0
+#: Look-up tables of an engine's control, and of its arithmetic over those of products and sums (FINN-R).
+CONTROL_LUTS, LUTS_OVER = 300.0, 1.1
 #: Words and bits of a block RAM of 18 Kb.
 _BLOCKS = ((16384, 1), (8192, 2), (4096, 4), (2048, 9), (1024, 18), (512, 36))
 BLOCK_BYTES = 18 * 1024 / 8
@@ -112,7 +115,7 @@ def _resources(engine: Engine, pe: Any, simd: Any, weight_bits: float, bits: flo
     sums = both + np.ceil(np.log2(max(engine.depth, 2.0)))
     levels = 2.0**bits - 1.0 if logic else 1.0
     products = simd * (2.0 * np.ceil(both / 6.0) - 1.0) * both if logic else 0.0
-    luts = 300.0 + 1.1 * pe * (products + both * (2.0 * simd - 1.0) + sums + levels * sums)
+    luts = CONTROL_LUTS + LUTS_OVER * pe * (products + both * (2.0 * simd - 1.0) + sums + levels * sums)
     words, wide = engine.outputs * engine.depth / (pe * simd), pe * simd * weight_bits
     small = words <= LOGIC_WORDS
     luts = luts + np.where(small, wide * np.ceil(words / 64.0), 0.0)
@@ -183,13 +186,11 @@ def stream_of(
 
 
 def _engine(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], precision: Precision) -> Engine:
-    out = graph.shape(node.outputs[0], sizes)
-    if node.op == "linear":
-        _, flops, _ = product_of(graph, node, sizes)
-        rows = prod(out[:-1], start=1.0)
-        return Engine(float(out[-1]), float(flops) / 2.0 / rows / float(out[-1]), float(rows), 1.0 / float(rows), 0.0)
-    weight, source = graph.shape(node.inputs[1], sizes), graph.shape(node.inputs[0], sizes)
-    pixels, rows, kernel = prod(out[2:], start=1.0), float(source[2]), float(node.facts["kernel"][0])
-    window = kernel * source[1] * prod(source[3:], start=1.0) * precision.bits if kernel > 1 else 0.0
-    waits = min(1.0, kernel / rows) if kernel > 1 else 1.0 / float(pixels)
-    return Engine(float(out[1]), float(prod(weight[1:], start=1.0)), float(pixels), waits, float(window))
+    pixels, columns, depth, groups = extents(graph, node, sizes)
+    kernel = float(node.facts["kernel"][0]) if node.op == "conv" else 1.0
+    waits, window = 1.0 / float(pixels), 0.0
+    if kernel > 1:
+        source = graph.shape(node.inputs[0], sizes)
+        waits = min(1.0, kernel / float(source[2]))
+        window = float(kernel * source[1] * prod(source[3:], start=1.0) * precision.bits)
+    return Engine(float(columns * groups), float(depth), float(pixels), waits, window)
