@@ -289,7 +289,8 @@ def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> T
         return _with(kept_net(entry.name), values)
     known = _parameters(entry.family)
     own = {k: _value(values.pop(k)) for k in list(values) if k in known}
-    graph = _built(*(entry.name, entry.family, entry.source), sides or entry.size, _frozen({**entry.config, **own}))
+    parameters = _frozen({**entry.config, **own})
+    graph = _built(entry.name, entry.family, entry.source, sides or entry.size, parameters)
     return _with(graph, values, known)
 
 
