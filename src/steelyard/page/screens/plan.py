@@ -27,6 +27,8 @@ _STAGES = (
     ("nearest changes", 0.6),
     ("mixed fleet", 0.95),
 )
+#: What is asked first.
+_START = {"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"}
 #: Files of the folder that the page itself is, or that are its twins.
 _ELSEWHERE = ("report.html", "front.svg", "plan.json")
 
@@ -183,12 +185,12 @@ SCREEN = Screen(
     ask=ask,
     verb="plan",
     usual="model rate concurrency isl osl trace ttft tpot on objective engine budget max_gpus sure against",
-    start={"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"},
+    start=_START,
     long=True,
     examples=(
         (
             "Ten requests a second of an 8B model: how many H100?",
-            {"model": "llama-3.1-8b", "on": "h100_sxm", "rate": "10/s", "ttft": "p99:1s", "tpot": "p95:30ms"},
+            _START,
         ),
         (
             "A 70B model: which of three GPUs is cheapest?",
@@ -206,14 +208,7 @@ SCREEN = Screen(
         ),
         (
             "GPUs of my own, or an API at 0.20 and 0.60 USD per million tokens?",
-            {
-                "model": "llama-3.1-8b",
-                "on": "h100_sxm",
-                "rate": "10/s",
-                "ttft": "p99:1s",
-                "tpot": "p95:30ms",
-                "against": "0.2/0.6",
-            },
+            {**_START, "against": "0.2/0.6"},
         ),
     ),
     brings=(

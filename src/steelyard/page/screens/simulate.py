@@ -198,6 +198,18 @@ def _overlaid(first: Mapping[str, Any], others: Sequence[Mapping[str, Any]]) -> 
     }
 
 
+#: What is asked first.
+_START = {
+    "model": "llama-3.1-8b",
+    "on": "h100_sxm",
+    "rate": "8/s",
+    "isl": "lognormal:1000",
+    "osl": "200",
+    "requests": "500",
+    "ttft": "p99:500ms",
+    "tpot": "p95:25ms",
+}
+
 SCREEN = Screen(
     name="simulate",
     title="Simulate",
@@ -205,32 +217,14 @@ SCREEN = Screen(
     ask=ask,
     verb="simulate",
     usual="model on engine trace rate concurrency isl osl requests ttft tpot tp replicas",
-    start={
-        "model": "llama-3.1-8b",
-        "on": "h100_sxm",
-        "rate": "8/s",
-        "isl": "lognormal:1000",
-        "osl": "200",
-        "requests": "500",
-        "ttft": "p99:500ms",
-        "tpot": "p95:25ms",
-    },
+    start=_START,
     columns=2,
     together=together,
     long=True,
     examples=(
         (
             "Eight requests a second on one H100",
-            {
-                "model": "llama-3.1-8b",
-                "on": "h100_sxm",
-                "rate": "8/s",
-                "isl": "lognormal:1000",
-                "osl": "200",
-                "requests": "500",
-                "ttft": "p99:500ms",
-                "tpot": "p95:25ms",
-            },
+            _START,
         ),
         (
             "A 70B model on eight of them at its limit",

@@ -120,6 +120,9 @@ def _opened(row: Row, words: Mapping[str, Any]) -> str:
     return urlencode({**same, **named, "gbs": s.plan.gbs, **layout_of(s.plan, "train")}, doseq=True)
 
 
+#: What is asked first.
+_START = {"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"}
+
 SCREEN = Screen(
     name="train_plan",
     title="The best layout",
@@ -129,12 +132,12 @@ SCREEN = Screen(
     command="plan --train",
     function="plan_training",
     usual="model on framework precision gbs seq tokens failures objective by budget max_gpus sure",
-    start={"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"},
+    start=_START,
     long=True,
     examples=(
         (
             "2T tokens of a 70B model within 60 days: which GPU, how many, which layout?",
-            {"model": "llama-3.1-70b", "on": "h100_sxm,b200_sxm", "gbs": "1024", "tokens": "2T", "by": "60d"},
+            _START,
         ),
         (
             "The cheapest way to train an 8B model on 1T tokens",
