@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from steelyard.errors import UnknownName
+from steelyard.machine.catalogue import is_catalogued
 from steelyard.page.measured import opened
 from steelyard.page.screen import Screen, Shown, Tell, with_addresses
 
@@ -43,16 +44,23 @@ _DRAWN = 40
 
 
 @cache
+def _measured() -> Mapping[str, Any]:
+    """What the pages of validation say."""
+    found: dict[str, Any] = json.loads(_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+@cache
 def _rows() -> tuple[dict[str, Any], ...]:
     """The rows of the index, over all machines and models."""
-    found = json.loads(_FILE.read_text(encoding="utf-8"))
+    found = _measured()
     return tuple({"machine": "*", "model": "*", **dict(zip(found["heads"], row, strict=True))} for row in found["rows"])
 
 
 @cache
 def _each() -> tuple[dict[str, Any], ...]:
     """The rows of one machine or one model."""
-    found = json.loads(_FILE.read_text(encoding="utf-8"))
+    found = _measured()
     return tuple(dict(zip(found["finer"], row, strict=True)) for row in found["each"])
 
 
@@ -105,17 +113,10 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
         "q": text,
         "rows": [{**r, "open": opened(*(r[n] for n in ("source", "table", "machine", "model")))} for r in listed],
         "sums": [{**s, "open": _address(axis, s["name"])} for s in sums],
-        "on": name if axis == "machine" and name in _machines() else "",
+        "on": name if axis == "machine" and is_catalogued(name) else "",
     }
     figures = _figures(axis, listed) if name else _figures_of_sums(axis, sums)
     return Shown(document, rows, figures, view)
-
-
-@cache
-def _machines() -> frozenset[str]:
-    from steelyard.report import listing
-
-    return frozenset(str(row["name"]) for row in listing.rows("machines"))
 
 
 def _holds(row: Mapping[str, Any], text: str) -> bool:
