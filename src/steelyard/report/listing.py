@@ -15,7 +15,7 @@ from steelyard.units import format_quantity
 if TYPE_CHECKING:
     from steelyard.machine.component import Machine
 
-__all__ = ["heading", "kinds", "origins", "rows", "shown", "text"]
+__all__ = ["heading", "kinds", "rows", "rows_with_origins", "shown", "text"]
 
 #: Heading and unit of the columns that need them, for people.
 _COLUMNS = {
@@ -48,22 +48,26 @@ def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
     Raises:
         UnknownName: nothing matches.
     """
-    return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in _found(kind, filter_text)]
+    return rows_with_origins(kind, filter_text)[0]
 
 
-def origins(kind: str, filter_text: str = "") -> list[dict[str, str]]:
-    """Of the same rows, by column: the source of a figure with its date, or why it is a guess (``guess: ...``)."""
-    found = []
-    for row in _found(kind, filter_text):
+def rows_with_origins(kind: str, filter_text: str = "") -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """The same rows; and of each by column the source of a figure with its date, or why it is a guess (``guess: ``).
+
+    Raises:
+        UnknownName: nothing matches.
+    """
+    found, told = _found(kind, filter_text), []
+    for row in found:
         dated = ", ".join(str(row[n]) for n in ("source", "date") if row.get(n))
         if dated and row.get("released"):
             dated += f"; released {row['released']}"
         if row.get("guess") is True:
             dated = f"guess: {dated}"
         figures = [n for n, v in row.items() if isinstance(v, int | float) and not isinstance(v, bool)]
-        told = {n: dated for n in figures if dated and n != "guesses"}
-        found.append(told | {n: f"guess: {why}" for n, why in row.get("_guess", {}).items()})
-    return found
+        published = {n: dated for n in figures if dated and n != "guesses"}
+        told.append(published | {n: f"guess: {why}" for n, why in row.get("_guess", {}).items()})
+    return [plain({k: v for k, v in row.items() if not k.startswith("_")}) for row in found], told
 
 
 def _found(kind: str, filter_text: str) -> list[dict[str, Any]]:

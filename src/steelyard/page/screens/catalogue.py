@@ -31,8 +31,8 @@ def ask(words: Mapping[str, Any], tell: Tell) -> Shown:
     if name := words.get("name"):
         return _entry(kind, str(name), str(words.get("beside", "")))
     text = str(words.get("q", ""))
-    rows = listing.rows(kind, text)
-    return Shown({"schema": "steelyard.list/1", "kind": kind, "rows": rows}, rows, view=_table(kind, rows, text))
+    rows, told = listing.rows_with_origins(kind, text)
+    return Shown({"schema": "steelyard.list/1", "kind": kind, "rows": rows}, rows, view=_table(kind, rows, told, text))
 
 
 def _singular(kind: str) -> str:
@@ -45,11 +45,12 @@ def _tabs(kind: str) -> dict[str, Any]:
     return {"first": _FIRST, "others": [k for k in listing.kinds() if k not in _FIRST], "kind": kind}
 
 
-def _table(kind: str, rows: Sequence[Mapping[str, Any]], text: str) -> dict[str, Any]:
+def _table(
+    kind: str, rows: Sequence[Mapping[str, Any]], told: Sequence[Mapping[str, str]], text: str
+) -> dict[str, Any]:
     names = list(rows[0]) if rows else []
     numeric = {n for n in names if any(isinstance(r[n], int | float) and not isinstance(r[n], bool) for r in rows)}
     heads = [{"name": n, "head": listing.heading(n), "text": n not in numeric, "long": n in _LONG} for n in names]
-    told = listing.origins(kind, text)
     published = [next((w for w in of.values() if not w.startswith("guess")), "") for of in told]
     cells = [
         [
