@@ -173,13 +173,11 @@ class Jobs:
             InputError: too many runs wait.
         """
         key = key_of(question.screen, question.columns[0])
-        job = self._jobs.get(key)
-        if job is not None and not job.over:
-            return job
-        job = Job(question, key)
         stored = None if again else await asyncio.to_thread(self.store.get, question)
-        if (other := self._jobs.get(key)) is not None and not other.over:  # which began while the store was read
-            return other
+        known = self._jobs.get(key)  # it may have begun while the store was read
+        if known is not None and not known.over:
+            return known
+        job = Job(question, key)
         if isinstance(stored, Shown):
             job.shown = stored
             await job.become("done", "kept from before", 1.0)
