@@ -103,7 +103,9 @@ def test_an_export_opens_from_disk(tmp_path: Path) -> None:
         assert 'href="/' not in text and 'src="/' not in text and "http" not in text.replace("http://www.w3.org", "")
     two = json.loads(next((tmp_path / "out").glob("estimate-*-2.json")).read_text(encoding="utf-8"))
     assert two["machine"]["name"] == "l40s"
-    assert main(["serve", "--export", str(tmp_path / "x"), "--page", "no such address"]) == 2
+    for wrong in ("no such address", "estimate?model=llama-3.1-8b&on=a100_sxm&2.on=no-such-machine"):
+        assert main(["serve", "--export", str(tmp_path / "x"), "--page", wrong]) == 2
+    assert not (tmp_path / "x").exists()
     assert main(["serve", "--page", "estimate"]) == 2
 
 

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlencode
 
-from steelyard.errors import InputError, SteelyardError, show
+from steelyard.errors import InputError, Problem, SteelyardError, raise_all, show
 from steelyard.page.answers import Answers, Column, asked, column_of, json_text
 from steelyard.page.pages import ASSETS, screen_page
 from steelyard.page.problems import wrong_of
@@ -47,6 +47,8 @@ def export_pages(folder: Path, addresses: Sequence[str] = ()) -> int:
     for name, question in questions.items():
         first = name == f"{question.screen.name}.html"
         columns = [column_of(question, 0)] if first and _too_long(question.screen) else _answered(question)
+        if not first:
+            raise_all([Problem(wrong.field, wrong.message) for column in columns for wrong in column.problems])
         pages[name] = screen_page(question, columns, exported=True)
         for column in columns:
             if column.shown is not None:
@@ -81,7 +83,7 @@ def _too_long(screen: Screen) -> bool:
 
 
 def _answered(question: Question) -> Sequence[Column]:
-    """The columns of a question with their answers. Raises :class:`SteelyardError` where none can be answered."""
+    """The columns of a question with their answers, or with what is wrong with them."""
     if not question.screen.long:
         return Answers().columns(question)
     try:
