@@ -168,6 +168,8 @@ def test_what_does_not_fit_says_what_would() -> None:
     found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096, loss="whole")
     assert not found.fits
     assert remedy(found).startswith("--loss fused")
+    run = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096, loss="whole", tokens="1B", by="30d")
+    assert remedy(run) == remedy(found)
     longer = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=16384, offload="none")
     assert not longer.fits
     changes = {one.words: one.found for one in longer.would_fit}

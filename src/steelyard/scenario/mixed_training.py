@@ -11,7 +11,7 @@ from steelyard.deployment.train_plan import REWARDED
 from steelyard.errors import InputError, Problem, show
 from steelyard.machine.cluster import Mixed, with_network
 from steelyard.scenario.fields import fields_of
-from steelyard.scenario.run_limits import limits_of
+from steelyard.scenario.run_limits import LENGTHS, OF_A_RUN, limits_of
 from steelyard.scenario.training import TrainScenario, failures_of, length_of, read_train_scenario, sequences_of
 from steelyard.scenario.words import Problems
 
@@ -19,8 +19,8 @@ __all__ = ["MixedTrainScenario", "read_mixed_training"]
 
 #: Fields of the whole run, which no kind of device has alone.
 _OF_THE_RUN = (
-    *("tokens", "samples", "epochs", "trainings", "failures", "checkpoint", "spares", "jitter", "by", "budget"),
-    *("carbon", "power_price", "gbs", "on", "across", "shares", "network"),
+    *(*LENGTHS, *OF_A_RUN, "trainings", "checkpoint", "power_price"),
+    *("gbs", "on", "across", "shares", "network"),
 )
 #: What is not priced on several kinds, and why.
 _REFUSED: Mapping[str, str] = {

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from steelyard.errors import InputError, Problem, raise_all, show
 from steelyard.units import parse_quantity
 
-__all__ = ["Limits", "limits_of"]
+__all__ = ["LENGTHS", "OF_A_RUN", "Limits", "limits_of", "of_a_step"]
 
 #: Words that mean something only for a run, and those that give its length.
-_OF_A_RUN = ("failures", "spares", "jitter", "by", "budget", "carbon")
-_LENGTHS = ("tokens", "samples", "epochs")
+OF_A_RUN = ("failures", "spares", "jitter", "by", "budget", "carbon")
+LENGTHS = ("tokens", "samples", "epochs")
 
 
 class Limits(NamedTuple):
@@ -20,6 +20,11 @@ class Limits(NamedTuple):
 
     by_s: float | None
     budget_usd: float | None
+
+
+def of_a_step(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Words of a question about a run, without those that only a run has."""
+    return {n: v for n, v in words.items() if n not in (*LENGTHS, *OF_A_RUN)}
 
 
 def limits_of(values: Mapping[str, Any]) -> Limits:
@@ -43,8 +48,8 @@ def limits_of(values: Mapping[str, Any]) -> Limits:
             else:
                 if not 0 < (found[name] or 0.0) < 1e15:
                     problems.append(Problem(name, f"expected more than 0 {unit}, got {show(str(values[name]))}"))
-    useless = [name for name in _OF_A_RUN if given(name)]
-    if useless and not any(given(name) for name in _LENGTHS):
+    useless = [name for name in OF_A_RUN if given(name)]
+    if useless and not any(given(name) for name in LENGTHS):
         message = f"expected the tokens of the run (15.6T), without which --{useless[0]} says nothing"
         problems.append(Problem("tokens", message))
     raise_all(problems)

@@ -9,6 +9,7 @@ from typing import Any
 from steelyard.deployment.train_plan import unoffered
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.scenario.fields import fields_of
+from steelyard.scenario.run_limits import of_a_step
 from steelyard.scenario.training import read_train_scenario
 from steelyard.training.estimate import TrainEstimate, answer_train
 
@@ -35,9 +36,8 @@ def why_not_layout(best: TrainEstimate, layout: Mapping[str, Any]) -> WhyNot:
     """
     scenario = best.scenario
     known = fields_of("train")
-    words = {n: v for n, v in scenario.words.items() if n in known and n not in ("why_not", "tokens", "samples")}
-    named = {**words, "on": scenario.cluster, "epochs": None, "by": "", "budget": "", "failures": ""}
-    named |= {"spares": "", "jitter": None, "carbon": None}
+    words = {n: v for n, v in of_a_step(scenario.words).items() if n in known and n != "why_not"}
+    named = {**words, "on": scenario.cluster}
     if scenario.rewarded is None:
         named["gbs"] = scenario.plan.gbs
     elif scenario.rewarded.rollout_on is not None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.deployment.train_plan import SPLITTING
 from steelyard.errors import InputError
+from steelyard.scenario.run_limits import of_a_step
 from steelyard.scenario.training import read_train_scenario
 from steelyard.training.estimate import TrainEstimate, answer_train
 
@@ -42,9 +43,8 @@ def remedies(found: TrainEstimate) -> tuple[Remedy, ...]:
 
 
 def _answered(found: TrainEstimate, change: dict[str, Any]) -> TrainEstimate | None:
-    words = {n: v for n, v in found.scenario.words.items() if n not in ("tokens", "samples", "epochs")}
     try:
-        return answer_train(read_train_scenario({**words, **change}))
+        return answer_train(read_train_scenario({**of_a_step(found.scenario.words), **change}))
     except InputError:
         return None
 
