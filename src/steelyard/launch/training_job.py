@@ -75,13 +75,12 @@ class TrainJob:
     @property
     def apart(self) -> Cluster | None:
         """Devices that answer beside those that train."""
-        step = self.found.scenario.rewarded
-        return None if step is None else step.rollout_on
+        return self.found.scenario.apart
 
     @property
     def devices(self) -> int:
         """That train, and that answer beside them."""
-        return self.cluster.count + (0 if self.apart is None else self.apart.count)
+        return self.found.scenario.devices
 
     @property
     def per_node(self) -> int:

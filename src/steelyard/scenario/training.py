@@ -95,6 +95,16 @@ class TrainScenario:
         return self.model.transformer
 
     @property
+    def apart(self) -> Cluster | None:
+        """Devices that answer beside those that train."""
+        return None if self.rewarded is None else self.rewarded.rollout_on
+
+    @property
+    def devices(self) -> int:
+        """That train, and that answer beside them."""
+        return self.cluster.count + (0 if self.apart is None else self.apart.count)
+
+    @property
     def given(self) -> frozenset[str]:
         """Names of the fields that were given, with another value than their default."""
         known = fields_of("train")

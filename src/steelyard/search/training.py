@@ -85,9 +85,7 @@ class Row:
     @property
     def devices(self) -> int:
         """That train, and that answer beside them."""
-        step = self.scenario.rewarded
-        apart = None if step is None else step.rollout_on
-        return self.scenario.cluster.count + (0 if apart is None else apart.count)
+        return self.scenario.devices
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -138,7 +138,6 @@ def answer_rewarded(scenario: TrainScenario, known: dict[Any, Rollouts] | None =
     learning = sum(times.values()) - answering
     whole = max(answering, learning) if step.stale else answering + learning
     ends = _ends(times, (low, high), rollouts, step.stale)
-    devices = cluster.count + (apart.count if apart else 0)
     idle = _idle(times, whole, rollouts, apart is not None)
     energy, usd = _spent(found, step, times, whole, rollouts, apart)
     done = RewardedCost(
@@ -149,7 +148,7 @@ def answer_rewarded(scenario: TrainScenario, known: dict[Any, Rollouts] | None =
         answers=step.answers.osl.size,
         tokens=step.answers.tokens,
         output_tokens=float(step.answers.osl.sum(dtype=np.float64)),
-        devices=devices,
+        devices=scenario.devices,
         idle_frac=idle,
         energy_j=energy,
         usd=usd,
@@ -158,8 +157,8 @@ def answer_rewarded(scenario: TrainScenario, known: dict[Any, Rollouts] | None =
     _account(found, step, rollouts)
     run = None
     if scenario.tokens is not None:
-        hourly = None if usd is None else usd / devices / whole * 3600.0
-        counted = replace(scenario, plan=plan, cluster=replace(cluster, count=devices))
+        hourly = None if usd is None else usd / scenario.devices / whole * 3600.0
+        counted = replace(scenario, plan=plan, cluster=replace(cluster, count=scenario.devices))
         run = run_of_scenario(counted, (whole, *ends), done.tokens, energy / whole, hourly)
         found.ledger.cite("failures", scenario.failures.source)
     return replace(found, scenario=replace(scenario, plan=plan, open=found.scenario.open), rewarded=done, run=run)
