@@ -21,14 +21,14 @@ from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.training.estimate import TrainEstimate
 from steelyard.training.rollouts import Rollouts, answer_rewarded
 
-__all__ = ["MOST_REWARDED", "Way", "ways"]
+__all__ = ["MOST_REWARDED", "TOKENS", "Way", "ways"]
 
 #: Devices at most where nothing is said.
 MOST_REWARDED = 256
 #: Shares of the devices that answer, where others train.
 _SHARES = (0.25, 0.5, 0.75)
-#: Tokens of a run without a length, as of plans of other trainings.
-_TOKENS = 1e12
+#: Tokens of a run whose length was not given.
+TOKENS = 1e12
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -98,6 +98,6 @@ def _weighed(words: Mapping[str, Any], known: dict[Any, Rollouts]) -> list[Way]:
     if run is not None:
         usd = None if run.usd is None else run.usd["p50"]
         return [Way(found, run.days["p50"], usd, run.kwh["p50"])]
-    times = _TOKENS / done.tokens
+    times = TOKENS / done.tokens
     usd = None if done.usd is None else done.usd * times
     return [Way(found, done.step_s * times / DAY_S, usd, done.energy_j * times / 3.6e6)]

@@ -35,7 +35,7 @@ from steelyard.scenario.training import TrainScenario, read_train_scenario
 from steelyard.scenario.verbs import verb
 from steelyard.scenario.words import Problems, read_words
 from steelyard.search.chance import read_chance
-from steelyard.search.rewarded import MOST_REWARDED, ways
+from steelyard.search.rewarded import MOST_REWARDED, TOKENS, ways
 from steelyard.search.why_not import why_not_layout
 from steelyard.training.chosen import layouts_of
 from steelyard.training.estimate import TrainEstimate, answer_train, checkpoint_bytes_of
@@ -272,13 +272,13 @@ def _ways(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], 
 
 def _of_several(scenario: TrainScenario, question: TrainQuestion) -> tuple[list[Row], int]:
     """The row of devices of several kinds, all of them: as ``train`` lays them out."""
-    found = answer_train(scenario if scenario.tokens is not None else replace(scenario, tokens=1e12))
+    found = answer_train(scenario if scenario.tokens is not None else replace(scenario, tokens=TOKENS))
     run = found.run
     if not found.fits or run is None:
         return [], 1
     usd = None if run.usd is None else run.usd["p50"]
-    sure = 1.0 if (question.by_s, question.budget_usd) == (None, None) else 0.5  # else it is drawn
-    return [Row(scenario, run.days["p50"], usd, run.kwh["p50"], found.step_s, sure)], 1
+    sure, own = chance_of(found, question), found if scenario.tokens is not None else None
+    return [Row(scenario, run.days["p50"], usd, run.kwh["p50"], found.step_s, sure, own)], 1
 
 
 def _recovery(scenario: TrainScenario, nodes: int) -> Recovery:
@@ -293,7 +293,7 @@ def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, quest
     The chance is that of the spread of steps alone; where it leaves a doubt, :func:`_sure` draws the run.
     """
     plan, cluster, words = scenario.plan, scenario.cluster, scenario.words
-    tokens = scenario.tokens or 1e12
+    tokens = scenario.tokens or TOKENS
     steps = np.ceil(tokens / (plan.gbs * plan.seq))
     count = layouts.columns["count"]
     nodes = np.ceil(count / cluster.per_node)
@@ -335,7 +335,8 @@ def _sure(row: Row, question: TrainQuestion) -> Row:
     """The row with the chance that ``train`` answers for it, where the spread of steps alone does not decide."""
     if (question.by_s, question.budget_usd) == (None, None) or not _NO_DOUBT < row.chance < 1.0 - _NO_DOUBT:
         return row
-    return replace(row, chance=chance_of(row.answer, question))
+    found = row.answer
+    return replace(row, chance=chance_of(found, question), found=found)
 
 
 def chance_of(found: TrainEstimate, question: TrainQuestion) -> float:
