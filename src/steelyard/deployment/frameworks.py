@@ -12,6 +12,8 @@ from functools import cache
 from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
+import numpy as np
+
 from steelyard.documents import build, build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.folders import catalogue_files
@@ -117,6 +119,10 @@ class Framework:
         ``memory_spread ^ (z(chance) / 1.2816)``, 1 up to a chance of a half; no unit.
         """
         return self.memory_spread ** (NormalDist().inv_cdf(chance) / Z80) if chance > 0.5 else 1.0
+
+    def outside_bytes(self, devices: Any) -> Any:
+        """Of a device's memory, what driver, libraries and, between several devices, communicators take."""
+        return self.context_bytes + self.communicator_bytes * (np.asarray(devices) > 1)
 
     def lacks(self, degrees: Mapping[str, int]) -> tuple[str, ...]:
         """Of degrees above 1 those that it does not have."""

@@ -153,9 +153,8 @@ class TrainPlan:
 
     @property
     def outside_bytes(self) -> float:
-        """Of a device's memory, what driver, libraries and, between several devices, communicators take."""
-        framework = self.framework
-        return framework.context_bytes + (framework.communicator_bytes if self.devices > 1 else 0.0)
+        """Of a device's memory, what lies outside the allocator."""
+        return float(self.framework.outside_bytes(self.devices))
 
     @property
     def around(self) -> int:

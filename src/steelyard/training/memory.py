@@ -108,9 +108,8 @@ def memory_of(parts: StepParts, plan: TrainPlan, stage: Any, layout: Layout | No
         host = host + (found["optimizer"] + found["gradients"]) * (place == "host")
         found |= {"optimizer": 0.0 * found["optimizer"], "gradients": 0.0 * found["gradients"]}
     devices = np.asarray(layout.tp) * layout.pp * layout.cp * layout.dp
-    outside = framework.context_bytes + np.where(devices > 1, framework.communicator_bytes, 0.0)
     allocated: Any = sum((np.asarray(v, dtype=np.float64) for v in found.values()), np.float64(0.0))
-    return StageMemory(found, allocated, allocated * framework.reserved_frac + outside, host)
+    return StageMemory(found, allocated, allocated * framework.reserved_frac + framework.outside_bytes(devices), host)
 
 
 def _most(values: list[Any]) -> Any:
