@@ -95,6 +95,11 @@ class TrainScenario:
         return self.model.transformer
 
     @property
+    def searched(self) -> bool:
+        """Whether a layout is looked for: the size of a micro-batch, or a degree that splits the model, is open."""
+        return bool({"mbs", *SPLITTING} & set(self.open))
+
+    @property
     def apart(self) -> Cluster | None:
         """Devices that answer beside those that train."""
         return None if self.rewarded is None else self.rewarded.rollout_on

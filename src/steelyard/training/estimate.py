@@ -153,11 +153,11 @@ class TrainEstimate(Result):
     @cached_property
     def would_fit(self) -> tuple[Remedy, ...]:
         """Changes that fit, each with its answer, where this does not; what changes least first."""
-        if self.kinds:
+        if self.fits or self.kinds:
             return ()
         from steelyard.training.remedies import remedies
 
-        return () if self.fits else remedies(self)
+        return remedies(self)
 
     @property
     def energy_j_per_token(self) -> float:
@@ -221,7 +221,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         return answer_rewarded(scenario)
     cluster, model = scenario.cluster, scenario.model
     sites, links = sites_of(cluster, scenario.plan.precision), Links.of(cluster)
-    if {"mbs", *SPLITTING} & set(scenario.open) and model.transformer.depth:
+    if scenario.searched and model.transformer.depth:
         scenario = laid_out(scenario)
     plan = scenario.plan
     parts = priced_parts(model, plan, cluster, sites, links, techniques=scenario.words.get("techniques") or ())

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.money import hourly_price
-from steelyard.deployment.train_plan import SPLITTING, TrainPlan
+from steelyard.deployment.train_plan import TrainPlan
 from steelyard.errors import InputError
 from steelyard.machine.cluster import Cluster
 from steelyard.provenance import Ledger
@@ -106,7 +106,6 @@ def _takes(how: str) -> str:
 def in_replicas(scenario: MixedTrainScenario) -> TrainEstimate:
     """Every kind trains replicas of its own on its share of the sequences."""
     gbs, kinds = scenario.plan.gbs, scenario.of
-    left = bool({"mbs", *SPLITTING} & set(kinds[0].open))
     shares = list(scenario.shares or _first_shares(scenario))
     plans = [_laid_out(s, share) for s, share in zip(kinds, shares, strict=True)]
     if scenario.shares is None:
@@ -116,7 +115,7 @@ def in_replicas(scenario: MixedTrainScenario) -> TrainEstimate:
             found = [n * unit for n, unit in zip(dealt(times, units, gbs), units, strict=True)]
             same = found == shares
             shares = found
-            if same or not left:
+            if same or not kinds[0].searched:
                 break
             plans = [_laid_out(s, share) for s, share in zip(kinds, shares, strict=True)]
     for s, p, share in zip(kinds, plans, shares, strict=True):
@@ -173,7 +172,7 @@ def _first_shares(scenario: MixedTrainScenario) -> list[int]:
 def _laid_out(s: TrainScenario, share: int) -> TrainPlan:
     """The layout of the replicas of a kind for its share: as given, or the fastest that fits."""
     one = replace(s, plan=replace(s.plan, gbs=share))
-    if not {"mbs", *SPLITTING} & set(s.open):
+    if not s.searched:
         return one.plan
     found = usual_layouts(one)
     return found.plan_of(int(np.argmin(found.step_s)))

@@ -57,7 +57,7 @@ def _kinds(found: TrainEstimate) -> Iterator[list[dict[str, Any]]]:
     """Changes by kind; what was left open was looked through already and is not proposed."""
     scenario, plan = found.scenario, found.scenario.plan
     given, framework, count = scenario.given, plan.framework, scenario.cluster.count
-    searched = bool({"mbs", *SPLITTING} & set(scenario.open))
+    searched = scenario.searched
     single: list[dict[str, Any]] = []
     if plan.zero < 3 and plan.dp > 1 and 3 in framework.zeros and ("zero" in given or not searched):
         single.append({"zero": 3})
