@@ -92,15 +92,11 @@ def answer_mixed(scenario: MixedTrainScenario) -> TrainEstimate:
     if not found:
         raise errors[0]
     best = min(found, key=lambda f: (not f.fits, f.step_s))
-    if len(ways) > 1 and len(found) > 1:
+    if len(found) > 1:
         other = next(f for f in found if f is not best)
-        how = f"{other.step_s / best.step_s:.2f} times as long" if other.fits else "does not fit"
-        best.ledger.assume(f"the faster that fits: {best.across}; {other.across} {_takes(how)} (--across)")
+        how = f"would take {other.step_s / best.step_s:.2f} times as long" if other.fits else "does not fit"
+        best.ledger.assume(f"the faster that fits: {best.across}; {other.across} {how} (--across)")
     return best
-
-
-def _takes(how: str) -> str:
-    return how if how.startswith("does") else f"would take {how}"
 
 
 def in_replicas(scenario: MixedTrainScenario) -> TrainEstimate:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.deployment.train_plan import BESIDE, CHOSEN, SPLITTING, TrainPlan, divisors
+from steelyard.deployment.train_plan import CHOSEN, SPLITTING, TrainPlan, divisors
 from steelyard.errors import InputError
 from steelyard.provenance import Ledger
 from steelyard.training import estimate as single
@@ -96,7 +96,7 @@ def _layouts(scenario: MixedTrainScenario) -> Iterator[TrainPlan]:
     common, depth = math.gcd(*(c.count for c in clusters)), scenario.workload.depth
     spaces = [space_of(s.model, s.cluster, s.plan, set(s.given)) for s in scenario.of]
     degrees = [d for d in spaces[0].tp if all(d in space.tp for space in spaces)]
-    cp = first.plan.cp if "cp" in scenario.given else 1
+    cp = first.plan.cp
     ways: Sequence[tuple[str, ...]] = (first.plan.recompute,)
     if "recompute" not in scenario.given:
         ways = tuple(dict.fromkeys((first.plan.recompute, ("full",))))
@@ -110,23 +110,18 @@ def _layouts(scenario: MixedTrainScenario) -> Iterator[TrainPlan]:
             for mbs in (given["mbs"],) if "mbs" in given else _SIZES:
                 if plan.gbs % (mbs * dp):
                     continue
+                chosen: dict[str, Any] = dict(zip(CHOSEN, (tp, stages, dp, mbs), strict=True))
                 for way in ways:
-                    experts = first.plan.ep if "ep" in scenario.given else 1
                     yield replace(
                         first.plan,
-                        **_degrees((tp, stages, dp, mbs), (1, cp, experts)),
+                        **chosen,
                         gbs=plan.gbs,
-                        etp=first.plan.etp if "etp" in scenario.given or experts > 1 else tp,
+                        etp=first.plan.etp if "etp" in scenario.given or first.plan.ep > 1 else tp,
                         shard=dp,
                         schedule="1f1b",
                         recompute=way,
                         recompute_layers=0,
                     )
-
-
-def _degrees(chosen: tuple[int, ...], beside: tuple[int, ...]) -> dict[str, Any]:
-    """Degrees by their names."""
-    return dict(zip((*CHOSEN, *BESIDE), (*chosen, *beside), strict=True))
 
 
 def _tried(scenario: MixedTrainScenario, plan: TrainPlan, parts: list[StepParts], links: list[Links]) -> _Tried:
@@ -215,8 +210,7 @@ def _answered(scenario: MixedTrainScenario, tried: _Tried, links: list[Links], s
     step += flowing + after + update + plan.framework.step_host_s
     slow = int(np.argmax(f + b))
     told = {
-        name: single.one(np.broadcast_to(np.asarray(x, dtype=np.float64), plan.pp)[slow])
-        for name, x in stages_of(tried.parts[kind[slow]], plan, links[kind[slow]], every)[1].items()
+        name: _at(x, slow) for name, x in stages_of(tried.parts[kind[slow]], plan, links[kind[slow]], every)[1].items()
     }
     told["dp"] = told.get("dp", 0.0) + told.pop("gathers") + after
     told |= {"pp_send": flowing, "optimizer": update, "host": told["host"] + plan.framework.step_host_s}
