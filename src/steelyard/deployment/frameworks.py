@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from statistics import NormalDist
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ import numpy as np
 from steelyard.documents import build, build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise
 from steelyard.folders import catalogue_files
-from steelyard.interval import Z80
+from steelyard.interval import Z80, quantile
 from steelyard.units import Quantity, parse_quantity
 
 __all__ = ["Framework", "find_framework", "frameworks", "restated_facts"]
@@ -118,7 +117,7 @@ class Framework:
 
         ``memory_spread ^ (z(chance) / 1.2816)``, 1 up to a chance of a half; no unit.
         """
-        return self.memory_spread ** (NormalDist().inv_cdf(chance) / Z80) if chance > 0.5 else 1.0
+        return float(self.memory_spread ** (quantile(chance) / Z80))
 
     def outside_bytes(self, devices: Any) -> Any:
         """Of a device's memory, what driver, libraries and, between several devices, communicators take."""

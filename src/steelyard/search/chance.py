@@ -18,6 +18,7 @@ import numpy as np
 
 from steelyard.cost.interval import FIRST_TOKEN_SPREAD
 from steelyard.errors import InputError, show
+from steelyard.interval import quantile
 from steelyard.scenario.slo import Target
 from steelyard.units import parse_quantity
 
@@ -37,11 +38,6 @@ _NORMAL = NormalDist()
 
 #: ``z`` -> metric -> s, of runs of one deployment under one load.
 Curve = Mapping[float, Mapping[str, float]]
-
-
-def quantile(chance: float) -> float:
-    """``z`` up to which a chance reaches: every step so many spreads slower than predicted."""
-    return _NORMAL.inv_cdf(chance) if chance > 0.5 else 0.0
 
 
 def read_chance(value: str | float) -> float:
