@@ -11,7 +11,7 @@ from steelyard.launch.documents import comment
 from steelyard.launch.training_job import Launched, TrainJob, array, default
 from steelyard.workload.transformer import Transformer
 
-__all__ = ["bridge", "megatron"]
+__all__ = ["again_left_out", "bridge", "computed_again", "megatron"]
 
 #: Modules that are computed again, by the plan's names.
 _MODULES = {
@@ -92,7 +92,7 @@ def megatron(job: TrainJob, model: Transformer) -> Launched:
         "--transformer-impl": "transformer_engine",
         "--attention-backend": _ATTENTION.get(plan.framework.attention, "auto"),
         **({} if plan.framework.dropout else {"--attention-dropout": 0.0, "--hidden-dropout": 0.0}),
-        **{f"--{n.replace('_', '-')}": v for n, v in _again(job).items()},
+        **{f"--{n.replace('_', '-')}": v for n, v in computed_again(job).items()},
         **_OPTIMIZER.get(plan.optimizer.name, {"--optimizer": "adam"}),
         **{f"--{n.replace('_', '-')}": v for n, v in (_states_away(job) | _activations_away(job, model)).items()},
         "--lr": Var("LR"),
@@ -278,11 +278,7 @@ def _layout_left_out(job: TrainJob) -> Iterator[str]:
     plan = job.plan
     if plan.pp > 1 and plan.schedule not in ("1f1b", "interleaved"):
         yield f"Megatron has no schedule {plan.schedule}: it runs {'interleaved ' if plan.vp > 1 else ''}1F1B"
-    for name in plan.recompute:
-        if name not in ("full", *_MODULES):
-            yield f"computing {name} again: Megatron knows {', '.join(_MODULES)} (by its own names) and full"
-    if "act" in plan.recompute and job.model is not None and not job.model.experts:
-        yield "computing activations again: Megatron does so for experts only"
+    yield from again_left_out(job)
     if plan.away("parameters"):
         yield "parameters in the memory of the host: Megatron keeps them on the devices"
     if plan.away("optimizer") == "nvme":
@@ -291,6 +287,15 @@ def _layout_left_out(job: TrainJob) -> Iterator[str]:
         yield "activations in the memory of the host: Megatron moves the inputs of the modules that are named, not all"
     if plan.shard < plan.dp and plan.zero >= 2:
         yield f"shards over {plan.shard} of {plan.dp} replicas: set as instances of the optimizer"
+
+
+def again_left_out(job: TrainJob) -> Iterator[str]:
+    """What of the plan Megatron does not compute again."""
+    for name in job.plan.recompute:
+        if name not in ("full", *_MODULES):
+            yield f"computing {name} again: Megatron knows {', '.join(_MODULES)} (by its own names) and full"
+    if "act" in job.plan.recompute and job.model is not None and not job.model.experts:
+        yield "computing activations again: Megatron does so for experts only"
 
 
 def _stages(job: TrainJob) -> str:
@@ -314,7 +319,7 @@ def _replicas(job: TrainJob) -> dict[str, Any]:
     }
 
 
-def _again(job: TrainJob) -> dict[str, Any]:
+def computed_again(job: TrainJob) -> dict[str, Any]:
     """What is computed again, by the names both share."""
     names = job.plan.recompute
     if "full" in names:
@@ -411,7 +416,7 @@ def bridge(job: TrainJob, model: Transformer) -> Launched:
         "model.moe_token_dispatcher_type": (
             ("alltoall" if deep else plan.framework.dispatcher) if model.experts else None
         ),
-        **{f"model.{n}": v for n, v in _again(job).items()},
+        **{f"model.{n}": v for n, v in computed_again(job).items()},
         "model.cuda_graph_impl": "transformer_engine" if plan.framework.graph else None,
         "train.global_batch_size": plan.gbs,
         "train.micro_batch_size": plan.mbs,

@@ -8,6 +8,7 @@ from typing import Any
 
 from steelyard.launch.command import Flags, Var, shell_word
 from steelyard.launch.training_job import Launched, TrainJob, default
+from steelyard.launch.training_megatron import again_left_out, computed_again
 from steelyard.workload.model import Model
 from steelyard.workload.transformer import Transformer
 
@@ -164,14 +165,7 @@ def _megatron(job: TrainJob, model: Transformer, away: bool) -> dict[str, Any]:
         **{f"{inside}.{part}_offload": away for part in ("param", "grad", "optimizer")},
     }
     again = f"{inside}.override_transformer_config"
-    modules = {"act": "moe_act", "norm": "layernorm"}
-    if "full" in plan.recompute:
-        found |= {f"{again}.recompute_granularity": "full", f"{again}.recompute_num_layers": plan.recompute_layers or 1}
-        found[f"{again}.recompute_method"] = "block" if plan.recompute_layers else "uniform"
-    elif plan.recompute:
-        found[f"{again}.recompute_granularity"] = "selective"
-        found[f"{again}.recompute_modules"] = [modules.get(name, name) for name in plan.recompute]
-    return found
+    return found | {f"{again}.{name}": value for name, value in computed_again(job).items()}
 
 
 def _critic(job: TrainJob, strategy: str, budget: int) -> dict[str, Any]:
@@ -223,10 +217,12 @@ def _left_out(job: TrainJob, cores: bool) -> Iterator[str]:
                 yield f"{name} parallelism ({degree}) is not in the files: verl's workers of FSDP have none"
         if plan.around > 1:
             yield f"a ring of {plan.around} ranks: verl's ranks exchange heads (Ulysses)"
-    elif plan.around < plan.cp:
-        yield f"{plan.cp // plan.around} ranks that exchange heads: verl's Megatron passes keys and values around"
-    if plan.zero >= 2 and cores:
-        yield f"ZeRO {plan.zero}: verl's Megatron cuts states of the optimizer alone"
+    else:
+        if plan.around < plan.cp:
+            yield f"{plan.cp // plan.around} ranks that exchange heads: verl's Megatron passes keys and values around"
+        yield from again_left_out(job)
+        if plan.zero >= 2:
+            yield f"ZeRO {plan.zero}: verl's Megatron cuts states of the optimizer alone"
     if plan.offload and not (plan.away("parameters") and plan.away("optimizer") and not cores):
         yield f"{', '.join(plan.offload)} in the memory of the host: not in the files"
     if plan.optimizer.name != "adamw":
