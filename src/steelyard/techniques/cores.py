@@ -33,6 +33,12 @@ FAMILIES = ("x86", "arm_cpu")
 LINE_BYTES = 64.0
 
 
+def _check_processor(machine: Machine, field: str) -> None:
+    """Raises :class:`InputError`: it is none."""
+    if machine.family not in FAMILIES or not machine.compute:
+        raise InputError(f"expected a processor, {machine.name} is none", field=field)
+
+
 @dataclass(frozen=True)
 class Cores(Technique):
     """So many cores compute."""
@@ -57,8 +63,7 @@ class Cores(Technique):
 
     def machine(self, machine: Machine) -> Machine:
         """The processor with so many."""
-        if machine.family not in FAMILIES or not machine.compute:
-            raise InputError(f"expected a processor, {machine.name} is none", field=self.name)
+        _check_processor(machine, self.name)
         have = max(c.units for c in machine.compute)
         if self.n > have:
             raise InputError(f"{machine.name} has {have:g} cores, got {self.n}", field=self.name)
@@ -101,8 +106,7 @@ class Clock(Technique):
 
     def machine(self, machine: Machine) -> Machine:
         """The processor at that clock."""
-        if machine.family not in FAMILIES or not machine.compute:
-            raise InputError(f"expected a processor, {machine.name} is none", field=self.name)
+        _check_processor(machine, self.name)
         compute = tuple(
             replace(
                 c,
