@@ -3,8 +3,8 @@
 Sources: README.md of mit-han-lab/tinyengine at 022fc11 (tables of December 2022: latency, SRAM, flash on an STM32H743;
 its kB are KiB); README.md of mit-han-lab/tinyml (mcunet), tables "Comparison on STM32F746", "Int8 models" and "under
 different latency constraints"; results.txt of mlcommons/tiny_results_v1.0, closed/OctoML/results/microtvm_cmsis_nn;
-README.md of espressif/esp-tflite-micro (person detection at 240 MHz); abstracts of PULP-NN (Garofalo et al., 2020) and
-DORY (Burrello et al., 2021).
+README.md of espressif/esp-tflite-micro (person detection at 240 MHz; its arena without scratch); abstracts of PULP-NN
+(Garofalo et al., 2020) and DORY (Burrello et al., 2021).
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def _rows(column: int, runtimes: tuple[str, ...] = RUNTIMES) -> list[float]:
 
 
 def test_latencies_of_three_libraries_on_a_cortex_m7() -> None:
-    assert max(abs(r - 1) for r in _rows(0)) < 0.25
-    assert median(abs(r - 1) for r in _rows(0)) < 0.18
+    assert max(abs(r - 1) for r in _rows(0)) < 0.1
+    assert median(abs(r - 1) for r in _rows(0)) < 0.04
 
 
 def test_peaks_of_sram() -> None:
-    assert max(abs(r - 1) for r in _rows(1, ("tinyengine",))) < 0.01  # in place, by what is alive
-    others = [abs(r - 1) for r in _rows(1, ("tflm", "cmsis_nn"))]
-    assert median(others) < 0.05 and max(others) < 0.11
+    assert max(abs(r - 1) for r in _rows(1)) < 0.01
+    person = sy.estimate("tiny_mobilenet", on="esp32_s3", set="channels=1")
+    assert person.peak_memory_bytes / 1024 == pytest.approx(81, rel=0.02)  # type: ignore[union-attr]  # not fitted
 
 
 def test_flash() -> None:
@@ -95,7 +95,7 @@ def test_flash() -> None:
 
 def test_the_engine_of_the_paper_on_three_machines() -> None:
     ratios = [_asked(n, m, "tinyengine_2020").latency_s * 1e3 / ms for m, n, ms in PAPER]
-    assert max(abs(r - 1) for r in ratios) < 0.25
+    assert max(abs(r - 1) for r in ratios) < 0.23
 
 
 def test_mlperf_tiny_on_two_cores() -> None:

@@ -5,7 +5,8 @@ instructions for a block of outputs, pixels and depth; what it copies before, an
 weight. Counts are read off the library's source, cycles of an instruction are the core's.
 
 ``cycles = CPI (turns x turn + gathered x elements + output x outputs + input x inputs + weight x weights)``, which the
-cores of a cluster share.
+cores of a cluster share. A library whose kernels take no border has an op of its own that lays it around a map
+(:attr:`Library.pad`), unless the network was made with borders that the kernels know (``same`` of a convolution).
 """
 
 from __future__ import annotations
@@ -40,11 +41,14 @@ def kernel_cycles(
     if site.engine.core not in cores():
         named = ", ".join(cores())
         raise InputError(f"expected the core of the machine ({named}) to count its cycles", field="compute.core")
-    given = {**graph.symbols, **sizes}
+    given, core = {**graph.symbols, **sizes}, cores()[site.engine.core]
     found = np.zeros(kernels.flops.shape)
     for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
-        found[i] = instructions(graph, node, name, given, library)
-    return found * cores()[site.engine.core].cycles_per_instruction * library.slower / site.engine.units
+        loop = _loop_of(library, name, node)
+        each = (core.cycles_per_paired if loop.paired else 0.0) or core.cycles_per_instruction
+        border = library.pad * _bordered(graph, node, given, library) * core.cycles_per_instruction
+        found[i] = each * instructions(graph, node, loop, given) + border
+    return found * library.slower / site.engine.units
 
 
 def library_of(runtime: Runtime) -> Library:
@@ -60,9 +64,8 @@ def check_counted(runtime: Runtime, precision: Precision) -> None:
         raise InputError(f"kernels of {runtime.name} are counted in {runtime.precision} alone", field="precision")
 
 
-def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, Any], library: Library) -> Any:
-    """Instructions of the kernel of a class that a node is."""
-    loop = _loop_of(library, name, node)
+def instructions(graph: TensorGraph, node: Node, loop: Loop, sizes: Mapping[str, Any]) -> Any:
+    """Instructions of the kernel that a node is."""
     outputs = graph.elements(node.outputs[0], sizes)
     inputs = sum(graph.elements(i, sizes) for i in node.inputs if graph.tensors[graph.storage(i)].role in _MOVING)
     if not is_product(node):
@@ -81,6 +84,15 @@ def instructions(graph: TensorGraph, node: Node, name: str, sizes: Mapping[str, 
 
 
 _MOVING = ("input", "activation")
+
+
+def _bordered(graph: TensorGraph, node: Node, sizes: Mapping[str, Any], library: Library) -> Any:
+    """Elements of the map that an op before a convolution makes of its input and a border; 0: there is no such op."""
+    border = node.facts.get("padding", ()) if library.pad and node.op == "conv" else ()
+    if not any(border) or node.facts.get("same") or node.facts.get("transposed"):
+        return 0.0
+    items, channels, *sides = graph.shape(node.inputs[0], sizes)
+    return items * channels * prod((a + 2 * p for a, p in zip(sides, border, strict=True)), start=1.0)
 
 
 def _up(x: Any, by: float) -> Any:
@@ -118,8 +130,14 @@ def stored_bytes(graph: TensorGraph, runtime: Runtime, precision: Precision) -> 
         seen.add(owner)
         weights += float(graph.elements(owner, graph.symbols)) * precision.stored_bits / 8
         channels += _channels(graph, node)
-    steps = sum(_is_step(node, runtime) for node in graph.nodes)
+    steps = _steps(graph, runtime)
     return weights + channels * library.channel_bytes + steps * library.node_bytes + library.code_bytes
+
+
+def _steps(graph: TensorGraph, runtime: Runtime) -> int:
+    """Ops of the library that a network is, those that lay borders among them."""
+    library, given = library_of(runtime), {**graph.symbols}
+    return sum(_is_step(node, runtime) + bool(_bordered(graph, node, given, library)) for node in graph.nodes)
 
 
 def _channels(graph: TensorGraph, node: Node) -> float:
@@ -145,8 +163,14 @@ def arena_bytes(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, 
     else:
         ends = range(1 + max(last for _, last in times))
         planned = np.max([sum((r for r, (a, b) in zip(rows, times, strict=True) if a <= t <= b)) for t in ends], axis=0)
-    own = sum(_channels(graph, n) for n in graph.nodes if is_product(n)) * library.arena_channel_bytes
-    return np.asarray(planned + buffers + kept + own + library.arena_bytes, dtype=np.float64)
+    return np.asarray(planned + buffers + kept + _own_bytes(graph, runtime), dtype=np.float64)
+
+
+def _own_bytes(graph: TensorGraph, runtime: Runtime) -> float:
+    """What a library keeps beside tensors and buffers: of each output channel, of each op, and whatever runs."""
+    library = library_of(runtime)
+    channels = sum(_channels(graph, n) for n in graph.nodes if is_product(n)) * library.arena_channel_bytes
+    return channels + _steps(graph, runtime) * library.arena_node_bytes + library.arena_bytes
 
 
 def _lives(
@@ -159,12 +183,17 @@ def _lives(
     library = library_of(runtime)
     first: dict[int, int] = {s: 0 for s, t in enumerate(graph.tensors) if t.role == "input" and t.of < 0}
     last: dict[int, int] = {}
+    borders: list[tuple[Any, int, int]] = []
     scratch: list[tuple[Any, int, int]] = []
     buffers, kept, now = np.zeros(1), 0.0, 0
     for node in graph.nodes:
-        own = _is_step(node, runtime)
+        own, reads = _is_step(node, runtime), node.inputs
         over = own and node.op == "conv" and _in_place(graph, node, library)
-        for t in node.inputs:
+        if np.any(bordered := _bordered(graph, node, sizes, library)):
+            last[graph.storage(reads[0])] = now + 1
+            borders.append((bordered * precision.bits / 8, now, now + 3))
+            now, reads = now + 2, reads[1:]
+        for t in reads:
             last[graph.storage(t)] = now + (0 if over else 1)
         for t in node.outputs:
             first.setdefault(graph.storage(t), now + (1 if over else 0))
@@ -178,13 +207,16 @@ def _lives(
     last |= {graph.storage(o): now for o in graph.outputs}
     alive = [s for s in first if s in last and graph.tensors[s].role in _MOVING]
     made = [(graph.elements(s, sizes) * precision.bits / 8, first[s], last[s]) for s in alive]
-    return [*made, *scratch], buffers, kept
+    return [*sorted([*made, *borders], key=lambda one: one[1]), *scratch], buffers, kept
 
 
 def _greedy(sizes: Array, times: Sequence[tuple[int, int]]) -> float:
-    """Bytes of a plan that gives places by size, the largest first: each the lowest gap among those alive with it."""
+    """Bytes of a plan that gives places by size, the largest first: each the lowest gap among those alive with it.
+
+    Of equal sizes the last one made comes first, as in TensorFlow Lite Micro's planner.
+    """
     placed: list[tuple[float, float, int, int]] = []
-    for i in np.argsort(-sizes, kind="stable"):
+    for i in len(sizes) - 1 - np.argsort(-sizes[::-1], kind="stable"):
         size, (first, last), at = _up(sizes[i], _ALIGNED) * _ALIGNED, times[i], 0.0
         for low, high, a, b in sorted(placed):
             if a <= last and first <= b:

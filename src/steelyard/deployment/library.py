@@ -26,6 +26,7 @@ class Loop:
     pixels: Annotated[float, Quantity("1", "pixels, or rows, in a turn", ge=1)] = 1.0
     depth: Annotated[float, Quantity("1", "products that are added in a turn", ge=1)] = 1.0
     by_point: Annotated[bool, "products of a turn are of one point of the window"] = False
+    paired: Annotated[bool, "its loads and sums depend on no other: a core that issues two takes them in pairs"] = False
     turn: Annotated[float, Quantity("1", "instructions of a turn", ge=0)] = 0.0
     gathered: Annotated[float, Quantity("1", "instructions of an element that is copied before (im2col)", ge=0)] = 0.0
     output: Annotated[float, Quantity("1", "instructions of an output: rescaled, clamped, stored", ge=0)] = 0.0
@@ -49,7 +50,11 @@ class Library:
     ] = "live"
     depthwise_in_place: Annotated[bool, "a depthwise convolution writes over its input"] = False
     buffers_beside: Annotated[bool, "buffers of kernels have memory of their own, beside that of tensors"] = False
+    pad: Annotated[
+        float, Quantity("1", "instructions of an element of a map with its border, made by an op; 0: no such op", ge=0)
+    ] = 0.0
     arena_channel_bytes: Annotated[float, Quantity("B", "kept in SRAM for each output channel", ge=0)] = 0.0
+    arena_node_bytes: Annotated[float, Quantity("B", "kept in SRAM for each op", ge=0)] = 0.0
     arena_bytes: Annotated[float, Quantity("B", "kept in SRAM whatever runs", ge=0)] = 0.0
     channel_bytes: Annotated[float, Quantity("B", "stored for each output channel: bias, multiplier", ge=0)] = 0.0
     node_bytes: Annotated[float, Quantity("B", "stored for each op that is no part of another", ge=0)] = 0.0

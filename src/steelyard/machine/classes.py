@@ -111,6 +111,9 @@ class Core:
     cycles_per_instruction: Annotated[
         float, Quantity("1", "mean of inner loops of products, with waits for memory", gt=0, le=100)
     ] = 1.0
+    cycles_per_paired: Annotated[
+        float, Quantity("1", "of loops whose loads and sums depend on no other; 0: the same", ge=0, le=100)
+    ] = 0.0
     source: str = ""
 
 

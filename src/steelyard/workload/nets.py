@@ -62,6 +62,7 @@ class NetEntry:
     size: Annotated[tuple[int, ...], "usual input: height and width, or tokens or frames"] = (224, 224)
     macs: Annotated[float, Quantity("1", "multiply-accumulates of one item at that size", ge=0)] = 0.0
     parameters: Annotated[float, Quantity("1", "learned numbers", ge=0)] = 0.0
+    same: Annotated[bool, "made with TensorFlow's borders, which no op of its own lays"] = False
     source: str = ""
     aliases: tuple[str, ...] = ()
 
@@ -291,7 +292,13 @@ def _named(entry: NetEntry, sides: tuple[int, ...], values: dict[str, Any]) -> T
     own = {k: _value(values.pop(k)) for k in list(values) if k in known}
     parameters = _frozen({**entry.config, **own})
     graph = _built(entry.name, entry.family, entry.source, sides or entry.size, parameters)
-    return _with(graph, values, known)
+    return _with(_same(graph) if entry.same else graph, values, known)
+
+
+def _same(graph: TensorGraph) -> TensorGraph:
+    """The graph with the mark of TensorFlow's borders at its convolutions."""
+    marked = (replace(n, facts={**n.facts, "same": True}) if n.op == "conv" else n for n in graph.nodes)
+    return replace(graph, nodes=tuple(marked))
 
 
 def _parameters(family: str) -> list[str]:
