@@ -6,8 +6,12 @@ import re
 import tempfile
 from pathlib import Path
 
+import numpy as np
+
 import steelyard as sy
+from steelyard.exploration.predictors import Leaderboard
 from steelyard.search.chip import ChipSearch
+from steelyard.workload.networks.search_space import find_space
 
 IMAGES = Path(__file__).parents[1] / "guide/img"
 
@@ -19,6 +23,15 @@ def _chips() -> ChipSearch:
         for name, text in re.findall(r'```toml title="([^"]+)"\n(.*?)```', page, re.DOTALL):
             (Path(folder) / name).write_text(text)
         return sy.search_chip(Path(folder) / "npu.toml", ["resnet18"], area_m2=25e-6, power_w=2.0)
+
+
+def _predictors() -> Leaderboard:
+    """Twenty networks whose times are estimates, scattered by 5 % as measurements are."""
+    space, rng = find_space("nb201"), np.random.default_rng(7)
+    names = [space.spell(code) for code in space.draw(20, seed=7).tolist()]
+    times = [sy.estimate(f"nb201:{name}", on="raspberry_pi_5").latency_s for name in names]
+    measured = dict(zip(names, times * np.exp(0.05 * rng.standard_normal(len(times))), strict=True))
+    return sy.search_predictor(measured, space="nb201", like="snapdragon_845")
 
 
 def main() -> None:
@@ -33,9 +46,22 @@ def main() -> None:
             "resnet50", on="rk3588,jetson_orin_nano", goal="throughput", link="4GB/s"
         ),
         "search-chip": _chips(),
+        "search-predictor": _predictors(),
+        "search-cost": sy.search_cost(
+            "ofa",
+            on="v100_sxm_16gb:32",
+            gbs=2048,
+            precision="fp32",
+            set="size=180",
+            epochs=180,
+            shared="180:largest,120:largest,145:2,145:4",
+            teacher="largest",
+            rungs="1000:20,100:60,10:180",
+        ),
     }
+    figures = {"search-network": ("front", "history"), "search-predictor": (), "search-cost": ()}
     for name, found in answers.items():
-        found.plot(*(("front", "history") if name == "search-network" else ("front",))).save(IMAGES / f"{name}.svg")
+        found.plot(*figures.get(name, ("front",))).save(IMAGES / f"{name}.svg")
 
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ HOMES = {
     "search_placement": "steelyard.exploration.placement",
     "search_chip": "steelyard.search.chip",
     "search_codesign": "steelyard.exploration.codesign",
+    "search_cost": "steelyard.exploration.search_cost",
     "simulate": "steelyard.simulation.api",
     "study": "steelyard.studies.api",
     "train": "steelyard.training.estimate",

@@ -20,6 +20,7 @@ from steelyard.exploration.networks import search_network as search_network
 from steelyard.exploration.placement import search_placement as search_placement
 from steelyard.exploration.predictors import search_predictor as search_predictor
 from steelyard.exploration.prune import search_prune as search_prune
+from steelyard.exploration.search_cost import search_cost as search_cost
 from steelyard.machine import Machine as Machine
 from steelyard.machine import load_machine as load_machine
 from steelyard.machine.catalogue import find_machine as find_machine

@@ -57,6 +57,7 @@ EXAMPLES = {
     "search_bits": "steelyard search bits resnet18 --on rk3588 --bits w4a8,8,16 --latency 4ms",
     "search_prune": "steelyard search prune resnet18 --on rk3588 --latency 1ms",
     "search_placement": "steelyard search placement resnet50 --on rk3588,jetson_orin_nano --link 4GB/s",
+    "search_cost": "steelyard search cost --space fbnet --on v100_sxm_16gb:8 --candidates 1000 --epochs 90",
     "study": "steelyard study study.toml --jobs 4",
     "report": "steelyard report my-study --html report.html",
     "explain": "steelyard explain llama-3.1-8b --on h100_sxm --batch 16",

@@ -52,6 +52,7 @@ for _name, _help in (
     ("search_bits", "Find the bits of every layer that lose least within limits: search bits."),
     ("search_prune", "Find the channels of every layer that lose least within limits: search prune."),
     ("search_placement", "Find the device of every layer of a network: search placement."),
+    ("search_cost", "Weigh a search of networks itself, by how candidates are rated: search cost."),
     ("study", "Price every point of a study file, in parallel, and never twice."),
     ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
     ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
@@ -116,7 +117,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
 
 
 #: What can be searched for: ``search WHAT``.
-_SEARCHED = ("network", "predictor", "chip", "bits", "prune", "placement")
+_SEARCHED = ("network", "predictor", "chip", "bits", "prune", "placement", "cost")
 
 
 def _search(arguments: Sequence[str]) -> list[str]:

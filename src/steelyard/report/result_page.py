@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from steelyard.exploration.codesign import Codesign
     from steelyard.exploration.networks import NetworkSearch
     from steelyard.exploration.predictors import Leaderboard
+    from steelyard.exploration.search_cost import SearchCost
     from steelyard.report.compare import Comparison
     from steelyard.search.chip import ChipSearch
     from steelyard.search.training import TrainAnswer
@@ -222,6 +223,20 @@ def _codesign(found: Codesign) -> dict[str, Any]:
     }
 
 
+def _search_cost(found: SearchCost) -> dict[str, Any]:
+    from steelyard.report import search_cost
+
+    heads, cells = search_cost.table(found)
+    spent = [f"{w.name}: {w.about}; device-days: {search_cost.parts_words(w)}" for w in found.ways]
+    return {
+        "title": search_cost.title(found),
+        "about": spent,
+        "tables": [("What each way costs", Table(heads, cells), "")],
+        "ledger": _ledger(found.ledger),
+        "stamp": _stamp(found.provenance),
+    }
+
+
 def _search_predictor(found: Leaderboard) -> dict[str, Any]:
     following = ", ".join(found.measure_next)
     return {
@@ -244,5 +259,6 @@ _PAGES: dict[str, Callable[[Any], dict[str, Any]]] = {
     "Allocation": _allocation,
     "ChipSearch": _search_chip,
     "Codesign": _codesign,
+    "SearchCost": _search_cost,
     "Leaderboard": _search_predictor,
 }

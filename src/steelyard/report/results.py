@@ -70,6 +70,12 @@ def _chip() -> Forms:
     return Forms(chip.to_dict, chip.rows, chip.parts, chip.summary)
 
 
+def _search_cost() -> Forms:
+    from steelyard.report import search_cost
+
+    return Forms(search_cost.to_dict, search_cost.rows, search_cost.parts, search_cost.summary)
+
+
 def _codesign() -> Forms:
     from steelyard.report import codesign
 
@@ -144,6 +150,7 @@ _FORMS: dict[str, Callable[[], Forms]] = {
     "Leaderboard": _search_predictor,
     "ChipSearch": _chip,
     "Codesign": _codesign,
+    "SearchCost": _search_cost,
     "Allocation": _allocation,
     "Simulation": _simulation,
     "Answer": _plan,

@@ -30,6 +30,7 @@ _FIGURES: Mapping[str, tuple[str, str]] = {
     "Allocation": ("search", "allocation_figures"),
     "ChipSearch": ("search", "chip_figures"),
     "Codesign": ("search", "codesign_figures"),
+    "SearchCost": ("search", "cost_figures"),
     "Leaderboard": ("search", "predictor_figures"),
 }
 

@@ -11,8 +11,21 @@ from steelyard.exploration.allocation import UNITS
 from steelyard.report import allocation as allocations
 from steelyard.report import chip as chips
 from steelyard.report import codesign as codesigns
+from steelyard.report import search_cost as costs
 from steelyard.report.figures.figure import Figure
-from steelyard.report.figures.options import axis, bars, categories, colour, dots, far_apart, level, limit, line
+from steelyard.report.figures.options import (
+    axis,
+    bars,
+    categories,
+    colour,
+    dots,
+    far_apart,
+    level,
+    limit,
+    line,
+    named_rows,
+    segments,
+)
 from steelyard.report.paper import figure
 from steelyard.units import format_quantity as q
 
@@ -21,9 +34,17 @@ if TYPE_CHECKING:
     from steelyard.exploration.codesign import Codesign
     from steelyard.exploration.networks import NetworkSearch
     from steelyard.exploration.predictors import Leaderboard
+    from steelyard.exploration.search_cost import SearchCost
     from steelyard.search.chip import ChipSearch
 
-__all__ = ["allocation_figures", "chip_figures", "codesign_figures", "network_figures", "predictor_figures"]
+__all__ = [
+    "allocation_figures",
+    "chip_figures",
+    "codesign_figures",
+    "cost_figures",
+    "network_figures",
+    "predictor_figures",
+]
 
 #: Layers that are drawn at most.
 _LAYERS = 200
@@ -232,6 +253,27 @@ def codesign_figures(found: Codesign) -> list[Figure]:
     )
     drawn = [Figure("front", "Networks on chips", says, option, heads, rows)]
     return [*drawn, _history(found.history)] if len(found.history) > 1 else drawn
+
+
+def cost_figures(found: SearchCost) -> list[Figure]:
+    """Device-days of each way to rate candidates, with what they are spent on."""
+    names, spent = [w.name for w in found.ways], [w.device_days["p50"] for w in found.ways]
+    words = [f"{w.name}: {costs.days(w)} device-days\n{costs.parts_words(w)}" for w in found.ways]
+    ends = [(w.device_days["p10"], i, w.device_days["p90"], i) for i, w in enumerate(found.ways)]
+    option = {
+        "height": 36 * len(names) + 52,
+        "trigger": "item",
+        "xAxis": axis("device-days", "", log=far_apart(spent)),
+        "yAxis": named_rows(names),
+        "series": [
+            segments("80 % interval", ends, **_tone(1)),
+            dots("device-days", spent, range(len(names)), words=words, itemStyle={"color": colour(0)}),
+        ],
+    }
+    rows = tuple((w.name, *w.device_days.values(), w.about) for w in found.ways)
+    heads = ("way", "10 %", "50 %", "90 %", "what is done")
+    says = "; ".join(f"{w.name}: {costs.days(w)} device-days" for w in found.ways) + "."
+    return [Figure("ways", "What the search costs", says, option, heads, rows)]
 
 
 def predictor_figures(found: Leaderboard) -> list[Figure]:
