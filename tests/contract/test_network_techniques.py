@@ -33,6 +33,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "network-exit": ("network-exit", "network-exit:0.3,at=0.2,head=0"),
     "block-fusion": ("block-fusion", "block-fusion:0.5"),
     "token-reduction": ("token-reduction:merge,merged=8", "token-reduction:prune,keep=0.5,stages=2"),
+    "activation-zeros": ("activation-zeros", "activation-zeros:0.2"),
     "network-pruning": ("network-pruning", "network-pruning:weights,keep=0.1", "network-pruning:pattern"),
     "shift-add": ("shift-add", "shift-add:0.5,added=0"),
     "analogue-arrays": ("analogue-arrays", "analogue-arrays:0.5,pass_s=1e-7"),
@@ -47,6 +48,7 @@ NETS |= dict.fromkeys(PIPED.split(), "sd-1.5")
 WORDS: dict[str, dict[str, Any]] = {
     "adversarial-step": {"train": True},
     "fixed-point-training": {"train": True, "precision": "fp32"},
+    "activation-zeros": {"on": "eyeriss", "precision": ""},
     "chip-array": {"on": "eyeriss", "precision": ""},
     "low-bit": {"precision": ""},
     **{n: {"batch": 64} for n in ("spiking", "network-pruning", "shift-add", "layer-bits")},

@@ -163,7 +163,7 @@ def in_passes(one: tuple[float, ...], inputs: float, side: float, **spread: floa
     chip, sizes = eyeriss(), np.array(one)
     ways = [u for u in ways_of(sizes, chip.engine) if u[2] == side]
     ways = [u for u in ways if all(u[DIMS.index(d)] == x for d, x in spread.items())]
-    joules = np.vstack([chip.joules, [[prod(one[:8]) * chip.multiply_j, chip.cycle_j]]])[None]
+    joules = np.vstack([chip.joules, [[prod(one[:8]) * chip.multiply_j, chip.cycle_j, 0.0]]])[None]
     goal, none = np.array([[*GOALS["energy"], 0.0]]), np.zeros(len(ways))
     found: NDArray[np.float64]
     found, _ = best_nests(

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.array_links import links_of
 from steelyard.cost.array_mapping import LEVELS, MOST, MOVED, best_nests
 from steelyard.cost.array_unroll import MAPPED, unrollings
+from steelyard.cost.array_zeros import done_share, near_shares, packed_share, turns_left
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP
+from steelyard.cost.net_effect import DENSE, Density
 from steelyard.cost.systolic import SYSTOLIC, systolic_cycles
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError
@@ -34,7 +37,9 @@ __all__ = [
     "mac_j",
     "mapped",
     "pass_inputs",
+    "way_cycles",
     "ways_of",
+    "weight_runs",
 ]
 
 #: Exponents of time and energy by what a compiler maps for; where one is equal, the other decides.
@@ -48,11 +53,13 @@ class Chip:
 
     engine: Compute
     """With the weights that its columns hold, and the clock of whole inputs."""
+    path: tuple[Memory, ...]
+    """From the innermost level outwards."""
     levels: NDArray[np.float64]
     rates: NDArray[np.float64]
-    """``[levels, 3]``: bytes a cycle."""
+    """``[levels, 4]``: bytes a cycle."""
     joules: NDArray[np.float64]
-    """``[levels, 2]``: of a byte."""
+    """``[levels, 3]``: of a byte read, written and over a link."""
     multiply_j: float
     cycle_j: float
     """What a cycle draws whatever is done: the idle power."""
@@ -65,13 +72,14 @@ class Chip:
         """What the loops of a layer depend on."""
         e, arrays = self.engine, (self.levels, self.rates, self.joules, self.bits)
         words = (e.rows, e.columns, e.depth, e.units, e.dataflow, e.overlaps, e.maps_for, self.multiply_j, self.cycle_j)
-        return (*words, self.keeps, *(a.tobytes() for a in arrays))
+        zeros = (e.gates, e.skips, e.settles, e.queue)
+        return (*words, *zeros, self.keeps, self.path, *(a.tobytes() for a in arrays))
 
 
 def level_row(memory: Memory, each_bytes: float, copies: float, root: bool) -> list[float]:
     """A level as the mapper takes it; ``root``: the outermost, which holds everything."""
     held = [float(not memory.holds or o in memory.holds or root) for o in _OPERANDS]
-    return [each_bytes, copies, *held, memory.buffers, float(memory.waits), float(memory.whole)]
+    return [each_bytes, copies, *held, memory.buffers, float(memory.waits), float(memory.whole), *[1.0] * 6]
 
 
 def byte_j(memory: Memory, each_bytes: Any, nm: float, root: bool) -> tuple[Any, Any]:
@@ -106,7 +114,9 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
         raise InputError(words, field=f"{where}.columns")
     path = machine.path(engine)
     multiply = mac_j(engine, fmt, machine.process_nm)
-    engine = replace(engine, columns=wide, clock_hz=engine.clock_hz / engine.turns(precision.bits))
+    engine = replace(
+        engine, columns=wide, clock_hz=engine.clock_hz / engine.turns(precision.bits, precision.stored_bits)
+    )
     if len(path) > LEVELS:
         raise InputError(f"expected at most {LEVELS} levels on the way to the array, got {len(path)}", field="memory")
     levels, rates, joules = [], [], []
@@ -115,14 +125,15 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
         each = memory.capacity_bytes / memory.copies
         levels.append(level_row(memory, each, memory.copies, root))
         write = memory.write_bandwidth_bytes_per_s
-        rates.append([memory.bandwidth_bytes_per_s, write or memory.bandwidth_bytes_per_s, float(not write)])
-        joules.append(byte_j(memory, each, machine.process_nm, root))
+        entry = memory.link_bandwidth_bytes_per_s * memory.ports if memory.network else 0.0
+        rates.append([memory.bandwidth_bytes_per_s, write or memory.bandwidth_bytes_per_s, float(not write), entry])
+        joules.append([*byte_j(memory, each, machine.process_nm, root), memory.link_energy_j_per_byte])
     rate = np.array(rates)
-    rate[:, :2] /= engine.clock_hz
+    rate[:, [0, 1, 3]] /= engine.clock_hz
     bits = np.array([precision.stored_bits, precision.bits, precision.bits, max(engine.sum_bits, precision.bits)])
     keeps = next((i for i, memory in enumerate(path[:-1]) if memory.keeps), -1)
     cycle = machine.idle_w / engine.clock_hz
-    return Chip(engine, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps)
+    return Chip(engine, path, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,15 +155,31 @@ class Mapped:
 
 
 def layer_levels(
-    layer: NDArray[np.float64], levels: NDArray[np.float64], bits: NDArray[np.float64], keeps: int
+    layer: NDArray[np.float64],
+    levels: NDArray[np.float64],
+    bits: NDArray[np.float64],
+    keeps: int,
+    path: tuple[Memory, ...] = (),
+    engine: Compute | None = None,
+    density: Density = DENSE,
 ) -> NDArray[np.float64]:
-    """The levels of a layer: its inputs and outputs do not leave the chip where both fit the level that keeps them."""
+    """The levels of a layer: what zeros leave out of them, and what does not leave the chip.
+
+    Its inputs and outputs stay where both fit the level that keeps them.
+    """
+    if engine is not None and min(density) < 1.0:
+        levels = levels.copy()
+        levels[:, 11:] = near_shares(engine, density)
+        for v, memory in enumerate(path):
+            for t, operand in enumerate(_OPERANDS):
+                if operand in memory.packs:
+                    levels[v, 8 + t] = packed_share(density[t], float(bits[t]), memory.run_bits)
     if keeps < 0:
         return levels
     high = (layer[3] - 1) * layer[8] + (layer[5] - 1) * layer[10] + 1
     wide = (layer[4] - 1) * layer[9] + (layer[6] - 1) * layer[11] + 1
-    sides = layer[0] * layer[7] * (layer[2] * high * wide + layer[1] * layer[3] * layer[4])
-    if sides * bits[1] / 8.0 > levels[keeps, 0]:
+    sides = layer[0] * layer[7] * np.array([layer[2] * high * wide, layer[1] * layer[3] * layer[4]])
+    if (sides * levels[keeps, 9:11]).sum() * bits[1] / 8.0 > levels[keeps, 0]:
         return levels
     kept = levels.copy()
     kept[keeps + 1 :, 3:5] = 0.0
@@ -175,14 +202,36 @@ def pass_inputs(
 _KNOWN: dict[tuple[Any, ...], Mapped] = {}
 
 
-def mapped(layer: tuple[float, ...], chip: Chip, most: int = MOST) -> Mapped:
+def mapped(layer: tuple[float, ...], chip: Chip, most: int = MOST, density: Density = DENSE) -> Mapped:
     """The best mapping of a layer (columns :data:`steelyard.cost.array_mapping.LAYER`) on a chip; equal ones once."""
-    key = (layer, most, chip.key)
+    key = (layer, most, density, chip.key)
     if key not in _KNOWN:
         if len(_KNOWN) > 100_000:
             _KNOWN.clear()
-        _KNOWN[key] = _mapped(np.array(layer), chip, most)
+        _KNOWN[key] = _mapped(np.array(layer), chip, most, density)
     return _KNOWN[key]
+
+
+def way_cycles(
+    layer: NDArray[np.float64], ways: NDArray[np.float64], engine: Compute, density: Density, run_bits: float = 0.0
+) -> NDArray[np.float64]:
+    """Cycles of a layer spread in each of these ways where they are not its turns, ``[ways]``; else 0.
+
+    Args:
+        layer, ways, engine, density: as of :func:`steelyard.cost.array_zeros.turns_left`.
+        run_bits: of the weights beside the multipliers (:func:`weight_runs`).
+    """
+    fixed = np.full(len(ways), fixed_cycles(layer, engine))
+    if not engine.skips or min(density) >= 1.0:
+        return fixed
+    turns = np.where(fixed > 0.0, fixed, np.ceil(layer[:8] / ways).prod(axis=1))
+    return np.maximum(1.0, turns * turns_left(layer, ways, engine, density, run_bits))
+
+
+def weight_runs(path: tuple[Memory, ...]) -> float:
+    """Bits of runs with which weights are packed in the level beside the multipliers; 0: they are not."""
+    near = next((m for m in path if not m.holds or "weights" in m.holds), path[-1])
+    return near.run_bits if "weights" in near.packs else 0.0
 
 
 def fixed_cycles(layer: NDArray[np.float64], engine: Compute) -> float:
@@ -200,15 +249,16 @@ def ways_of(layer: NDArray[np.float64], engine: Compute) -> NDArray[np.float64]:
     return unrollings(layer, engine.rows, engine.columns, engine.depth, engine.dataflow, engine.units)
 
 
-def _mapped(layer: NDArray[np.float64], chip: Chip, most: int) -> Mapped:
+def _mapped(layer: NDArray[np.float64], chip: Chip, most: int, density: Density) -> Mapped:
     ways = ways_of(layer, chip.engine)
-    fixed = np.full(len(ways), fixed_cycles(layer, chip.engine))
-    macs = prod(layer[:8])
-    levels = layer_levels(layer, chip.levels, chip.bits, chip.keeps)
-    joules = np.vstack([chip.joules, [macs * chip.multiply_j, chip.cycle_j]])[None]
+    fixed = way_cycles(layer, ways, chip.engine, density, weight_runs(chip.path))
+    done = prod(layer[:8]) * done_share(chip.engine, density)
+    levels = layer_levels(layer, chip.levels, chip.bits, chip.keeps, chip.path, chip.engine, density)
+    joules = np.vstack([chip.joules, [done * chip.multiply_j, chip.cycle_j, 0.0]])[None]
+    links = links_of(chip.path, ways, chip.engine)
     goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
     inputs = pass_inputs(layer, levels, chip.bits, chip.engine.dataflow)
-    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs)
+    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs, links)
     row, count = found[0], len(chip.levels)
     return Mapped(
         float(row[MOVED]),

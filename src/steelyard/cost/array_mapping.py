@@ -27,6 +27,7 @@ from steelyard.cost.jit import njit, njit_inner
 __all__ = [
     "DIMS",
     "LAYER",
+    "LEVEL",
     "LEVELS",
     "MOST",
     "MOVED",
@@ -42,8 +43,11 @@ LAYER = (*DIMS, "stride_p", "stride_q", "dilation_p", "dilation_q")
 #: Most memory levels of a machine.
 LEVELS = 5
 #: Columns of what a nest moves: cycles, first and last tiles in cycles of the root and below, then per level bytes
-#: read, written, and filled while nothing computes.
-MOVED = 3 + 3 * LEVELS
+#: read, written, and filled while nothing computes, and of its network bytes times links, and bytes that enter.
+MOVED = 3 + 5 * LEVELS
+#: Columns of a level: capacity, copies, what it holds (3), tiles, waits, whole; bits of weights, inputs and outputs
+#: there over plain ones, and accesses of each beside the multipliers over those of an array that takes every zero.
+LEVEL = 14
 #: Nests that are weighed of a layer.
 MOST = 100_000
 #: How often sizes of tiles around the best are looked at.
@@ -121,15 +125,21 @@ def _reused(t: Any, j: Any, dims: Any, layer: Any, has: Any, windows: Any) -> An
 
 
 @njit_inner
+def _stored(levels: Any, bits: Any, v: Any, t: Any) -> Any:
+    """Bytes of an element in a level: sums are whole, of others zeros may be left out."""
+    return bits[3] / 8.0 if t == 2 else bits[t] / 8.0 * levels[v, 8 + t]
+
+
+@njit_inner
 def _whole(levels: Any, held: Any, ends: Any, bits: Any, v: Any, n: Any) -> Any:
     """Inner loops whose inputs have room in a level beside its other tensors."""
     alone = 3 if levels[v, 1] > 1.0 else 0
     others = 0.0
     for t in (0, 2):
         if levels[v, 2 + t] > 0.0:
-            others += held[alone + t, ends[v, t]] * bits[3 if t == 2 else t] / 8.0
+            others += held[alone + t, ends[v, t]] * _stored(levels, bits, v, t)
     end = n
-    while end > ends[v, 1] and others + held[alone + 1, end] * bits[1] / 8.0 > levels[v, 0]:
+    while end > ends[v, 1] and others + held[alone + 1, end] * _stored(levels, bits, v, 1) > levels[v, 0]:
         end -= 1
     return end
 
@@ -137,12 +147,12 @@ def _whole(levels: Any, held: Any, ends: Any, bits: Any, v: Any, n: Any) -> Any:
 @njit_inner
 def _nest(
     layer: Any, unroll: Any, inner: Any, order: Any, dims: Any, bounds: Any, has: Any, levels: Any, bits: Any,
-    tile: Any, held: Any, ends: Any, out: Any,
+    tile: Any, held: Any, ends: Any, links: Any, out: Any,
 ) -> None:  # fmt: skip
     """What one order of loops moves, into ``out`` (:data:`MOVED`).
 
     ``inner``: tiles of inputs, outputs and rows; ``held[t, j]``: elements of a tensor over the inner ``j`` loops, with
-    all multipliers and, from row 3 on, of one.
+    all multipliers and, from row 3 on, of one; ``links``: of each level links and entries of a byte of every tensor.
     """
     n = _loops(layer, unroll, inner, order, dims, bounds)
     count = levels.shape[0]
@@ -174,7 +184,7 @@ def _nest(
                     if v > 0 and end < ends[v - 1, t] and levels[v - 1, 2 + t] > 0.0:
                         end = ends[v - 1, t]
                     ends[LEVELS, t] = end
-                    size = held[alone + t, end] * bits[3 if t == 2 else t] / 8.0
+                    size = held[alone + t, end] * _stored(levels, bits, v, t)
                     used += size if held[t, end] >= held[t, n] else size * levels[v, 5]
                 if used <= levels[v, 0]:
                     break
@@ -203,39 +213,48 @@ def _nest(
                 else:
                     turns *= np.ceil(bounds[i])
                     sums *= np.ceil(bounds[i])
+            near = levels[v, 11 + t] if child < 0 else 1.0
             if t < 2:
                 size = max(one * turns, total) * bits[t] / 8.0
-                out[3 + v] += size
+                sent = size * levels[v, 8 + t] * near
+                back = 0.0
+                out[3 + v] += sent
                 if child >= 0:
-                    out[3 + LEVELS + child] += size
+                    out[3 + LEVELS + child] += size * levels[child, 8 + t]
                     if levels[child, 6] > 0.0:
-                        out[3 + 2 * LEVELS + child] += size
+                        out[3 + 2 * LEVELS + child] += size * levels[child, 8 + t]
                 if v == count - 1:
                     if t == 1 and child >= 0 and levels[child, 7] > 0.0:
                         end = _whole(levels, held, ends, bits, child, n)
-                    out[1] += held[t, end] * bits[t] / 8.0
+                    out[1] += held[t, end] * bits[t] / 8.0 * levels[v, 8 + t]
             else:
-                back = total * (sums - 1.0) * bits[3] / 8.0  # partial sums that come back
+                back = total * (sums - 1.0) * bits[3] / 8.0 * near  # partial sums that come back
                 done = total * bits[2] / 8.0
-                out[3 + LEVELS + v] += back + done
+                sent = back + done * levels[v, 10]
+                out[3 + LEVELS + v] += sent
                 out[3 + v] += back
                 if child >= 0:
                     out[3 + child] += back + done
                     out[3 + LEVELS + child] += back
                 if v == count - 1:
-                    out[2] += held[t, end] * bits[2] / 8.0
+                    out[2] += held[t, end] * bits[2] / 8.0 * levels[v, 10]
+            if links.shape[0] > 0:
+                out[3 + 3 * LEVELS + v] += (sent + back) * links[6 * v + t]
+                out[3 + 4 * LEVELS + v] += (sent + back) * links[6 * v + 3 + t]
             child = v
 
 
 @njit_inner
 def _latency(out: Any, rates: Any, count: Any, fixed: Any) -> Any:
-    """Cycles of a nest; ``rates[v]``: bytes read and written a cycle, 1 where both share a port."""
+    """Cycles of a nest; ``rates[v]``: bytes read and written a cycle, 1 where both share a port, bytes into a net."""
     root = count - 1
     most = 0.0
     waits = 0.0
     for v in range(count):
         read, written = out[3 + v] / rates[v, 0], out[3 + LEVELS + v] / rates[v, 1]
         most = max(most, read + written if rates[v, 2] > 0.0 else max(read, written))
+        if rates[v, 3] > 0.0:
+            most = max(most, out[3 + 4 * LEVELS + v] / rates[v, 3])
         waits += out[3 + 2 * LEVELS + v] / rates[v, 1]
     ends = out[1] / rates[root, 0] + out[2] / rates[root, 1] if count > 1 else 0.0
     cycles = fixed if fixed > 0.0 else out[0]
@@ -244,10 +263,10 @@ def _latency(out: Any, rates: Any, count: Any, fixed: Any) -> Any:
 
 @njit_inner
 def _energy(out: Any, joules: Any, count: Any, arithmetic: Any) -> Any:
-    """Dynamic energy of a nest: ``arithmetic``, and bytes of every level at ``joules[v]`` read and written."""
+    """Dynamic energy of a nest: ``arithmetic``, bytes of every level at ``joules[v]`` read and written, and a link."""
     total = arithmetic
     for v in range(count):
-        total += out[3 + v] * joules[v, 0] + out[3 + LEVELS + v] * joules[v, 1]
+        total += out[3 + v] * joules[v, 0] + out[3 + LEVELS + v] * joules[v, 1] + out[3 + 3 * LEVELS + v] * joules[v, 2]
     return total
 
 
@@ -258,8 +277,8 @@ def _search(
 ) -> Any:  # fmt: skip
     """The best nest of a layer for every goal, into ``found``; how many were weighed.
 
-    ``nests``: unrolling (8) and tiles (3) of each; ``spans``: its first and last order; ``goals``: exponents of time
-    and energy, and which rates and joules it is for.
+    ``nests``: unrolling (8), tiles (3) and links of each; ``spans``: its first and last order; ``goals``: exponents of
+    time and energy, and which rates and joules it is for.
     """
     weighed = 0
     bounds, tile, out = scratch[0], scratch[1], scratch[2]
@@ -268,7 +287,10 @@ def _search(
         best[g] = np.inf
     for i in range(nests.shape[0]):
         for o in range(spans[i, 0], spans[i, 1]):
-            _nest(layer, nests[i, :8], nests[i, 8:], orders[o], dims, bounds, has, levels, bits, tile, held, ends, out)
+            _nest(
+                layer, nests[i, :8], nests[i, 8:11], orders[o], dims, bounds, has, levels, bits, tile, held, ends,
+                nests[i, 11:], out,
+            )  # fmt: skip
             weighed += 1
             for g in range(goals.shape[0]):
                 at = int(goals[g, 2])
@@ -298,6 +320,7 @@ def best_nests(
     goals: NDArray[np.float64],
     most: int = MOST,
     inputs: float = np.inf,
+    links: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float64], int]:
     """The best loops of a layer for every goal.
 
@@ -305,16 +328,19 @@ def best_nests(
         layer: :data:`LAYER`.
         unrolls: how loops may be spread over multipliers ``[unrolls, 8]``.
         fixed: cycles of each unrolling where a closed form says them, else 0.
-        levels: inner to outer, ``[levels, 8]``: capacity in bytes (of each copy where there are several), copies,
+        levels: inner to outer, ``[levels, LEVEL]``: capacity in bytes (of each copy where there are several), copies,
             whether it holds weights, inputs, outputs, tiles of a tensor that have room in it, whether the array
-            stands still while it is filled, and whether all inputs that have room come before the array starts.
+            stands still while it is filled, and whether all inputs that have room come before the array starts;
+            shares of bytes and accesses that zeros leave.
         bits: of a weight, input, output, partial sum.
-        rates: ``[variants, levels, 3]``: bytes read and written a cycle, and whether both share one port.
-        joules: ``[variants, levels + 1, 2]``: energy of a byte read and written; in the last row that of
-            arithmetic, and what a cycle draws whatever is done.
+        rates: ``[variants, levels, 4]``: bytes read and written a cycle, whether both share one port, and bytes a
+            cycle into its network, 0 where there is none.
+        joules: ``[variants, levels + 1, 3]``: energy of a byte read and written, and over a link; in the last row
+            that of arithmetic, and what a cycle draws whatever is done.
         goals: ``[goals, 3]``: exponents of time and of energy, and the variant.
         most: nests that are weighed, about; sizes of tiles are tried as finely as that allows.
         inputs: most inputs of the inner tile where rows slide through the multipliers; inf: they do not.
+        links: of each unrolling, links and entries of a byte (:func:`steelyard.cost.array_links.links_of`).
 
     Returns:
         ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal and number; nests weighed.
@@ -322,7 +348,7 @@ def best_nests(
 
     def weigh(nests: list[Nest]) -> tuple[NDArray[np.float64], int, list[Nest]]:
         """The best of these in every order: what it moves, how many were weighed, which it is."""
-        which, laid = laid_out(nests, layer, unrolls, inputs)
+        which, laid = laid_out(nests, layer, unrolls, inputs, links)
         best, count = search_nests(layer, laid, fixed[which], levels, bits, rates, joules, goals)
         return best, count, [nests[int(i)] for i in best[:, MOVED + 3]]
 
@@ -370,8 +396,8 @@ def price_points(
 ) -> None:
     """Cycles and dynamic energy of every point and workload, each layer by the best of its nests.
 
-    ``found[layers, nests, MOVED + 4]``; ``counts[workloads, layers]``; ``rates[points, levels, 3]``; ``joules[points,
-    levels + 1, 2]``, whose last row has a multiply-accumulate and the idle power of a cycle; ``goal``: exponents of
+    ``found[layers, nests, MOVED + 4]``; ``counts[workloads, layers]``; ``rates[points, levels, 4]``; ``joules[points,
+    levels + 1, 3]``, whose last row has a multiply-accumulate and the idle power of a cycle; ``goal``: exponents of
     time and energy; into ``cycles`` and ``energy`` ``[points, workloads]``.
     """
     count = rates.shape[1]

@@ -112,7 +112,11 @@ def coarse_nests(
 
 
 def laid_out(
-    nests: list[Nest], layer: NDArray[np.float64], unrolls: NDArray[np.float64], inputs: float = np.inf
+    nests: list[Nest],
+    layer: NDArray[np.float64],
+    unrolls: NDArray[np.float64],
+    inputs: float = np.inf,
+    links: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], Laid]:
     """Which unrolling each nest has, and nests as :func:`search_nests` takes them."""
     begin = dict[tuple[bool, ...], tuple[int, int]]()
@@ -128,4 +132,6 @@ def laid_out(
         spans.append(begin[active])
     which = np.array([n[0] for n in nests])
     rows = np.hstack([unrolls[which], np.array([n[1:] for n in nests])])
+    if links is not None:
+        rows = np.hstack([rows, links[which]])
     return which, (rows, np.array(spans, dtype=np.int64), np.concatenate(each))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,7 +12,19 @@ from steelyard.cost.net_kernels import NetKernels
 from steelyard.workload.op import Array
 from steelyard.workload.shared_tokens import SharedTokens
 
-__all__ = ["PAIR_FRAC", "NetEffect", "shared_items"]
+__all__ = ["DENSE", "PAIR_FRAC", "Density", "NetEffect", "shared_items"]
+
+
+class Density(NamedTuple):
+    """Shares of the values of a layer that are not zero."""
+
+    weights: float = 1.0
+    inputs: float = 1.0
+    outputs: float = 1.0
+
+
+#: Nothing is zero.
+DENSE = Density()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +47,8 @@ class NetEffect:
     """Multiply-accumulates over those of the graph."""
     weights: float = 1.0
     """Bytes of weights that are held over those of the graph."""
+    density: Density = DENSE
+    """What is not zero: of weights, and of maps between layers, where an array does something with it."""
 
 
 #: What a pair of devices moves of a link's bytes per second where each sends to one or to each of the others: NCCL's

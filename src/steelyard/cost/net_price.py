@@ -23,7 +23,7 @@ from steelyard.cost.energy import (
 )
 from steelyard.cost.net_backward import with_backward
 from steelyard.cost.net_cycles import check_counted, kernel_cycles
-from steelyard.cost.net_effect import NetEffect
+from steelyard.cost.net_effect import Density, NetEffect
 from steelyard.cost.net_groups import group_terms, share_of
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_lower import lower_net
@@ -145,7 +145,8 @@ def price_net(
             raise InputError("loops of forward passes are mapped, not of training steps", field="train")
         from steelyard.cost.array_price import on_array
 
-        array = on_array(graph, kernels, sizes, site, precision)
+        shares = zip(*(effect.density for effect in effects), strict=True) if effects else ()
+        array = on_array(graph, kernels, sizes, site, precision, Density(*map(prod, shares)))
     if train:
         kernels = with_backward(kernels, graph.parameters)
     if array is not None:
@@ -175,8 +176,9 @@ def price_net(
     elif array is None:
         kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
     else:
-        kernel_j = array.kernel_j + static_power_w(machine) * kernel_s
-        arithmetic = array.macs * array.chip.multiply_j
+        cheaper = prod(effect.energy(kernels) for effect in effects if effect.energy is not None)
+        arithmetic = array.arithmetic_j * cheaper
+        kernel_j = array.kernel_j - (array.arithmetic_j - arithmetic) + static_power_w(machine) * kernel_s
     energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
     return NetPrice(
         kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach, array, stream

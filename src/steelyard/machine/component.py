@@ -25,6 +25,8 @@ from steelyard.units import Quantity, format_quantity
 __all__ = ["Action", "Compute", "Link", "Machine", "Memory"]
 
 _STRICT = {"extra": "forbid"}
+#: What zeros may be left out of.
+Operands = Literal["", "weights", "inputs", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +86,31 @@ class Compute:
     carry_columns: Annotated[
         float, Quantity("1", "columns of an in-memory array beside those of a weight, for its carries", ge=0, le=64)
     ] = 0
+    serial_weight_bits: Annotated[
+        float, Quantity("bit", "of a weight that an array or a unit of look-ups takes a cycle; 0 = all", ge=0, le=64)
+    ] = 0
+    converter_bits: Annotated[
+        float,
+        Quantity("bit", "of the converter of a column of an analogue array; 0 = sums are exact", ge=0, le=64),
+    ] = 0
+    gates: Annotated[Operands, "zeros of these operands of an array draw no energy of arithmetic"] = ""
+    skips: Annotated[Operands, "zeros of these operands take no cycle of an array either"] = ""
+    settles: Annotated[
+        Literal["output", "layer"], "where multipliers that skip wait for the slowest: after each output or a layer"
+    ] = "output"
+    queue: Annotated[
+        float, Quantity("1", "operands that wait at each multiplier that skips, so that they drift apart", ge=0, le=1e6)
+    ] = 0
     core: Annotated[str, "the processor core that it is (`classes/*.toml`), where instructions are counted"] = ""
     area_m2: Annotated[
         float, Quantity("m2", "silicon of all its multipliers; 0 = by the process and their number", ge=0)
     ] = 0.0
 
-    def turns(self, input_bits: float) -> float:
-        """Cycles that an array takes for an input of so many bits."""
-        return float(-(-input_bits // self.serial_bits)) if self.serial_bits else 1.0
+    def turns(self, input_bits: float, weight_bits: float) -> float:
+        """Cycles that an array takes for a product of an input and a weight of so many bits."""
+        inputs = -(-input_bits // self.serial_bits) if self.serial_bits else 1.0
+        weights = -(-weight_bits // self.serial_weight_bits) if self.serial_weight_bits else 1.0
+        return float(inputs * weights)
 
     def weights_wide(self, weight_bits: float, columns: Any) -> Any:
         """Weights of so many bits beside each other in so many columns, which may be an array."""
@@ -140,6 +159,26 @@ class Memory:
     waits: Annotated[bool, "an array stands still while the level is filled"] = False
     whole: Annotated[bool, "inputs that have room are all here before an array starts; else those used first"] = False
     keeps: Annotated[bool, "what a layer of a network puts out stays here for the next where both fit"] = False
+    packs: Annotated[
+        tuple[Literal["weights", "inputs", "outputs"], ...], "what lies here without its zeros, where that is less"
+    ] = ()
+    run_bits: Annotated[
+        float, Quantity("bit", "before each value that is packed, of the zeros before it; 0 = a bitmap", ge=0, le=32)
+    ] = 0
+    network: Annotated[
+        Literal["", "bus", "mesh", "tree"], "network on chip to what lies inside; empty: its energy is the memory's"
+    ] = ""
+    nodes: Annotated[
+        float, Quantity("1", "arrays, multipliers or chiplets that the network leads to", ge=1, le=1e9)
+    ] = 1
+    ports: Annotated[float, Quantity("1", "links by which bytes enter the network", ge=1, le=1e6)] = 1
+    link_bandwidth_bytes_per_s: Annotated[
+        float, Quantity("B/s", "of a link of the network, one way; 0 = never binds", ge=0)
+    ] = 0.0
+    link_energy_j_per_byte: Annotated[float, Quantity("J/B", "energy of a byte over a link with its router", ge=0)] = (
+        0.0
+    )
+    multicast: Annotated[bool, "a value is sent once to all nodes that want it; else once to each"] = True
     area_m2: Annotated[float, Quantity("m2", "silicon of all copies; 0 = by the process and capacity", ge=0)] = 0.0
 
     def action(self, name: str = "read") -> Action:

@@ -20,16 +20,20 @@ from steelyard.cost.array_chip import (
     GOALS,
     byte_j,
     chip_of,
-    fixed_cycles,
     layer_levels,
     level_row,
     mac_j,
     pass_inputs,
+    way_cycles,
     ways_of,
+    weight_runs,
 )
+from steelyard.cost.array_links import links_of
 from steelyard.cost.array_mapping import MOVED, price_points, search_nests
 from steelyard.cost.array_nests import Laid, coarse_nests, laid_out
+from steelyard.cost.array_zeros import done_share
 from steelyard.cost.energy import static_power_w
+from steelyard.cost.net_effect import Density
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
@@ -87,6 +91,16 @@ class _Points:
     read: Floats
     write: Floats
     shared: NDArray[np.bool_]
+    entry: Floats
+    """Bytes a second into the network of each level; 0: none binds."""
+    gates: NDArray[Any]
+    skips: NDArray[Any]
+
+    def engine(self, space: ChipSpace, one: int) -> Compute:
+        """The array of one point, with the weights that its columns hold."""
+        words: dict[str, Any] = {n: float(getattr(self, n)[one]) for n in ("rows", "depth", "units")}
+        words |= {n: str(getattr(self, n)[one]) for n in ("dataflow", "gates", "skips")}
+        return replace(space.engine, columns=float(self.wide[one]), overlaps=bool(self.overlaps[one]), **words)
 
     @property
     def multipliers(self) -> Floats:
@@ -108,7 +122,7 @@ def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
         own(n).astype(np.float64) for n in ("rows", "columns", "depth", "units", "clock_hz")
     )
     much = rows * columns * depth * units / engine.multipliers
-    levels: dict[str, list[Any]] = {n: [] for n in ("each", "copies", "read", "write", "shared")}
+    levels: dict[str, list[Any]] = {n: [] for n in ("each", "copies", "read", "write", "shared", "entry")}
     for level in base.path(engine):
         more = much if follows(level, engine) else np.ones(len(codes))
         faster = more * clock / engine.clock_hz if follows(level, engine) else more
@@ -123,16 +137,19 @@ def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
             levels[key].append(np.where(np.isnan(said), getattr(level, field) * faster, said))
         levels["shared"].append(levels["write"][-1] == 0.0)
         levels["write"][-1] = np.where(levels["shared"][-1], levels["read"][-1], levels["write"][-1])
-    each, copies, read, write, shared = (np.stack(levels[n], axis=1) for n in levels)
+        link = space.column(name + "link_bandwidth_bytes_per_s", level.link_bandwidth_bytes_per_s, codes)
+        levels["entry"].append(link.astype(np.float64) * level.ports * bool(level.network))
+    each, copies, read, write, shared, entry = (np.stack(levels[n], axis=1) for n in levels)
     nm = space.column("process_nm", base.process_nm, codes).astype(np.float64)
     flow, overlaps = own("dataflow"), own("overlaps").astype(np.bool_)
     precision = precision_named(space.precision)
-    clock = clock / engine.turns(precision.bits)
+    clock = clock / engine.turns(precision.bits, precision.stored_bits)
     wide = engine.weights_wide(precision.stored_bits, columns)
     if wide.min() < 1:
         words = f"expected columns for a weight of {precision.stored_bits:g} bits, got {columns[wide.argmin()]:g}"
         raise InputError(words, field=f"compute.{engine.name}.columns")
-    return _Points(rows, columns, wide, depth, units, flow, overlaps, clock, nm, each, copies, read, write, shared)
+    shape = rows, columns, wide, depth, units, flow, overlaps, clock, nm, each, copies, read, write, shared, entry
+    return _Points(*shape, own("gates"), own("skips"))
 
 
 def _areas(space: ChipSpace, p: _Points) -> Floats:
@@ -151,9 +168,10 @@ def _areas(space: ChipSpace, p: _Points) -> Floats:
 
 
 def _energies(space: ChipSpace, p: _Points, fmt: str) -> Floats:
-    """Energy of a byte read and written of every level; in the last row a multiply-accumulate, and an idle cycle."""
+    """Energy of a byte read, written and over a link of each level; in the last row a product, and an idle cycle."""
     path = space.base.path(space.engine)
-    found = np.zeros((len(p.rows), len(path) + 1, 2))
+    found = np.zeros((len(p.rows), len(path) + 1, 3))
+    found[:, :-1, 2] = [level.link_energy_j_per_byte for level in path]
     for nm in np.unique(p.nm):
         at = p.nm == nm
         found[at, -1, 0] = mac_j(space.engine, fmt, float(nm))
@@ -188,9 +206,8 @@ class _Pricer:
         path = self.space.base.path(self.space.engine)
         each, copies = p.each_bytes[one], p.copies[one]
         levels = np.array([level_row(level, each[i], copies[i], level is path[-1]) for i, level in enumerate(path)])
-        rates = np.empty((len(at), len(path), 3))
-        rates[:, :, 0] = p.read[at] / p.clock_hz[at, None]
-        rates[:, :, 1] = p.write[at] / p.clock_hz[at, None]
+        rates = np.stack([p.read[at], p.write[at], np.empty(p.read[at].shape), p.entry[at]], axis=2)
+        rates /= p.clock_hz[at, None, None]
         rates[:, :, 2] = p.shared[at]
         joules, probes = self.joules[at], _probes(rates)
         exponents = GOALS[self.space.engine.maps_for]
@@ -198,31 +215,28 @@ class _Pricer:
         goals = [(*exponents, float(i)) for i in range(len(probes))]
         goals += [(*GOALS[n], float(middle)) for n in GOALS if GOALS[n] != exponents]
         found = np.empty((len(work.layers), len(goals), MOVED + 4))
-        weighed = 0
-        for i, layer in enumerate(work.layers):
+        weighed, engine = 0, p.engine(self.space, one)
+        densities = [self.space.density(bool(image)) for image in work.images]
+        done = work.macs * np.array([done_share(engine, density) for density in densities])
+        for i, (layer, density) in enumerate(zip(work.layers, densities, strict=True)):
             probe_j = joules[probes].copy()
-            probe_j[:, -1, 0] *= work.macs[i]
-            kept = layer_levels(layer, levels, self.bits, self.keeps)
-            laid, fixed = self._laid(one, i, layer, pass_inputs(layer, kept, self.bits, p.dataflow[one]))
+            probe_j[:, -1, 0] *= done[i]
+            kept = layer_levels(layer, levels, self.bits, self.keeps, path, engine, density)
+            laid, fixed = self._laid(engine, i, density, pass_inputs(layer, kept, self.bits, engine.dataflow))
             found[i], count = search_nests(layer, laid, fixed, kept, self.bits, rates[probes], probe_j, np.array(goals))
             weighed += count
         cycles, energy = np.zeros((len(at), len(work.counts))), np.zeros((len(at), len(work.counts)))
-        price_points(found, work.counts, work.macs, rates, joules, np.array(exponents), cycles, energy)
+        price_points(found, work.counts, done, rates, joules, np.array(exponents), cycles, energy)
         return cycles, energy, weighed
 
-    def _laid(self, one: int, i: int, layer: Floats, inputs: float) -> tuple[Laid, Floats]:
-        p = self.points
-        shape = (p.rows[one], p.wide[one], p.depth[one], p.units[one], str(p.dataflow[one]), bool(p.overlaps[one]))
-        key = (shape, i, inputs)
+    def _laid(self, engine: Compute, i: int, density: Density, inputs: float) -> tuple[Laid, Floats]:
+        e, layer, path = engine, self.work.layers[i], self.space.base.path(self.space.engine)
+        key = (e.rows, e.columns, e.depth, e.units, e.dataflow, e.overlaps, e.skips, i, inputs)
         if key not in self.laid:
-            rows, columns, depth, units, flow, overlaps = shape
-            engine = Compute(
-                "array", "matrix", units, {"int8": 1.0}, rows=rows, columns=columns, depth=depth,
-                dataflow=flow, overlaps=overlaps,  # type: ignore[arg-type]
-            )  # fmt: skip
-            ways = ways_of(layer, engine)[: WAYS if units == 1 else 2 * WAYS]
-            which, laid = laid_out(coarse_nests(layer, ways, self.most, inputs), layer, ways, inputs)
-            self.laid[key] = laid, np.full(len(which), fixed_cycles(layer, engine))
+            ways = ways_of(layer, e)[: WAYS if e.units == 1 else 2 * WAYS]
+            links = links_of(path, ways, e)
+            which, laid = laid_out(coarse_nests(layer, ways, self.most, inputs), layer, ways, inputs, links)
+            self.laid[key] = laid, way_cycles(layer, ways, e, density, weight_runs(path))[which]
         return self.laid[key]
 
 
@@ -319,7 +333,10 @@ def _format(space: ChipSpace) -> str:
 
 
 #: Fields that mappings depend on by themselves; others by a bandwidth or an energy alone.
-_STRUCTURE = ("rows", "columns", "depth", "units", "dataflow", "overlaps", "capacity_bytes", "copy_bytes")
+_STRUCTURE = (
+    *("rows", "columns", "depth", "units", "dataflow", "overlaps", "gates", "skips"),
+    *("capacity_bytes", "copy_bytes"),
+)
 
 
 def _structures(space: ChipSpace, codes: NDArray[np.int16]) -> list[NDArray[np.int64]]:
@@ -343,6 +360,7 @@ def _folder(state: str | Path, space: ChipSpace, work: Work, count: int, most: i
             "needs": str(space.needs),
             "layers": work.layers.tolist(),
             "counts": work.counts.tolist(),
+            "zeros": [space.density(False), work.images.tolist()],
             "points": count,
             "most": most,
         }

@@ -6,18 +6,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.choices import LARGEST, Choices, When, flattened, read_choices
 from steelyard.cost.array_unroll import MAPPED
+from steelyard.cost.net_effect import Density
 from steelyard.deployment.runtime import precision_named
 from steelyard.documents import build, parse_document, read_text
 from steelyard.errors import InputError, UnknownName, show
 from steelyard.machine.catalogue import find_machine
-from steelyard.machine.component import Compute, Machine, Memory
+from steelyard.machine.component import Compute, Machine, Memory, Operands
 from steelyard.techniques._base import relabelled
 from steelyard.units import Quantity, parse_quantity
 
@@ -27,12 +28,16 @@ __all__ = ["MOST_CHIPS", "ChipSpace", "read_space"]
 MOST_CHIPS = 5_000_000
 #: What can be chosen of a component, with its unit; ``copy_bytes``: the capacity of each copy of a level.
 _COMPUTE = {"rows": "1", "columns": "1", "depth": "1", "units": "1", "clock_hz": "Hz", "dataflow": "", "overlaps": ""}
+_COMPUTE |= {"gates": "", "skips": ""}
 _MEMORY = {
     "capacity_bytes": "B",
     "copy_bytes": "B",
     "bandwidth_bytes_per_s": "B/s",
     "write_bandwidth_bytes_per_s": "B/s",
+    "link_bandwidth_bytes_per_s": "B/s",
 }
+#: Fields that are words, with those there are.
+_WORDS: Mapping[str, tuple[str, ...]] = {"dataflow": MAPPED, **dict.fromkeys(("gates", "skips"), get_args(Operands))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class _File:
     name: str = ""
     precision: Annotated[str, "number format of networks"] = "int8"
     most: Annotated[float, Quantity("1", "most points", ge=1, le=MOST_CHIPS)] = MOST_CHIPS
+    weight_density: Annotated[float, Quantity("1", "share of the weights that is not zero", gt=0, le=1)] = 1.0
+    map_density: Annotated[float, Quantity("1", "share of the values between layers that is not zero", gt=0, le=1)] = (
+        1.0
+    )
     when: tuple[When, ...] = field(default=())
 
 
@@ -59,6 +68,13 @@ class ChipSpace:
     values: tuple[tuple[Any, ...], ...]
     needs: tuple[tuple[int, tuple[int, ...]] | None, ...]
     """Of each field the one that it depends on, with the places of its values; None: always chosen."""
+    zeros: tuple[float, float] = (1.0, 1.0)
+    """Shares of the weights and of the values between layers that are not zero."""
+
+    def density(self, image: bool) -> Density:
+        """What is not zero in a layer; ``image``: the first, whose inputs are all there."""
+        weights, maps = self.zeros
+        return Density(weights, 1.0 if image else maps, maps)
 
     @property
     def choices(self) -> Choices:
@@ -107,6 +123,8 @@ class ChipSpace:
             else:
                 changed.setdefault("capacity_bytes", level.capacity_bytes * more)
             faster = rate if more != 1.0 or follows(level, self.engine) else 1.0
+            if level.network and level.nodes == self.engine.multipliers:
+                changed["nodes"] = engine.multipliers
             for name in ("bandwidth_bytes_per_s", "write_bandwidth_bytes_per_s"):
                 changed.setdefault(name, getattr(level, name) * faster)
             area = level.area_m2 * changed["capacity_bytes"] / level.capacity_bytes
@@ -146,8 +164,9 @@ def read_space(path: str | Path) -> ChipSpace:
         raise InputError(f"{base.name} has no array with rows, columns, dataflow and clock", field="base")
     chosen = read_choices(file.choose, file.when, partial(_value, base, engine))
     found = ChipSpace(
-        *(file.name or Path(path).stem, base, engine, file.precision), chosen.fields, chosen.values, chosen.needs
-    )
+        *(file.name or Path(path).stem, base, engine, file.precision), chosen.fields, chosen.values, chosen.needs,
+        (file.weight_density, file.map_density),
+    )  # fmt: skip
     most = min(file.most, MOST_CHIPS)
     if chosen.count > LARGEST or len(found) > most:
         widest = max(zip(chosen.fields, chosen.values, strict=True), key=lambda pair: len(pair[1]))
@@ -165,9 +184,10 @@ def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> An
         raise InputError(UnknownName("field of a chip", name, known).message, field=at)
     if name == "precision":
         return precision_named(str(value)).name
-    if name.endswith(".dataflow"):
-        if value not in MAPPED:
-            raise InputError(UnknownName("dataflow", str(value), MAPPED).message, field=at)
+    own = name.rpartition(".")[2]
+    if own in _WORDS:
+        if value not in _WORDS[own]:
+            raise InputError(UnknownName(own, str(value), [w for w in _WORDS[own] if w]).message, field=at)
         return value
     if name.endswith(".overlaps"):
         if not isinstance(value, bool):

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.array_chip import layers_of
-from steelyard.cost.array_price import is_mapped
+from steelyard.cost.array_price import is_mapped, sees_image
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.space_price import part_of
 from steelyard.deployment.runtime import Precision, find_runtime
@@ -43,6 +43,8 @@ class Work:
     """How often a pass of each workload runs each, ``[workloads, layers]``."""
     others: tuple[NDArray[np.float64], ...]
     """Of each workload its other kernels: bytes of activations, of weights, operations, how often, ``[kernels, 4]``."""
+    images: NDArray[np.bool_]
+    """Layers that see what a network is given, ``[layers]``: none of it is zero."""
 
     @property
     def macs(self) -> NDArray[np.float64]:
@@ -80,7 +82,8 @@ def _gathered(names: Sequence[str], found: Sequence[_Kernels]) -> Work:
     for i, (loops_of, _) in enumerate(found):
         for loops, count in loops_of.items():
             counts[i, at[loops]] = count
-    return Work(tuple(names), np.array(list(at)), counts, tuple(others for _, others in found))
+    layers = np.array(list(at))
+    return Work(tuple(names), layers[:, :-1], counts, tuple(others for _, others in found), layers[:, -1] > 0.0)
 
 
 def read_parts(space: Space, beside: Sequence[str], precision: Precision, batch: int = 1, context: int = 512) -> Work:
@@ -162,7 +165,7 @@ def _lowered(
             continue
         found: dict[_Loops, float] = {}
         for columns, count in layers_of(graph, node, sizes):
-            loops = tuple(float(np.max(x)) for x in columns)
+            loops = (*(float(np.max(x)) for x in columns), float(sees_image(graph, node)))
             found[loops] = found.get(loops, 0.0) + count
         yield kernels.names[i], found, []
 
@@ -189,4 +192,4 @@ def _served(name: str, step: str, batch: int, context: int) -> _Kernels:
 
 def _loops(op: Op) -> _Loops:
     m, n, k, groups = (float(np.max(x)) for x in op.gemm_shape())
-    return (1.0, n, k, m, 1.0, 1.0, 1.0, groups, 1.0, 1.0, 1.0, 1.0)
+    return (1.0, n, k, m, 1.0, 1.0, 1.0, groups, 1.0, 1.0, 1.0, 1.0, 0.0)

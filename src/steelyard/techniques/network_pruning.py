@@ -6,7 +6,8 @@ With a share ``d`` of the weights kept:
 all shapes shrink: operations and weights by ``d``, activations by ``sqrt(d)`` (slimming, arXiv:1708.06519).
 
 ``weights``: single weights anywhere (deep compression, arXiv:1510.00149): bytes of weights fall to
-``d (b + index) / b``; operations fall only on a machine that skips zeros (``skips``).
+``d (b + index) / b``; operations fall only on a machine that skips zeros (``skips``), or on an array by its own fields
+(:mod:`steelyard.cost.array_zeros`).
 
 ``pattern``: ``n`` of every ``m`` (2 of 4, arXiv:2104.08378): tensor cores of NVIDIA from Ampere on do twice the rate,
 so products at ``n/m`` = 1/2 take half the operations there; other patterns and machines gain bytes alone. ``m``
@@ -23,7 +24,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from steelyard.cost.net_effect import NetEffect
+from steelyard.cost.net_effect import Density, NetEffect
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.errors import Problem, UnknownName
 from steelyard.techniques._base import Citation
@@ -71,6 +72,11 @@ class NetworkPruning(NetTechnique):
         """See :class:`OnNetworks`."""
         if scenario.words.get("train"):
             return [Problem(self.name, "of inference: training keeps all weights")]
+        if self.kind == "channels" and scenario.runtime.terms == "loops":
+            words = (
+                "loops are mapped onto an array of the network as it is: give one of fewer channels, or kind weights"
+            )
+            return [Problem(self.name, words)]
         return []
 
     def network_effect(self, scenario: Any) -> NetEffect:
@@ -83,7 +89,8 @@ class NetworkPruning(NetTechnique):
         done = self.keep if self.kind == "channels" or self.skips else 1.0
         if self.kind == "pattern" and doubles and self.keep == 0.5:
             done = 0.5
-        return NetEffect(kernels=lambda k: self._pruned(k, stored, done), macs=done, weights=stored)
+        density = Density() if self.kind == "channels" else Density(weights=self.keep)
+        return NetEffect(kernels=lambda k: self._pruned(k, stored, done), macs=done, weights=stored, density=density)
 
     def _pruned(self, k: NetKernels, stored: float, done: float) -> NetKernels:
         products = np.array([c in PRODUCTS or c == "wide" for c in k.classes], dtype=np.bool_)[:, None]

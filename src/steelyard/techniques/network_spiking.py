@@ -7,7 +7,8 @@ writes its potential at every step when there are several. An addition takes ``a
 multiply-accumulate: 0.9 pJ of 4.6 pJ at 32 bits in 45 nm (Horowitz, ISSCC 2014), as papers of the field count.
 
 Papers: one timestep is all you need (arXiv:2110.05929); Dynamic Confidence (ICCV 2023). Times are those of a
-machine that skips what has no spike; one that does not takes ``rate`` = 1. What training costs in accuracy is not seen.
+machine that skips what has no spike; one that does not takes ``rate`` = 1. On an array whose loops are mapped its own
+fields say what it gates and skips, and spikes have the bits of values. What training costs in accuracy is not seen.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
-from steelyard.cost.net_effect import NetEffect
+from steelyard.cost.net_effect import Density, NetEffect
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.errors import Problem
 from steelyard.techniques._base import Citation
@@ -59,7 +60,10 @@ class Spiking(NetTechnique):
         """See :class:`OnNetworks`."""
         bits = scenario.precision.bits
         return NetEffect(
-            kernels=lambda kernels: self._step(kernels, bits), energy=self._energy, passes=self.steps * self.exit
+            kernels=lambda kernels: self._step(kernels, bits),
+            energy=self._energy,
+            passes=self.steps * self.exit,
+            density=Density(inputs=self.rate, outputs=self.rate),
         )
 
     def _step(self, k: NetKernels, bits: float) -> NetKernels:
