@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parameters_text", "parse_quantity"]
+__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parameters_text", "parse_quantity", "power_text"]
 
 #: Multipliers of SI and binary prefixes.
 PREFIXES: dict[str, float] = {
@@ -146,6 +146,11 @@ def format_quantity(value: float, unit: str, digits: int = 3) -> str:
         if abs(value) >= PREFIXES[prefix] * 0.9995:
             return f"{_significant(value / PREFIXES[prefix], digits)} {prefix}{unit}"
     return f"{value:.{digits}g} {unit}"
+
+
+def power_text(watts: float) -> str:
+    """A power for people, whole watts where it has two digits: ``700 W``, ``2.50 W``, ``50.0 mW``."""
+    return f"{watts:,.0f} W" if watts >= 10.0 else format_quantity(watts, "W")
 
 
 def figure(value: float) -> str:

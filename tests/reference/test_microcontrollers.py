@@ -16,6 +16,8 @@ import pytest
 
 import steelyard as sy
 from steelyard.estimation.network import NetEstimate
+from steelyard.estimation.network_remedy import network_remedy
+from steelyard.report.figures import figures_of
 
 # network, then milliseconds, KiB of SRAM and KiB of flash with TFLite Micro, CMSIS-NN and TinyEngine
 H743 = {
@@ -87,6 +89,17 @@ def test_peaks_of_sram() -> None:
     assert max(abs(r - 1) for r in _rows(1)) < 0.01
     person = sy.estimate("tiny_mobilenet", on="esp32_s3", set="channels=1")
     assert person.peak_memory_bytes / 1024 == pytest.approx(81, rel=0.02)  # type: ignore[union-attr]  # not fitted
+
+
+def test_memory_at_every_op_and_what_would_fit() -> None:
+    for runtime, remedy in (("cmsis_nn", "--runtime tinyengine"), ("tinyengine", "")):
+        found = _asked("mcunet_in3", "stm32f746", runtime)
+        (held,) = [f for f in figures_of(found) if f.name == "held"]
+        assert max(b for _, b in held.rows) == found.peak_memory_bytes
+        assert found.fits == (not remedy)
+        assert found.fits or network_remedy(found) == remedy
+    assert network_remedy(_asked("mobilenetv2_035_tiny", "stm32f412", "tinyengine")) == "--with patch-inference:2"
+    assert network_remedy(_asked("mcunet_in4", "stm32f746", "tinyengine")).startswith("none")
 
 
 def test_flash() -> None:

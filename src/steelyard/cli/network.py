@@ -53,6 +53,7 @@ def estimate_net(model: str, question: Any, output: Output, paged: Paged, proble
     """Weigh a network on one or several machines, or many architectures of a space on one."""
     if _space(model, question, output, paged, problems):
         return
+    from steelyard.estimation.network_remedy import network_remedy
     from steelyard.report import network as report
 
     found = _answers(model, question, problems)
@@ -63,7 +64,7 @@ def estimate_net(model: str, question: Any, output: Output, paged: Paged, proble
         paged.write(one)
         write(output, data=lambda: report.to_dict(one), text=lambda c: report.report(one, c), rows=lambda: rows)
         if not one.fits:
-            raise DoesNotFit(f"does not fit: {report.shortfall(one)}", change=report.remedy(one))
+            raise DoesNotFit(f"does not fit: {report.shortfall(one)}", change=network_remedy(one))
         return
     write(
         output,
@@ -72,7 +73,7 @@ def estimate_net(model: str, question: Any, output: Output, paged: Paged, proble
         rows=lambda: rows,
     )
     if not any(f.fits for f in found):
-        raise DoesNotFit("no scenario fits", change=report.remedy(found[0]))
+        raise DoesNotFit("no scenario fits", change=network_remedy(found[0]))
 
 
 def _space(model: str, question: Any, output: Output, paged: Paged, problems: Problems) -> bool:

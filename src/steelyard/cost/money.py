@@ -8,6 +8,7 @@ from typing import NamedTuple
 from steelyard.machine.catalogue import find_whole, price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
+from steelyard.units import power_text
 
 __all__ = ["HOURS_PER_YEAR", "HourlyPrice", "Purchase", "hourly_price", "mean_price"]
 
@@ -80,8 +81,8 @@ def hourly_price(
         return HourlyPrice(found.usd_per_hour, f"{found.provider_class}, {found.date}")
     if machine.capex_usd:
         over = f"{machine.capex_usd:,.0f} USD over {purchase}"
-        watts = f"{machine.most_w:,.0f}" if machine.most_w >= 10.0 else f"{machine.most_w:.3g}"
-        ledger.assume(f"{machine.name}: no rental price known: {over}, at the {watts} W it draws at most")
+        watts = power_text(machine.most_w)
+        ledger.assume(f"{machine.name}: no rental price known: {over}, at the {watts} it draws at most")
         return HourlyPrice(purchase.usd_per_hour(machine.capex_usd, machine.most_w), over)
     return HourlyPrice(None, "no price known")
 

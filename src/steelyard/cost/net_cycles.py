@@ -12,7 +12,7 @@ cores of a cluster share. A library whose kernels take no border has an op of it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -27,7 +27,16 @@ from steelyard.machine.classes import cores
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["arena_bytes", "check_counted", "extents", "instructions", "kernel_cycles", "library_of", "stored_bytes"]
+__all__ = [
+    "arena_bytes",
+    "check_counted",
+    "extents",
+    "held_over",
+    "instructions",
+    "kernel_cycles",
+    "library_of",
+    "stored_bytes",
+]
 
 
 def kernel_cycles(
@@ -153,17 +162,36 @@ def arena_bytes(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, 
     """
     library = library_of(runtime)
     graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
-    lives, buffers, kept = _lives(graph, given, runtime, precision)
-    count = np.broadcast_shapes((1,), *(np.shape(one[0]) for one in lives))
-    rows = np.array([np.broadcast_to(size, count) for size, _, _ in lives])
-    times = [(first, last) for _, first, last in lives]
+    found = _lives(graph, given, runtime, precision)
+    count = np.broadcast_shapes((1,), *(np.shape(one[0]) for one in found.lives))
+    rows = np.array([np.broadcast_to(size, count) for size, _, _ in found.lives])
+    times = [(first, last) for _, first, last in found.lives]
     if library.planner == "greedy":
         columns, inverse = np.unique(rows, axis=1, return_inverse=True)
-        planned = np.array([_greedy(column, times) for column in columns.T])[inverse.reshape(-1)]
+        planned = np.array([_greedy(column, times).max() for column in columns.T])[inverse.reshape(-1)]
     else:
         ends = range(1 + max(last for _, last in times))
         planned = np.max([sum((r for r, (a, b) in zip(rows, times, strict=True) if a <= t <= b)) for t in ends], axis=0)
-    return np.asarray(planned + buffers + kept + _own_bytes(graph, runtime), dtype=np.float64)
+    return np.asarray(planned + found.buffers + found.kept + _own_bytes(graph, runtime), dtype=np.float64)
+
+
+def held_over(
+    graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision
+) -> tuple[list[str], Array]:
+    """Ops of the library in order, and the bytes of memory in use at each: up to the highest place that is taken.
+
+    For one scenario; the most of them is :func:`arena_bytes`.
+    """
+    library = library_of(runtime)
+    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
+    found = _lives(graph, given, runtime, precision)
+    rows = np.array([float(np.max(size)) for size, _, _ in found.lives])
+    times = np.array([(first, last) for _, first, last in found.lives])
+    ends = _greedy(rows, times.tolist()) if library.planner == "greedy" else rows
+    alive = [(times[:, 0] <= t) & (t <= times[:, 1]) for t in range(2 * len(found.names))]
+    each = [ends[a].max(initial=0.0) if library.planner == "greedy" else ends[a].sum() for a in alive]
+    beside = float(np.max(found.buffers)) + found.kept + _own_bytes(graph, runtime)
+    return found.names, np.max(np.array(each).reshape(-1, 2), axis=1) + beside
 
 
 def _own_bytes(graph: TensorGraph, runtime: Runtime) -> float:
@@ -173,10 +201,21 @@ def _own_bytes(graph: TensorGraph, runtime: Runtime) -> float:
     return channels + _steps(graph, runtime) * library.arena_node_bytes + library.arena_bytes
 
 
-def _lives(
-    graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision
-) -> tuple[list[tuple[Any, int, int]], Any, float]:
-    """Bytes of everything that has a place for a while, with its first and last time, and buffers that stay.
+@dataclass(frozen=True, slots=True)
+class _Lives:
+    """What has a place in memory."""
+
+    lives: list[tuple[Any, int, int]]
+    """Bytes of what has one for a while, with its first and last time."""
+    buffers: Any
+    """Bytes of buffers beside the tensors, and of weights that are copied."""
+    kept: float
+    names: list[str]
+    """Ops in order, two times each."""
+
+
+def _lives(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> _Lives:
+    """When everything has its place.
 
     An op has two times, since one that works in place has what is the larger of its input and output at both.
     """
@@ -185,6 +224,7 @@ def _lives(
     last: dict[int, int] = {}
     borders: list[tuple[Any, int, int]] = []
     scratch: list[tuple[Any, int, int]] = []
+    names: list[str] = []
     buffers, kept, now = np.zeros(1), 0.0, 0
     for node in graph.nodes:
         own, reads = _is_step(node, runtime), node.inputs
@@ -192,6 +232,7 @@ def _lives(
         if np.any(bordered := _bordered(graph, node, sizes, library)):
             last[graph.storage(reads[0])] = now + 1
             borders.append((bordered * precision.bits / 8, now, now + 3))
+            names.append(f"{node.name}, its border")
             now, reads = now + 2, reads[1:]
         for t in reads:
             last[graph.storage(t)] = now + (0 if over else 1)
@@ -203,19 +244,22 @@ def _lives(
             buffers = np.maximum(buffers, buffer)
         elif np.any(buffer):
             scratch.append((buffer, now, now + 1))
-        now += 2 if own else 0
+        if own:
+            names.append(f"{node.name}, {node.op}")
+            now += 2
     last |= {graph.storage(o): now for o in graph.outputs}
     alive = [s for s in first if s in last and graph.tensors[s].role in _MOVING]
     made = [(graph.elements(s, sizes) * precision.bits / 8, first[s], last[s]) for s in alive]
-    return [*sorted([*made, *borders], key=lambda one: one[1]), *scratch], buffers, kept
+    return _Lives([*sorted([*made, *borders], key=lambda one: one[1]), *scratch], buffers, kept, names)
 
 
-def _greedy(sizes: Array, times: Sequence[tuple[int, int]]) -> float:
-    """Bytes of a plan that gives places by size, the largest first: each the lowest gap among those alive with it.
+def _greedy(sizes: Array, times: Sequence[Sequence[int]]) -> Array:
+    """Ends of places that are given by size, the largest first: each the lowest gap among those alive with it.
 
     Of equal sizes the last one made comes first, as in TensorFlow Lite Micro's planner.
     """
     placed: list[tuple[float, float, int, int]] = []
+    ends = np.zeros(len(sizes))
     for i in len(sizes) - 1 - np.argsort(-sizes[::-1], kind="stable"):
         size, (first, last), at = _up(sizes[i], _ALIGNED) * _ALIGNED, times[i], 0.0
         for low, high, a, b in sorted(placed):
@@ -223,8 +267,9 @@ def _greedy(sizes: Array, times: Sequence[tuple[int, int]]) -> float:
                 if low - at >= size:
                     break
                 at = max(at, high)
+        ends[i] = at + size
         placed.append((at, at + size, first, last))
-    return max(high for _, high, _, _ in placed)
+    return ends
 
 
 #: Bytes to which a tensor's place is aligned.

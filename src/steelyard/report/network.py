@@ -22,7 +22,7 @@ from steelyard.report.paper import (
 )
 from steelyard.report.plain import ESTIMATE, plain
 from steelyard.units import format_quantity as q
-from steelyard.units import parameters_text
+from steelyard.units import parameters_text, power_text
 
 if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
@@ -220,10 +220,9 @@ def rate_lines(found: NetEstimate) -> list[Line]:
     if found.usd_per_million_items is not None:
         money = f"{q(found.usd_per_million_items, 'USD')} per million items"
     watts = found.energy_j_per_item * found.throughput_per_s / found.scenario.cluster.count
-    drawn = f"{watts:,.0f}" if watts >= 10 else figure(watts)
     return [
         Line("throughput", f"{figure(found.throughput_per_s)} items/s"),
-        Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({drawn} W per device)"),
+        Line("energy", f"{q(found.energy_j_per_item, 'J')} per item ({power_text(watts)} per device)"),
         *_chip(found),
         Line("money", money),
         Line("work", f"{q(found.macs, 'MAC')} per item, {parameters_text(found.parameters)} parameters"),
@@ -348,15 +347,3 @@ def shortfall(found: NetEstimate) -> str:
     if found.storage_capacity_bytes and used <= capacity:
         used, capacity = found.weight_bytes, found.storage_capacity_bytes
     return f"{q(used, 'B')} of {q(capacity, 'B')}, {q(used - capacity, 'B')} short"
-
-
-def remedy(found: NetEstimate) -> str:
-    """The nearest batch that fits, in words."""
-    if found.past_index:
-        return f"--batch {max(1, found.scenario.batch // 2)}"
-    if found.storage_capacity_bytes:
-        return "none with a batch of 1: a smaller network or size" if found.scenario.batch == 1 else "--batch 1"
-    fixed = found.weight_bytes + found.scenario.cluster.machine.reserved_bytes
-    each = (found.peak_memory_bytes - fixed) / found.scenario.batch
-    most = int((found.capacity_bytes - fixed) // each) if each else 0
-    return f"--batch {most}" if most >= 1 else "none: its weights alone do not fit with a batch of 1"

@@ -88,6 +88,7 @@ def _stamp(provenance: Any) -> str:
 
 
 def _network(found: NetEstimate) -> dict[str, Any]:
+    from steelyard.estimation.network_remedy import network_remedy
     from steelyard.report import network, text
 
     title, *about = _words(network.title(found))
@@ -98,7 +99,7 @@ def _network(found: NetEstimate) -> dict[str, Any]:
     return {
         "title": title,
         "about": [*about, *unknown],
-        **_fits(found.fits, spare, lambda: network.remedy(found)),
+        **_fits(found.fits, spare, lambda: network_remedy(found)),
         "facts": network.rate_lines(found),
         "tables": [("What it takes", Table(text.TIMES, [_last_left(r) for r in network.time_rows(found)]), "")],
         "ledger": _ledger(found.ledger),

@@ -13,7 +13,7 @@ from steelyard.page.screen import Screen, Shown, Tell, fact
 from steelyard.report.figures import figures_of
 from steelyard.scenario.fields import ALONE, GROUPS, NETWORK, fields_of
 from steelyard.units import format_quantity as q
-from steelyard.units import parameters_text
+from steelyard.units import parameters_text, power_text
 
 __all__ = ["SCREEN"]
 
@@ -137,6 +137,7 @@ def _remedy(remedy: Any) -> dict[str, Any] | None:
 
 
 def _network(e: Any) -> Shown:
+    from steelyard.estimation.network_remedy import network_remedy
     from steelyard.report import network as report
 
     d = report.to_dict(e)
@@ -148,12 +149,12 @@ def _network(e: Any) -> Shown:
     facts = [
         fact("latency_s", "latency", d["latency_s"], "s", least, spans["latency_s"]),
         fact("throughput_per_s", "items per second", d["throughput_per_s"], "1", "", spans["throughput_per_s"]),
-        fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{watts:,.0f} W a device"),
+        fact("energy_j_per_item", "energy per item", d["energy_j_per_item"], "J", f"{power_text(watts)} a device"),
         fact("usd_per_million_items", "per million items", d["usd_per_million_items"], "USD", "", price),
         fact("macs", "work per item", d["macs"], "MAC", f"{parameters_text(d['parameters'])} parameters"),
     ]
     ratio = d["latency_s"] / d["limit"]["latency_s"] if d["limit"]["latency_s"] else 0.0
-    remedy = None if d["fits"] else {"change": report.remedy(e), "arguments": {}}
+    remedy = None if d["fits"] else {"change": network_remedy(e), "arguments": {}}
     view = {
         "title": d["model"],
         "place": s.cluster.title,

@@ -6,11 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.cost.net_cycles import held_over
 from steelyard.report.figures.figure import Figure
-from steelyard.report.figures.options import axis, dots
+from steelyard.report.figures.options import axis, dots, level, limit, line
 from steelyard.report.figures.shared import Time, breakdown, distributions, fit_bar, roofline
 from steelyard.report.network import kernels_of
 from steelyard.units import format_quantity as q
+from steelyard.units import power_text
 
 if TYPE_CHECKING:
     from steelyard.estimation.network import NetEstimate
@@ -29,8 +31,36 @@ def network_figures(found: NetEstimate) -> list[Figure]:
     rows = kernels_of(found)
     low, high = found.interval["latency_s"]
     latency = Time("latency", found.latency_s, low, high, found.limit_s)
-    drawn = [_memory(found), distributions([latency]), _roofs(found, rows), _time(found, rows), _energy(found)]
-    return [f for f in drawn if f is not None]
+    drawn = [_memory(found), *_held(found), distributions([latency]), _roofs(found, rows), _time(found, rows)]
+    return [f for f in (*drawn, _energy(found)) if f is not None]
+
+
+def _held(found: NetEstimate) -> list[Figure]:
+    """Memory in use at every op of a pass, against what there is; where a library plans it."""
+    s = found.scenario
+    if s.runtime.library is None or len(s.phases) != 1:
+        return []
+    graph, capacity = s.phases[0].graph, found.capacity_bytes
+    sizes = {"batch": s.batch} if "batch" in graph.symbols else {}
+    names, held = held_over(graph, sizes, s.runtime, s.precision)
+    most, at = float(held.max()), int(held.argmax())
+    where = found.scenario.cluster.machine.apart
+    words = [f"{name}\n{q(size, 'B')}" for name, size in zip(names, held.tolist(), strict=True)]
+    steps = np.repeat(np.arange(len(names) + 1), 2)[1:-1]  # an op lasts from its number to the next
+    fill = {"areaStyle": {"opacity": 0.18}, "lineStyle": {"width": 1.5}}
+    drawn = line("in use", steps, np.repeat(held, 2) / 1024, words=np.repeat(words, 2).tolist(), **fill)
+    drawn |= {"showSymbol": False} | level([limit(y=capacity / 1024, words=f"{q(capacity, 'B')} there are")])
+    verdict = "fits" if most <= capacity else f"{q(most - capacity, 'B')} too much"
+    says = f"{q(most, 'B')} at op {at + 1} of {len(names)} ({names[at]}): {verdict}."
+    option = {
+        "height": 280,
+        "trigger": "item",
+        "xAxis": axis("ops in order", "", max=len(names)),
+        "yAxis": axis("in use", "KiB", max=round(1.08 * max(most, capacity) / 1024)),
+        "series": [drawn],
+    }
+    title = f"{where.name.upper() if where else 'Memory'} over a pass"
+    return [Figure("held", title, says, option, ("op", "bytes"), tuple(zip(names, held.tolist(), strict=True)))]
 
 
 def _memory(found: NetEstimate) -> Figure:
@@ -86,7 +116,7 @@ def _energy(found: NetEstimate) -> Figure | None:
     if not whole > 0:
         return None
     watts = whole * found.throughput_per_s / found.scenario.cluster.count
-    says = f"{q(whole, 'J')} per item, {watts:,.0f} W per device; of it arithmetic {q(arithmetic, 'J')}."
+    says = f"{q(whole, 'J')} per item, {power_text(watts)} per device; of it arithmetic {q(arithmetic, 'J')}."
     parts = {"an item": {"arithmetic": arithmetic, "memory, host and power that always flows": whole - arithmetic}}
     return breakdown(parts, "J", name="energy", title="Where the energy goes", says=says)
 
