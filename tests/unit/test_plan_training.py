@@ -93,6 +93,14 @@ def test_a_framework_without_stages_is_laid_out_without() -> None:
     assert sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="deepspeed").scenario.plan.pp == 1
 
 
+@pytest.mark.parametrize("more", [{}, {"pp": 1, "mbs": 1}])
+def test_deepspeed_cuts_no_parameters_beside_tensors(more: dict[str, int]) -> None:
+    found = sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="deepspeed", tp=2, **more)  # type: ignore[arg-type]
+    assert found.scenario.plan.zero <= 2
+    asked = sy.train("llama-3.1-8b", "h100_sxm:16", gbs=64, framework="deepspeed", tp=2, pp=1, mbs=1, zero=3)
+    assert any("no ZeRO 3 beside tensor" in text for text in asked.ledger.assumptions)
+
+
 def test_open_degrees_are_chosen_as_a_plan_chooses_them() -> None:
     """The step of ``train`` with every degree open is that of the plan on as many devices."""
     words = {"model": "llama-3.1-70b", "on": "h100_sxm:128", "gbs": 256, "seq": 8192}
@@ -310,11 +318,19 @@ def test_a_layout_that_is_named_is_weighed_beside(named: str, said: str) -> None
         assert (told["step_s"], told["reason"]) == (one.found.step_s, one.reason)
 
 
-def test_words_of_a_named_layout_are_checked() -> None:
-    with pytest.raises(InputError, match="did you mean 'zero'"):
-        sy.train("llama-3.1-8b", "h100_sxm:8", why_not="zoro=1")
-    with pytest.raises(InputError, match="expected NAME=VALUE"):
-        sy.train("llama-3.1-8b", "h100_sxm:8", why_not="tp 4")
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ("zoro=1", "did you mean 'zero'"),
+        ("tp 4", "expected NAME=VALUE"),
+        (",", "expected NAME=VALUE"),
+        ("tp=,", "expected tp=VALUE"),
+        ("tp=four", "tp: expected a whole number"),
+    ],
+)
+def test_words_of_a_named_layout_are_checked(named: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        sy.train("llama-3.1-8b", "h100_sxm:8", why_not=named)
 
 
 @pytest.mark.parametrize(

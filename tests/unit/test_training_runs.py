@@ -277,12 +277,14 @@ def test_a_run_without_failures_is_ideal_and_one_of_a_strange_cluster_less_certa
     assert strange["p90"] / strange["p10"] > known["p90"] / known["p10"]
 
 
-def test_spares_are_paid_and_a_cheap_node_that_goes_away_costs_time() -> None:
+def test_spares_are_paid_draw_idle_power_and_a_cheap_node_that_goes_away_costs_time() -> None:
     spared = run("llama3", recovery=Recovery(spares=41))
     plain = run("llama3")
     assert spared.usd_per_day is not None
     assert plain.usd_per_day is not None
     assert spared.usd_per_day == pytest.approx(plain.usd_per_day * (2048 + 41) / 2048)
+    more = run("none", recovery=Recovery(spares=41)).kwh_per_day / run("none").kwh_per_day
+    assert more == pytest.approx(1 + 0.35 * 41 / 2048)
     assert run("llama3, reclaim:0.02/node-day").days["p50"] > plain.days["p50"]
 
 

@@ -121,6 +121,7 @@ def test_a_flat_pipeline_has_the_exact_bubble_of_1f1b() -> None:
         ({"ep": 2}, "ep", "no experts"),
         ({"pp": 3}, "dp", "--on has 8"),
         ({"recompute": "fulll"}, "recompute", "full"),
+        ({"recompute": "full:99"}, "recompute", "nearest is full"),
         ({"optimizer": "adamm"}, "optimizer", "adamw"),
         ({"framework": "megatorn"}, "framework", "megatron"),
         ({"set": "tp_exposd=1"}, "set", "tp_exposed"),
@@ -163,13 +164,17 @@ def test_a_run_has_days_money_and_failures() -> None:
 
 
 def test_what_does_not_fit_says_what_would() -> None:
-    from steelyard.report.train import remedy
+    from steelyard.report.train import flat, remedy, report
 
     found = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096, loss="whole")
     assert not found.fits
     assert remedy(found).startswith("--loss fused")
     run = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=4096, loss="whole", tokens="1B", by="30d")
     assert remedy(run) == remedy(found)
+    assert (run.run, run.usd_per_trillion_tokens, flat(run)["usd_per_trillion_tokens"]) == (None, None, None)
+    verdict, _, rest = report(run).partition("were it to fit:")
+    assert "does not fit" in verdict
+    assert "USD" not in rest.partition("sources")[0]
     longer = sy.train("qwen3-8b", "rtx_4090", task="lora", mbs=1, seq=16384, offload="none")
     assert not longer.fits
     changes = {one.words: one.found for one in longer.would_fit}

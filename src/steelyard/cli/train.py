@@ -22,7 +22,7 @@ class Files:
     """What else is written."""
 
     svg: Annotated[str, option("the pictures in one file (.svg)")] = ""
-    perfetto: Annotated[str, option("Chrome trace of a step, a track a stage (.json), for ui.perfetto.dev")] = ""
+    perfetto: Annotated[str, option("Chrome trace (.json) of a step, two tracks a stage: passes, traffic")] = ""
 
     def check(self) -> None:
         """Refuse files that cannot be, before any work. Raises :class:`InputError` with every problem."""

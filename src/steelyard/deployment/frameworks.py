@@ -41,6 +41,7 @@ class Framework:
     zero: Annotated[int, Quantity("1", "stage of ZeRO it uses when none is said; 3 = FSDP", ge=0, le=3)] = 1
     zeros: Annotated[tuple[int, ...], "stages of ZeRO that its plans may have; empty: the one it uses"] = ()
     zero_alone: Annotated[bool, "of ZeRO 2 and 3: without pipeline stages"] = False
+    zero_beside_tp: Annotated[int, Quantity("1", "stage of ZeRO it has beside tensor parallelism", ge=0, le=3)] = 3
     zero_doubt: Annotated[
         float, Quantity("1", "steps of ZeRO 2 and 3 as measured over as answered: chosen where faster by more", ge=1)
     ] = 1.0
@@ -122,6 +123,10 @@ class Framework:
     def outside_bytes(self, devices: Any) -> Any:
         """Of a device's memory, what driver, libraries and, between several devices, communicators take."""
         return self.context_bytes + self.communicator_bytes * (np.asarray(devices) > 1)
+
+    def usual_zero(self, tp: int) -> int:
+        """The stage of ZeRO it uses when none is said."""
+        return min(self.zero, self.zero_beside_tp) if tp > 1 else self.zero
 
     def lacks(self, degrees: Mapping[str, int]) -> tuple[str, ...]:
         """Of degrees above 1 those that it does not have."""

@@ -265,6 +265,8 @@ def unoffered(plan: TrainPlan) -> Iterator[str]:
         yield f"{title} has no ZeRO {plan.zero}"
     elif framework.zero_alone and plan.zero >= 2 and plan.pp > 1:
         yield f"{title} has ZeRO {plan.zero} without pipeline stages alone"
+    elif plan.tp > 1 and plan.zero > framework.zero_beside_tp:
+        yield f"{title} has no ZeRO {plan.zero} beside tensor parallelism, but {framework.zero_beside_tp}"
     if plan.cp > 1:
         kind = "ring" if plan.around == plan.cp else "heads" if plan.around == 1 else "mixed"
         words = {"ring": "rings of context ranks", "heads": "context ranks that exchange heads"}
@@ -299,6 +301,9 @@ def degree_problems(plan: TrainPlan, model: Workload) -> Iterator[Problem]:
     most = model.depth + 2  # embedding and head may have chunks of their own
     if plan.pp * plan.vp > most:
         yield Problem("pp", f"pp {plan.pp} x vp {plan.vp} chunks for {model.depth} layers; at most {most}")
+    chunk = -(-model.depth // (plan.pp * plan.vp))
+    if plan.recompute_layers > chunk:
+        yield Problem("recompute", f"{plan.again}, and a chunk has {chunk} layers at most; nearest is full")
     if plan.ep > 1 and not model.experts:
         yield Problem("ep", f"{model.name} has no experts")
     elif plan.ep > 1 and model.experts % plan.ep:

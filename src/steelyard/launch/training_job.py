@@ -99,10 +99,10 @@ class TrainJob:
 
     @property
     def steps(self) -> int:
-        """Of the run, or of a trial where its length was not given."""
+        """Of the run (of one training, where it is several), or of a trial where its length was not given."""
         tokens, done = self.found.scenario.tokens, self.found.rewarded
         each = self.found.tokens_per_step if done is None else done.tokens
-        return TRIAL_STEPS if tokens is None else math.ceil(tokens / each)
+        return TRIAL_STEPS if tokens is None else math.ceil(tokens / self.found.scenario.words["trainings"] / each)
 
     @property
     def save_every(self) -> int:

@@ -87,7 +87,7 @@ def torchtitan(job: TrainJob, model: Transformer) -> Launched:
         ),
         **(eight if converters == "float8" else {}),
         **({"mx.recipe_name": "mxfp8"} if converters == "mx" else {}),
-        "checkpoint.enable_checkpoint": job.found.run is not None,
+        "checkpoint.enable_checkpoint": job.found.scenario.tokens is not None,
         "checkpoint.interval": job.save_every,
     }
     given = {"--training.dataset": Var("DATASET"), "--training.dataset_path": Var("DATA")}
@@ -238,15 +238,18 @@ def deepspeed(job: TrainJob, model: Transformer) -> Launched:
     """``deepspeed.json`` for the Trainer; by Accelerate where ranks exchange heads (Ulysses)."""
     flags, plan = Flags.of("training/deepspeed"), job.plan
     heads = plan.cp > 1
-    left = list(_trainer_left_out(job, model, tensor=plan.zero <= 2, context=heads))
+    together = plan.zero <= plan.framework.zero_beside_tp
+    left = list(_trainer_left_out(job, model, tensor=together, context=heads))
     left += _host_left_out(job, ("optimizer", "parameters"))
     if plan.away("parameters") and plan.zero < 3:
         left.append(f"parameters in the memory of the host: of ZeRO 3 alone, the plan's is {plan.zero}")
     if plan.precision not in ("bf16", "fp16", "fp32", "tf32"):
         left.append(f"products in {plan.precision}: the files say bf16")
+    if plan.tp > 1 and together:
+        left.append("installing what cuts tensors: DeepSpeed 0.16.4, Transformers 4.50.1 and Accelerate 1.6 or later")
     if plan.around > 1:
         left.append(f"a ring of {plan.around} ranks: DeepSpeed's ranks exchange heads, all {plan.cp} of them (Ulysses)")
-    replicas, times = _ranks(job, tensor=plan.zero <= 2, context=heads)
+    replicas, times = _ranks(job, tensor=together, context=heads)
     secondary = plan.zero == 3 and plan.shard < plan.dp
     if secondary:
         left.append(f"shards over {plan.shard} of {plan.dp} replicas: parameters only (ZeRO++), states over all")
@@ -264,7 +267,7 @@ def deepspeed(job: TrainJob, model: Transformer) -> Launched:
         "zero_optimization.contiguous_gradients": True,
         "zero_optimization.reduce_scatter": True,
         "zero_optimization.zero_hpz_partition_size": plan.shard if secondary else None,
-        "tensor_parallel.autotp_size": plan.tp if plan.tp > 1 and plan.zero <= 2 else None,
+        "tensor_parallel.autotp_size": plan.tp if plan.tp > 1 and together else None,
         **_elsewhere(job),
     }
     options, fill, body = _trainer(job, times, again=True, deepspeed=not heads)

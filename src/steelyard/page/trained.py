@@ -91,6 +91,7 @@ def view_of(found: TrainEstimate) -> dict[str, Any]:
         "memory": f"{q(fullest.reserved_bytes, 'B')} of {q(found.capacity_bytes, 'B')}{where}, "
         + spare_text(found.capacity_bytes - fullest.reserved_bytes),
         "remedy": "" if found.fits else report.remedy(found),
+        "were_it": "" if found.fits else report.WERE_IT,
         "facts": _facts(found),
         "run": _run(found),
         "notes": {
@@ -119,8 +120,9 @@ def _facts(found: TrainEstimate) -> list[dict[str, Any]]:
         fact("mfu_frac", "MFU", round(100 * found.mfu_frac, 2), "%", f"HFU {found.hfu_frac:.1%}"),
         fact("model_tflops_per_device", "TFLOP/s a device", found.model_tflops_per_device, "1", "of the model"),
         fact("energy_j_per_token", f"energy per {item}", found.energy_j_per_token, "J", f"{watts:,.0f} W a device"),
-        fact("usd_per_million_tokens", f"per million {item}s", per_million, "USD", price),
     ]
+    if found.fits:
+        facts.append(fact("usd_per_million_tokens", f"per million {item}s", per_million, "USD", price))
     if (done := found.rewarded) is not None:
         parts = ", ".join(f"{part} {q(time, 's')}" for part, time in done.parts_s.items() if time > 0)
         facts.insert(0, fact("rl_step_s", "step with its answers", done.step_s, "s", parts, list(done.ends_s)))

@@ -116,6 +116,7 @@ def _train(found: TrainEstimate) -> dict[str, Any]:
     from steelyard.report import train, train_run
 
     title, *about = _words(train.title(found))
+    about += [] if found.fits else [f"it does not fit; {train.WERE_IT}"]
     spare = found.capacity_bytes - found.stages[found.peak_stage].reserved_bytes
     run = found.run
     tables = [] if run is None else [("The run", Table(train_run.HEADS, train_run.rows(run)), "")]

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA",
+    "WERE_IT",
     "files",
     "flat",
     "parts",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 SCHEMA = "steelyard.train/1"
+#: What stands before the times of a layout that does not fit.
+WERE_IT = "were it to fit:"
 
 
 def to_dict(found: TrainEstimate) -> dict[str, Any]:
@@ -153,8 +156,9 @@ def flat(found: TrainEstimate) -> dict[str, Any]:
 def summary(found: TrainEstimate) -> str:
     """One line for a Python prompt."""
     s = found.scenario
+    fits = "" if found.fits else f"does not fit, {WERE_IT} "
     return (
-        f"<TrainEstimate of {s.model.name} on {s.cluster}, {s.plan.shape}: {q(found.step_s, 's')} a step, "
+        f"<TrainEstimate of {s.model.name} on {s.cluster}, {s.plan.shape}: {fits}{q(found.step_s, 's')} a step, "
         f"{figure(found.tokens_per_s_per_device)} tokens/s a device>"
     )
 
@@ -192,6 +196,7 @@ def parts(found: TrainEstimate) -> list[Any]:
         *_would_fit(found),
         *_why_not(found),
         *train_kinds.parts(found),
+        *([] if found.fits else ["", styled((WERE_IT, "bold"))]),
         *train_rewarded.parts(found),
         "",
         table,
@@ -237,7 +242,7 @@ def title(found: TrainEstimate) -> list[Any]:
 
 
 def rate_lines(found: TrainEstimate) -> list[Line]:
-    """Tokens, use of the peak, energy and money."""
+    """Tokens, use of the peak, energy and money; what does not fit costs none."""
     item = "token" if found.scenario.plan.seq > 1 else "item"
     money = "no price known; give one with --price"
     if found.usd_per_trillion_tokens is not None:
@@ -253,7 +258,7 @@ def rate_lines(found: TrainEstimate) -> list[Line]:
         ),
         Line("use", f"{found.model_tflops_per_device:,.0f} TFLOP/s a device, {use}"),
         Line("energy", f"{q(found.energy_j_per_token, 'J')} per {item} ({watts:,.0f} W per device)"),
-        Line("money", money),
+        *([Line("money", money)] if found.fits else []),
     ]
 
 

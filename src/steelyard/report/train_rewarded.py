@@ -82,14 +82,14 @@ def parts(found: TrainEstimate) -> list[Any]:
         "",
         table,
         "",
-        lines_table(list(_lines(done, step.stale))),
+        lines_table(list(_lines(done, step.stale, found.fits))),
         "",
         styled((f"where the time of a step of {step.task} goes", "bold")),
         shares_table(done.parts_s, PARTS, done.step_s, "of the step"),
     ]
 
 
-def _lines(done: RewardedCost, stale: int) -> Any:
+def _lines(done: RewardedCost, stale: int, fits: bool) -> Any:
     many = "update" if done.updates == 1 else "updates"
     yield Line(
         "answers",
@@ -105,5 +105,5 @@ def _lines(done: RewardedCost, stale: int) -> Any:
         yield Line(
             "idle", f"{idle['train']:.1%} of those that train, {idle['rollout']:.1%} of those that answer ({beside})"
         )
-    money = "no price known" if done.usd is None else f"{done.usd:,.2f} USD"
-    yield Line("a step", f"{money}, {q(done.energy_j, 'J')} on {done.devices:,} devices")
+    money = "no price known, " if done.usd is None else f"{done.usd:,.2f} USD, "
+    yield Line("a step", f"{money if fits else ''}{q(done.energy_j, 'J')} on {done.devices:,} devices")

@@ -362,10 +362,10 @@ peak_memory_bytes | number | B | = | what it reserves
 techniques | array | - | - | techniques on the scenario, in words
 energy_j_per_token | number | J | = | devices and hosts
 usd_per_device_hour | number? | USD/h | = | price used
-usd_per_trillion_tokens | number? | USD | = | rent; null without a price
-run | {}? | - | - | of a run whose length was given, null else: the figures below, and tokens, ideal_days, mtbf_s,
-    shares, checkpoint_interval_s, checkpoint_stall_s, checkpoint_bytes, checkpoints_kept_bytes, storage_bytes_per_s,
-    failures
+usd_per_trillion_tokens | number? | USD | = | rent; null without a price, and of what does not fit
+run | {}? | - | - | of a run whose length was given and that fits, null else: the figures below, and tokens, ideal_days,
+    mtbf_s, shares, checkpoint_interval_s, checkpoint_stall_s, checkpoint_bytes, checkpoints_kept_bytes,
+    storage_bytes_per_s, failures
 run.steps | number | 1 | steps | steps of the run
 run.days | {} | d | days_p10 days days_p90 | days: p10, p50, p90 (so many percent of runs end by then)
 run.usd | {}? | USD | usd_p10 usd usd_p90 | money, the same; null without a price
@@ -381,7 +381,7 @@ rl | {}? | - | - | of a task that learns from scored answers, the whole step (st
     engine, degrees, time_s, half_done_s, tokens, idle_frac, batch_mean, memory_frac, away_bytes)
 rl.step_s.value | number | s | rl_step_s | time of the whole step, s
 rl.tokens_per_s | number | 1/s | rl_tokens_per_s | prompts and answers over the step, of all devices
-rl.usd | number? | USD | rl_usd | rent of a step; null without a price
+rl.usd | number? | USD | rl_usd | rent of a step; null without a price, and of what does not fit
 across | string | - | - | how devices of several kinds work together: replicas, stages; empty: they are of one kind
 kinds | array | - | - | of devices of several kinds, what each does in a step: machine, devices, plan, sequences,
     layers, busy_s, waits_s, energy_j, rent_usd_per_hour, capacity_bytes, peak_memory_bytes, memory_bytes of its

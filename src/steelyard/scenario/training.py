@@ -40,7 +40,7 @@ from steelyard.scenario.network import asks_net, sets_of
 from steelyard.scenario.rewarded import RewardedStep, read_rewarded, sequences_of_step
 from steelyard.scenario.run_limits import limits_of
 from steelyard.scenario.scenario import read_cluster, read_model
-from steelyard.scenario.words import Problems, read_words
+from steelyard.scenario.words import Problems, read_value, read_words
 from steelyard.units import parse_quantity
 from steelyard.workload.model import Model
 from steelyard.workload.protocol import Workload
@@ -197,7 +197,7 @@ def read_train_scenario(words: Mapping[str, Any], problems: Problems | None = No
         ep=ep,
         seq=seq,
         etp=values["etp"] or (1 if ep > 1 else tp),
-        zero=framework.zero if values["zero"] is None else values["zero"],
+        zero=framework.usual_zero(tp) if values["zero"] is None else values["zero"],
         shard=values["shard"] or dp,
         schedule=values["schedule"] or ("interleaved" if vp > 1 else "1f1b"),
         gbs=gbs,
@@ -344,12 +344,20 @@ def layout_named(text: str) -> dict[str, Any]:
             found[list(found)[-1]] += f",{part}"
         elif part:
             raise InputError(f"expected NAME=VALUE, such as tp=4,pp=2, got {show(text)}", field="why_not")
+    if text.strip() and not found:
+        raise InputError(f"expected NAME=VALUE, such as tp=4,pp=2, got {show(text)}", field="why_not")
     known, made = fields_of("train"), dict[str, Any]()
     for name, value in found.items():
         if name not in known or name in ("model", "why_not"):
             hint = "of those of train: tp, pp, cp, zero, mbs, recompute ..."
             raise InputError(UnknownName("field", name, known, hint=hint).message, field="why_not")
+        if not value.strip(","):
+            raise InputError(f"expected {name}=VALUE, such as tp=4, got {show(text)}", field="why_not")
         made[name] = int(value) if known[name].type == "whole" and value.isdecimal() else value
+        try:
+            read_value(known[name], made[name])
+        except InputError as error:
+            raise InputError(f"{name}: {error.problems[0].message}", field="why_not") from None
     return made
 
 

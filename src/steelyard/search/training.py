@@ -17,6 +17,7 @@ import numpy as np
 
 from steelyard._display import Result
 from steelyard._version import __version__
+from steelyard.cost.energy import idle_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.deployment.failures import DAY_S
 from steelyard.deployment.frameworks import find_framework
@@ -314,8 +315,9 @@ def _runs(scenario: TrainScenario, layouts: Layouts, hourly: float | None, quest
                 shares = effective(scenario.failures, saved, recovery, **sizes)
                 ettr[here[replicas == copies]] = float(shares.ettr_frac)
     days = steps * layouts.step_s * slower / np.maximum(ettr, 1e-9) / DAY_S
-    kwh = days * 24.0 * (layouts.power_w + cluster.host_share_w) * count / 1e3
     rented = count / nodes * (nodes + waiting)
+    idle_w = idle_power_w(cluster.machine) + cluster.host_share_w
+    kwh = days * 24.0 * ((layouts.power_w + cluster.host_share_w) * count + idle_w * (rented - count)) / 1e3
     usd = days * 24.0 * rented * (hourly or 0.0) + kwh * float(words["power_price"] or 0.0)
     spread = float(np.hypot(np.log(plan.framework.spread) / Z80, scenario.failures.spread * (1.0 - ettr.min())))
     chance = np.ones(len(layouts))

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -63,6 +63,7 @@ __all__ = [
     "run_of_scenario",
     "spread_of",
     "train",
+    "with_run",
 ]
 
 
@@ -104,7 +105,7 @@ class TrainEstimate(Result):
     """With times of a stage; None of networks."""
     ledger: Ledger = field(default_factory=Ledger)
     run: Run | None = None
-    """Of so many tokens, with failures; None where no length was given."""
+    """Of so many tokens, with failures; None where no length was given, or the layout does not fit."""
     host_capacity_bytes: float = float("inf")
     """Of the host's memory, of each device that moves something there."""
     rewarded: RewardedCost | None = None
@@ -166,8 +167,8 @@ class TrainEstimate(Result):
 
     @property
     def usd_per_trillion_tokens(self) -> float | None:
-        """Rent; None without a price."""
-        if self.usd_per_device_hour is None:
+        """Rent; None without a price, and of what does not fit."""
+        if self.usd_per_device_hour is None or not self.fits:
             return None
         return self.usd_per_device_hour * self.scenario.cluster.count / 3600 / self.tokens_per_s * 1e12
 
@@ -245,11 +246,7 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         for i, s in enumerate(held)
     )
     devices = cluster.count
-    run = None
-    if scenario.tokens is not None:
-        run = run_of_scenario(scenario, (step, low, high), tokens, energy / step, hourly.usd_per_hour)
-        account_of_run(scenario, ledger)
-    return TrainEstimate(
+    found = TrainEstimate(
         scenario=scenario,
         step_s=step,
         breakdown_s={name: one(x) for name, x in cost.breakdown_s.items()},
@@ -272,9 +269,20 @@ def answer_train(scenario: TrainScenario) -> TrainEstimate:
         limit_s=limit,
         cost=cost,
         ledger=ledger,
-        run=run,
         host_capacity_bytes=host_rates(cluster).capacity_bytes if plan.offload else float("inf"),
     )
+    return with_run(found)
+
+
+def with_run(found: TrainEstimate) -> TrainEstimate:
+    """The answer with its run, where a length was given and the layout fits: what does not run costs nothing."""
+    s = found.scenario
+    if s.tokens is None or not found.fits:
+        return found
+    step = (found.step_s, *found.interval["step_s"])
+    watts = found.energy_j / found.step_s
+    account_of_run(s, found.ledger)
+    return replace(found, run=run_of_scenario(s, step, found.tokens_per_step, watts, found.usd_per_device_hour))
 
 
 #: Spread of the time of what was not told: how a release moves routed rows to their experts, and whether layers with
@@ -325,6 +333,7 @@ def run_of_scenario(
         job,
         tokens=scenario.tokens,
         tokens_per_step=tokens,
+        trainings=words["trainings"],
         failures=scenario.failures,
         recovery=scenario.recovery,
         checkpoint=scenario.checkpoint,

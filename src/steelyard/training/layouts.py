@@ -312,6 +312,10 @@ def _legal(model: Model, cluster: Cluster, plan: TrainPlan, space: Space) -> tup
         legal &= ~inside | ((zero == 3) & (shard > 1) & (shard < whole) & (whole % np.maximum(shard, 1) == 0))
         if plan.framework.zero_alone:
             legal &= (zero < 2) | (pp == 1)
+        if tp > 1 and len(space.zero) + len(space.tp) > 2:
+            legal &= zero <= plan.framework.zero_beside_tp
+        if space.layers:
+            legal &= space.layers <= -(-depth // (pp * vp))
         at_once = np.maximum(mbs * whole, 1)
         micro = plan.gbs // at_once
         legal &= (plan.gbs % at_once == 0) & ((vp == 1) | (micro % pp == 0)) & batches_run(plan.schedule, pp, micro)

@@ -301,12 +301,8 @@ def combined(scenario: MixedTrainScenario, across: str, parts: Sequence[KindShar
     tokens = float(scenario.plan.gbs * scenario.plan.seq)
     step = all_of.step_s
     low, high = step * all_of.ends[0], step * all_of.ends[1]
-    run = None
     hourly = None if usd is None else usd / count
-    if scenario.tokens is not None:
-        run = single.run_of_scenario(scenario, (step, low, high), tokens, energy / step, hourly)
-        single.account_of_run(scenario, ledger)
-    return TrainEstimate(
+    found = TrainEstimate(
         scenario=scenario,
         step_s=step,
         breakdown_s=dict(all_of.breakdown_s),
@@ -329,8 +325,8 @@ def combined(scenario: MixedTrainScenario, across: str, parts: Sequence[KindShar
         limit_s=all_of.limit_s,
         cost=None,
         ledger=ledger,
-        run=run,
         host_capacity_bytes=all_of.host_bytes,
         across=across,
         kinds=tuple(parts),
     )
+    return single.with_run(found)

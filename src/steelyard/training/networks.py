@@ -13,7 +13,7 @@ from steelyard.estimation.network import STATE_BYTES, NetEstimate, estimates_of
 from steelyard.provenance import Ledger
 from steelyard.scenario.fields import PRICE
 from steelyard.scenario.net_training import NetTrainScenario
-from steelyard.training.estimate import StageHeld, TrainEstimate, run_of_scenario
+from steelyard.training.estimate import StageHeld, TrainEstimate, with_run
 from steelyard.training.step import BREAKDOWN
 from steelyard.training.traffic import Links
 
@@ -41,11 +41,8 @@ def answer_net_train(scenario: NetTrainScenario) -> TrainEstimate:
     energy += cluster.hosts_w * step
     hourly = hourly_price(cluster.machine, scenario.words.get(PRICE), ledger, cluster.system)
     _account(scenario, one, ledger)
-    run = None
-    if scenario.tokens is not None:
-        run = run_of_scenario(scenario, (step, low, high), float(plan.gbs), energy / step, hourly.usd_per_hour)
     site = one.prices[0].site
-    return TrainEstimate(
+    found = TrainEstimate(
         scenario=scenario,
         step_s=step,
         breakdown_s=parts,
@@ -67,8 +64,8 @@ def answer_net_train(scenario: NetTrainScenario) -> TrainEstimate:
         limit_s=one.limit_s * turns - (turns - 1) * min(update, one.limit_s),
         cost=None,
         ledger=ledger,
-        run=run,
     )
+    return with_run(found)
 
 
 def _estimate(scenario: NetTrainScenario, batch: int) -> NetEstimate:

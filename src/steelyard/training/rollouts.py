@@ -151,12 +151,12 @@ def answer_rewarded(scenario: TrainScenario, known: dict[Any, Rollouts] | None =
         devices=scenario.devices,
         idle_frac=idle,
         energy_j=energy,
-        usd=usd,
+        usd=usd if found.fits else None,
         rollouts=rollouts,
     )
     _account(found, step, rollouts)
     run = None
-    if scenario.tokens is not None:
+    if scenario.tokens is not None and found.fits:
         hourly = None if usd is None else usd / scenario.devices / whole * 3600.0
         counted = replace(scenario, plan=plan, cluster=replace(cluster, count=scenario.devices))
         run = run_of_scenario(counted, (whole, *ends), done.tokens, energy / whole, hourly)

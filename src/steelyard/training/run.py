@@ -161,6 +161,7 @@ def run_of(
     *,
     tokens: float,
     tokens_per_step: float,
+    trainings: int = 1,
     failures: Failures = NEVER,
     recovery: Recovery = USUAL,
     checkpoint: CheckpointRule | None = None,
@@ -174,6 +175,7 @@ def run_of(
         job: what runs.
         tokens: of the whole run, all epochs; or samples where a step is of samples.
         tokens_per_step: of a step.
+        trainings: that these are the tokens of, one after the other, each of whole steps.
         failures, recovery, checkpoint: what interrupts the job and what is done about it.
         prices: of time, energy and carbon.
         seed: of the draws.
@@ -186,7 +188,7 @@ def run_of(
     for name, value in (("tokens", tokens), ("tokens_per_step", tokens_per_step), ("step_s", step_s[0])):
         if not (0 < value < math.inf):
             raise InputError(f"expected a number above 0, got {value:g}", field=name)
-    steps = math.ceil(tokens / tokens_per_step * (1.0 - 1e-12))
+    steps = trainings * math.ceil(tokens / trainings / tokens_per_step * (1.0 - 1e-12))
     work_s = steps * step_s[0] * job.slower
     saved = rule.checkpoint(job.checkpoint_bytes, nodes=job.nodes, writers=job.writers or job.devices)
     shares = effective(failures, saved, recovery, **size)
@@ -227,7 +229,7 @@ def run_of(
     spread = math.log(high / low) / (2.0 * Z80) if 0 < low < high else 0.0
     centre = math.sqrt(low * high) / middle if 0 < low < high else 1.0
     days = work_s / DAY_S * stretch * centre * np.exp(spread * rng.standard_normal(SAMPLES))
-    watts = _mean_w(paid, shares)
+    watts = _mean_w(paid, shares, (recovery.spares or 0) / job.nodes)
     rent = None
     if paid.device_usd_per_hour is not None:
         rented = job.devices / job.nodes * (job.nodes + (recovery.spares or 0))
@@ -254,8 +256,9 @@ def run_of(
     )
 
 
-def _mean_w(prices: Prices, shares: Effective) -> float:
-    """Mean power of a run: steps, kept or lost, draw the running power, standing still the idle one."""
+def _mean_w(prices: Prices, shares: Effective, spares: float) -> float:
+    """Mean power of a run: steps, kept or lost, draw the running power; standing still, and nodes that stand by
+    (``spares``, over those of the job), the idle one."""
     still = float(shares.saving_frac + shares.down_frac + shares.waiting_frac)
     idle = prices.power_w * IDLE_FRAC if prices.idle_w is None else prices.idle_w
-    return prices.power_w * (1.0 - still) + idle * still
+    return prices.power_w * (1.0 - still) + idle * (still + spares)
