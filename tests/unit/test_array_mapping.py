@@ -224,7 +224,7 @@ def test_four_arrays_share_any_layer(outputs: int, inputs: int) -> None:
 
 
 def test_tiles_and_orders() -> None:
-    assert tiles_of(7, 9) == [7, 4, 2, 1]
+    assert tiles_of(7, 9) == (7, 4, 2, 1)
     assert len(loop_orders((False, True, True, True, False, True, True, True))) == 90
 
 

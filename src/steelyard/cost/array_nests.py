@@ -7,9 +7,9 @@ arrays run. Source: A. Symons et al., LOMA, AICAS 2021.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from itertools import permutations, product
-from math import prod
+from functools import cache, lru_cache
+from itertools import product
+from math import ceil, prod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,66 +18,79 @@ __all__ = ["Laid", "Nest", "coarse_nests", "laid_out", "loop_orders", "nests_aro
 
 #: Parts of the order: filter points; a tile of inputs and of outputs; columns with a tile of rows; batch; the rest.
 _PARTS = ("rs", "c1", "k1", "x1", "b", "c2", "k2", "p2")
+#: How many times as many nests are weighed where rows slide through the multipliers: few orders are left there, and
+#: sizes of tiles decide.
+SLIDING = 6
+_BITS = 1 << np.arange(len(_PARTS))
 #: An unrolling, and tiles of inputs, outputs and rows.
 Nest = tuple[int, float, float, float]
 #: Unrollings with tiles of each nest, its first and last order, and the orders.
 Laid = tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]
 
 
-@cache
 def loop_orders(active: tuple[bool, ...], slides: bool = False) -> NDArray[np.int64]:
     """Orders of the parts that have more than one turn, inner to outer, ``[orders, 8]``; -1 where there is none.
 
     The inner tile of a loop comes before the rest of it; batches are the loop beyond rows, or the outermost. Where a
-    row ``slides`` through the multipliers, filter points, inner tiles and then columns come before all others.
+    row ``slides`` through the multipliers, filter points, inner tiles and then columns come before all others. Orders
+    that begin alike follow each other.
     """
     parts = [i for i, on in enumerate(active) if on]
-    at = {name: i for i, name in enumerate(_PARTS)}
-    pairs = [(at["c1"], at["c2"]), (at["k1"], at["k2"]), (at["x1"], at["p2"])]
-    near = {at[name] for name in ("rs", "c1", "k1", "x1")} & set(parts)
-    found = []
-    for order in permutations(parts):
-        where = {part: i for i, part in enumerate(order)}
-        if "b" in (_PARTS[i] for i in parts[:-1]) and where[at["b"]] not in (
-            where.get(at["x1"], -2) + 1,
-            len(parts) - 1,
-        ):
-            continue
-        if slides and (set(order[: len(near)]) != near or (at["x1"] in near and order[len(near) - 1] != at["x1"])):
-            continue
-        if all(where[a] < where[b] for a, b in pairs if a in where and b in where):
-            found.append([*order, *[-1] * (len(_PARTS) - len(order))])
-    return np.array(found or [[-1] * len(_PARTS)], dtype=np.int64)
+    rs, c1, k1, x1, b, c2, k2, p2 = range(len(_PARTS))
+    inner = {c2: c1, k2: k1, p2: x1}
+    near = {rs, c1, k1, x1} & set(parts) if slides else set[int]()
+
+    def may_follow(order: list[int], part: int) -> bool:
+        left = near.difference(order)
+        if left and (part not in left or (part == x1 and len(left) > 1)):
+            return False
+        if part == b and len(order) + 1 < len(parts) and order[-1:] != [x1]:
+            return False
+        return inner.get(part, -1) not in parts or inner[part] in order
+
+    orders = [list[int]()]
+    for _ in parts:
+        orders = [[*o, part] for o in orders for part in parts if part not in o and may_follow(o, part)]
+    return np.array([o + [-1] * (len(_PARTS) - len(o)) for o in orders], dtype=np.int64)
 
 
-def tiles_of(extent: float, most: int) -> list[float]:
+@cache
+def _orders(code: int, slides: bool) -> NDArray[np.int64]:
+    """As :func:`loop_orders`, active parts as bits."""
+    return loop_orders(tuple(bool(code & bit) for bit in _BITS), slides)
+
+
+@lru_cache(maxsize=65536)
+def tiles_of(extent: float, most: int) -> tuple[float, ...]:
     """Sizes of a tile of a loop: all of it, and halves of halves down to one, ``most`` of them."""
     found = [extent]
     while found[-1] > 1:
-        found.append(float(np.ceil(found[-1] / 2)))
-    if len(found) <= most:
-        return found
-    return [found[round(i)] for i in np.linspace(0, len(found) - 1, most)]
+        found.append(float(ceil(found[-1] / 2)))
+    if len(found) > most:
+        found = [found[round(i * (len(found) - 1) / (most - 1))] for i in range(most)]
+    return tuple(found)
 
 
-def _active(left: NDArray[np.float64], c1: float, k1: float, p1: float) -> tuple[bool, ...]:
-    """Which parts of the order have more than one turn."""
-    turns = (left[5] * left[6], c1, k1, left[4] * p1, left[0], left[2] / c1, left[1] / k1, left[3] / p1)
-    return tuple(bool(x > 1) for x in turns)
+def _active(left: NDArray[np.float64], tiles: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Which parts of the order have more than one turn, ``[..., 8]``: of loops left, with tiles ``[..., 3]``."""
+    c1, k1, p1 = tiles.T
+    b, k, c, p, q, r, s = left.T[:7]
+    return np.array((r * s, c1, k1, q * p1, b, c / c1, k / k1, p / p1)).T > 1
 
 
-def _sizes(left: NDArray[np.float64], fine: int, inputs: float) -> list[list[float]]:
+def _sizes(left: NDArray[np.float64], fine: int, inputs: float) -> list[tuple[float, ...]]:
     """Tiles of inputs, outputs and rows to try; ``inputs``: most of an inner tile."""
     return [
-        [t for t in tiles_of(left[2], fine) if t <= inputs] or tiles_of(inputs, fine),
-        tiles_of(left[1], fine),
-        tiles_of(left[3], fine),
+        tuple(t for t in tiles_of(float(left[2]), fine) if t <= inputs) or tiles_of(inputs, fine),
+        tiles_of(float(left[1]), fine),
+        tiles_of(float(left[3]), fine),
     ]
 
 
 def _fineness(left: NDArray[np.float64], most: float, inputs: float) -> int:
     """Sizes of tiles to try of each loop, so that about so many nests are weighed."""
-    orders = len(loop_orders(_active(left, *(np.maximum(1.0, left[[2, 1, 3]] / 2))), np.isfinite(inputs)))
+    active = _active(left, np.maximum(1.0, left[[2, 1, 3]] / 2))
+    orders = len(_orders(int(active @ _BITS), np.isfinite(inputs)))
     for fine in range(16, 3, -1):
         if orders * prod(len(sizes) for sizes in _sizes(left, fine, inputs)) <= most:
             return fine
@@ -102,8 +115,9 @@ def nests_around(one: Nest, layer: NDArray[np.float64], unrolls: NDArray[np.floa
 def coarse_nests(
     layer: NDArray[np.float64], unrolls: NDArray[np.float64], most: int, inputs: float = np.inf
 ) -> list[Nest]:
-    """Unrollings with sizes of tiles, as finely as about ``most`` nests allow."""
+    """Unrollings with sizes of tiles, as finely as about ``most`` nests allow (:data:`SLIDING`)."""
     found: list[Nest] = []
+    most = most * SLIDING if np.isfinite(inputs) else most
     for u, unroll in enumerate(unrolls):
         left = np.ceil(layer[:8] / unroll)
         sizes = _sizes(left, _fineness(left, most / len(unrolls), inputs), inputs)
@@ -119,19 +133,12 @@ def laid_out(
     links: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.int64], Laid]:
     """Which unrolling each nest has, and nests as :func:`search_nests` takes them."""
-    begin = dict[tuple[bool, ...], tuple[int, int]]()
-    each: list[NDArray[np.int64]] = []
-    spans, at = [], 0
-    for u, *tile in nests:
-        active = _active(np.ceil(layer[:8] / unrolls[u]), *tile)
-        if active not in begin:
-            table = loop_orders(active, np.isfinite(inputs))
-            begin[active] = (at, at + len(table))
-            each.append(table)
-            at += len(table)
-        spans.append(begin[active])
-    which = np.array([n[0] for n in nests])
-    rows = np.hstack([unrolls[which], np.array([n[1:] for n in nests])])
-    if links is not None:
-        rows = np.hstack([rows, links[which]])
-    return which, (rows, np.array(spans, dtype=np.int64), np.concatenate(each))
+    given = np.array(nests)
+    which = given[:, 0].astype(np.int64)
+    active = _active(np.ceil(layer[:8] / unrolls[which]), given[:, 1:])
+    codes, at = np.unique(active @ _BITS, return_inverse=True)
+    each = [_orders(code, np.isfinite(inputs)) for code in codes.tolist()]
+    ends = np.cumsum([len(table) for table in each])
+    spans = np.stack([ends - [len(table) for table in each], ends], axis=1)[at]
+    rows = [unrolls[which], given[:, 1:], *([] if links is None else [links[which]])]
+    return which, (np.hstack(rows), spans, np.concatenate(each))
