@@ -108,6 +108,19 @@ def test_what_is_added_or_mixed_keeps_its_channels() -> None:
     assert set(graph.symbols) == {"batch", *(g.symbol for g in groups)}
 
 
+@pytest.mark.parametrize(("model", "on"), [("resnet18", "rtx_3090"), ("mobilenet_v2", "snapdragon_8_gen_2")])
+def test_one_choice_for_all_is_the_estimate_where_the_host_or_the_rated_power_binds(model: str, on: str) -> None:
+    whole, narrow = sy.estimate(model, on=on), sy.estimate(model, on=on, precision="int8")
+    found = [
+        (search_bits(model, on=on, bits="8,16", points=1).alike["w8a8"], narrow),
+        (search_prune(model, on=on, keep="1,0.5", points=1).alike["1"], whole),
+        (search_placement(model, on=f"{on},raspberry_pi_5", points=1).alike[on], whole),
+    ]
+    for point, one in found:
+        assert point.figures["latency_s"] == pytest.approx(one.latency_s, rel=1e-9)
+        assert point.figures["energy_j"] == pytest.approx(one.energy_j_per_item, rel=1e-9)
+
+
 @pytest.mark.parametrize("goal", ["latency", "throughput"])
 def test_placements_are_the_best_of_all(goal: str) -> None:
     found = search_placement("alexnet", on="rk3588,raspberry_pi_5", goal=goal, link="1GB/s", points=4)
@@ -139,6 +152,10 @@ def test_limits_that_nothing_keeps_are_json_too(capsys: pytest.CaptureFixture[st
     said = json.loads(capsys.readouterr().out)
     assert (said["schema"], said["kind"], said["fits"], said["front"]) == ("steelyard.search/1", "bits", False, [])
     assert "raise the limits" in said["change"]
+    with pytest.raises(DoesNotFit, match=r"limits: latency .* at least; nearest"):
+        search_placement("alexnet", on="rk3588,raspberry_pi_5", latency="1us")
+    with pytest.raises(DoesNotFit, match=r"macs .* at least"):
+        search_prune("alexnet", on=ON, macs=1)
     out = tmp_path / "none.json"
     assert (
         main(["search", "network", "--space", "nb201", "--on", "rtx_3090", "--latency", "1us", "--out", str(out)]) == 3

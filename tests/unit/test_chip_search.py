@@ -189,6 +189,15 @@ def test_a_search_goes_on_where_it_was_stopped(space: Path, tmp_path: Path) -> N
     assert mended.to_dict() == whole.to_dict()
 
 
+def test_no_chip_is_faster_than_its_multipliers_and_one_larger_than_a_wafer_is_no_die(space: Path) -> None:
+    space.write_text(SPACE.replace("[16, 32]", "[16, 1e9]").replace('["4GB/s", "16GB/s"]', "[1, 1e17]"))
+    found = search_chip(space, ["resnet18"])
+    for p in found.front:
+        assert 0.0 < p.utilisation["resnet18"] <= 1.0
+        assert np.isfinite(p.silicon_usd) == (p.chosen["compute.array.rows"] == 16)
+    assert found.to_dict()["front"][0]["silicon_usd"] is None
+
+
 def test_limits_leave_less_and_what_none_keeps_is_said(space: Path) -> None:
     some = search_chip(space, ["resnet18"], area_m2=0.6e-6)
     assert 0 < some.feasible < some.points
@@ -203,9 +212,12 @@ def test_limits_leave_less_and_what_none_keeps_is_said(space: Path) -> None:
     ("old", "new", "message"),
     [
         ("compute.array.rows", "compute.array.row", r"choose\.compute\.array\.row: unknown field of a chip .*rows"),
-        ("[16, 32]", "[16, 0]", "expected a positive whole number, got 0"),
-        ("[16, 32]", "[16, 2.5]", "expected a positive whole number, got 2.5"),
+        ("[16, 32]", "[16, 0]", "expected a whole number from 1 to .*, got 0"),
+        ("[16, 32]", "[16, 2.5]", "expected a whole number from 1 to .*, got 2.5"),
         ('"weight_stationary", "out', '"weight", "out', "unknown dataflow 'weight'"),
+        ('"4GB/s"', "1e-300", "bandwidth_bytes_per_s: expected a number from 1 to .*, got 1e-300"),
+        ("[28, 7]", "[28, 0.001]", "process_nm: expected a number from 1 to 500, got 0.001"),
+        ("[28, 7]", '[28]\nmemory.buffer.copy_bytes = ["1KiB"]', "one of this and memory.buffer.capacity_bytes"),
         ('"4GB/s"', '"4GB"', "expected a number in B/s, got '4GB'"),
         ('field = "compute.array.dataflow"', 'field = "process"', r"when\[0\]\.field: unknown chosen field"),
         ('values = ["output_stationary"]', 'values = ["flexible"]', "'flexible' is no value of compute.array.dataflow"),

@@ -455,7 +455,8 @@ def search_nests(
     goals: NDArray[np.float64],
 ) -> tuple[NDArray[np.float64], int]:
     """The best of laid out nests in all their orders; arguments and result as of :func:`best_nests`."""
-    found = np.zeros((len(goals), MOVED + 4))
+    found = np.full((len(goals), MOVED + 4), np.inf)  # stays where no nest has a finite price
+    found[:, MOVED + 3] = 0.0
     floats = ((9, 2), (16,), (6, 16), (2, 16, 8), (6, 16), (MOVED,))
     whole = ((9, 2), (9,), (16,), (10,), (4, 16), (LEVELS, 16, 3), (LEVELS, 3), (LEVELS,))
     scratch: Any = [np.zeros(x) for x in floats] + [np.zeros(x, dtype=np.int64) for x in whole]
@@ -477,7 +478,7 @@ def price_points(
     count = rates.shape[1]
     for point in range(rates.shape[0]):
         for i in range(found.shape[0]):
-            best, time, joule = np.inf, 0.0, 0.0
+            best, time, joule = np.inf, np.inf, np.inf
             for j in range(found.shape[1]):
                 out = found[i, j]
                 took = _latency(out, rates[point], count, 0.0)
@@ -486,5 +487,6 @@ def price_points(
                 if value < best:
                     best, time, joule = value, took, used
             for w in range(counts.shape[0]):
-                cycles[point, w] += counts[w, i] * time
-                energy[point, w] += counts[w, i] * joule
+                if counts[w, i] > 0.0:
+                    cycles[point, w] += counts[w, i] * time
+                    energy[point, w] += counts[w, i] * joule

@@ -267,14 +267,18 @@ def _alike(task: Allocating) -> dict[str, Point]:
 
 
 def _least(task: Allocating, limits: Mapping[str, float]) -> str:
-    """The least of every limited figure by itself."""
+    """The least of every figure that cannot keep its limit even alone."""
     said = []
-    for name in limits:
+    for name, limit in limits.items():
         code = least_within(task, task.measures[name].sums, [], GAP)
-        if code is not None:
-            value = float(task.measures[name].of(task, code[None])[0])
-            said.append(f"{name.rpartition('_')[0]} {format_quantity(value, UNITS[name])} at least")
-    return ", ".join(said) or "nothing can be chosen"
+        if code is None:
+            return "nothing can be chosen"
+        value = float(task.measures[name].of(task, code[None])[0])
+        if value > limit:
+            kind, _, device = name.partition(".")
+            what = kind if UNITS[kind] == "1" else kind.rpartition("_")[0] + (f" of {device}" if device else "")
+            said.append(f"{what} {format_quantity(value, UNITS[kind])} at least")
+    return ", ".join(said) or "each of them can be kept, not all at once"
 
 
 def _change(task: Allocating, limits: Mapping[str, float]) -> str:

@@ -1,7 +1,8 @@
 """``search bits``: widths of weights and activations of every layer of a network, within limits.
 
 A layer costs what it does in a network that is of its widths throughout: arithmetic in the narrowest format of the
-machine that holds both, weights and activations moved at their widths. All other kernels are as usual on the machine.
+machine that holds both, weights and activations moved at their widths. All other kernels, and the host, cost each layer
+an equal share of what they do in that network.
 """
 
 from __future__ import annotations
@@ -121,44 +122,39 @@ def _precision(network: OneNetwork, pair: tuple[int, int]) -> Precision:
 
 
 def _task(network: OneNetwork, pairs: Sequence[tuple[int, int]], sensitivity: str) -> Allocating:
-    usual = network.price()
-    layer = network.layer_of(usual)
-    kernel, joule, weights = (np.zeros((len(network.layers), len(pairs))) for _ in range(3))
+    count = len(network.layers)
+    kernel, joule, weights, waits, steps = (np.zeros((count, len(pairs))) for _ in range(5))
+    power = 0.0
     for k, pair in enumerate(pairs):
         try:
             priced = network.price(precision=_precision(network, pair))
         except InputError as error:
             raise InputError(f"{_name(pair)}: {error.message}", field="bits") from None
-        mine = network.layer_of(priced)
-        for total, each in ((kernel, priced.kernel_s), (joule, priced.kernel_j)):
-            np.add.at(total[:, k], mine[mine >= 0], np.broadcast_to(each, priced.kernel_s.shape)[mine >= 0, 0])
+        layer, (spent, power) = network.layer_of(priced), network.energy_of(priced)
+        mine = layer >= 0
+        for total, each in ((kernel, priced.kernel_s[:, 0]), (joule, spent)):
+            np.add.at(total[:, k], layer[mine], each[mine])
+            total[:, k] += each[~mine].sum() / count
+        waits[:, k], steps[:, k] = float(priced.host_s[0]) / count, priced.step_s / count
     for i, node in enumerate(network.layers):
         weights[i] = [network.weights(node) * w / 8 for w, _ in pairs]
     table, title = _losses(network, pairs, sensitivity)
     able = np.isfinite(table)
-    rest = layer < 0
     stored = network.scenario.precision.stored_bits / 8
     others = network.graph.parameters - sum(network.weights(n) for n in network.layers)
 
     def whole(shared: float, each: np.ndarray) -> Sum:
         return Sum(shared, each[able])
 
-    latency = Measure(
-        (
-            whole(float(usual.kernel_s[rest, 0].sum()) + usual.step_s, kernel),
-            Sum(float(usual.host_s[0]) + usual.step_s, np.zeros(int(able.sum()))),
-        )
-    )
-    spent = np.broadcast_to(usual.kernel_j, usual.kernel_s.shape)[rest, 0]
     measures = {
         "loss": Measure((whole(0.0, np.where(able, table, 0.0)),)),
-        "latency_s": latency,
-        "energy_j": Measure((whole(float(spent.sum()), joule),)),
+        "latency_s": Measure((whole(0.0, kernel + steps), whole(0.0, waits + steps))),
+        "energy_j": Measure((whole(0.0, joule + power * steps), whole(0.0, joule + power * (steps + waits - kernel)))),
         "memory_bytes": Measure((whole(others * stored, weights),)),
     }
     names = [_name(p) for p in pairs]
     ledger = network.ledger()
-    ledger.assume("a layer costs as in a network of its widths throughout; other kernels as usual on the machine")
+    ledger.assume("a layer costs as in a network of its widths throughout, with its share of all other kernels there")
     ledger.assume("without arithmetic as narrow, a layer is computed in the next wider format and moved at its widths")
     if sensitivity in PROXIES:
         ledger.assume(f"{sensitivity} is a proxy, {title}: it is no accuracy")

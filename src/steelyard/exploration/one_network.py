@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._version import __version__
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_kernels import is_product
 from steelyard.cost.net_price import NetPrice, log_spread, price_net, reach_of
 from steelyard.deployment.runtime import Precision
@@ -65,6 +66,18 @@ class OneNetwork:
         return np.array(
             [place.get(id(nodes[i]), -1) if i < len(nodes) else -1 for i in range(len(priced.kernels))], dtype=np.int64
         )
+
+    def energy_of(self, priced: NetPrice) -> tuple[NDArray[np.float64], float]:
+        """Energy of every kernel of one pass, J, and the power that the device draws while none runs, W.
+
+        Where the whole pass would draw more than the rated power, all kernels draw less by one factor, so that their
+        sum and the waiting are the energy of an estimate.
+        """
+        each = np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[:, 0]
+        power = static_power_w(self.scenario.cluster.machine)
+        waiting = power * max(0.0, float(priced.time_s[0] - priced.kernel_s[:, 0].sum()))
+        left = max(0.0, float(priced.energy_j[0]) - waiting)
+        return each * min(1.0, left / max(float(each.sum()), 1e-300)), power
 
     def weights(self, node: Node) -> float:
         """Elements of the weights of a layer."""

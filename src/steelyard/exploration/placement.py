@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.choices import Group
-from steelyard.cost.energy import static_power_w
 from steelyard.errors import InputError, Problem, complete, show
 from steelyard.exploration.additive import Sum
 from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, read_limits
@@ -174,10 +173,9 @@ def _costs(networks: Sequence[OneNetwork], spans: NDArray[np.int64]) -> _Costs:
         kernel = np.bincount(mine, priced.kernel_s[: len(mine), 0], minlength=layers)
         host = float(priced.host_s[0]) / max(len(mine), 1)
         busy[:, d] = kernel if kernel.sum() >= host * count.sum() else host * count
-        spent = np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[: len(mine), 0]
-        power[d] = static_power_w(network.scenario.cluster.machine)
+        spent, power[d] = network.energy_of(priced)
         waiting = power[d] * np.maximum(busy[:, d] - kernel, 0.0)
-        joule[:, d] = np.bincount(mine, spent, minlength=layers) + waiting
+        joule[:, d] = np.bincount(mine, spent[: len(mine)], minlength=layers) + waiting
         step[d] = priced.step_s
         stored = network.scenario.precision.stored_bits / 8
         weights[:, d] = [network.weights(node) * stored for node in network.layers]

@@ -272,20 +272,27 @@ def _tables(task: _Open, losses: list[list[float]]) -> tuple[tuple[Group, ...], 
             table[at] = values[belongs[name] == k, at].sum(axis=0)
         sums[name] = Sum(float(values[belongs[name] < 0, 0].sum()), table)
     priced = network.price()
+    spent, power = network.energy_of(priced)
+    drawn = float(spent.sum()) / max(
+        float(np.sum(np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[:, 0])), 1e-300
+    )
     lost = np.zeros(offset)
     for k, row in enumerate(losses):
         lost[groups[k].offset : groups[k].offset + len(groups[k])] = row
     stored = network.scenario.precision.stored_bits / 8
-    kernel, weights = sums["kernel_s"], sums["parameters"]
+    kernel, weights, joule = sums["kernel_s"], sums["parameters"], sums["kernel_j"]
+    host, step = float(priced.host_s[0]), priced.step_s
+    working = Sum(drawn * joule.shared + power * step, drawn * joule.choices)
+    waiting = Sum(working.shared + power * (host - kernel.shared), working.choices - power * kernel.choices)
     return tuple(groups), {
         "loss": Measure((Sum(0.0, lost),)),
         "latency_s": Measure(
             (
-                Sum(kernel.shared + priced.step_s, kernel.choices),
-                Sum(float(priced.host_s[0]) + priced.step_s, np.zeros(offset)),
+                Sum(kernel.shared + step, kernel.choices),
+                Sum(host + step, np.zeros(offset)),
             )
         ),
-        "energy_j": Measure((sums["kernel_j"],)),
+        "energy_j": Measure((working, waiting)),
         "memory_bytes": Measure((Sum(stored * weights.shared, stored * weights.choices),)),
         "macs": Measure((sums["macs"],)),
         "parameters": Measure((weights,)),

@@ -148,6 +148,8 @@ def cells(found: ChipSearch | Codesign, workloads: Sequence[str], p: ChipPoint, 
 
 def _made(p: ChipPoint) -> str:
     """What the silicon of a chip costs."""
+    if not np.isfinite(p.silicon_usd):
+        return f"the silicon of least product, {q(p.area_m2, 'm2')}, is larger than any die"
     return (
         f"making the silicon of least product: ${p.silicon_usd:.3g} and {q(p.carbon_kg * 1e3, 'g')} CO2 with a package"
     )

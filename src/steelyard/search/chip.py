@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit
-from steelyard.machine.die import silicon
+from steelyard.machine.die import dies_per_wafer, silicon
 from steelyard.pareto import front_of
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
@@ -38,7 +38,7 @@ class ChipPoint:
     """The most that a workload draws in the mean."""
     utilisation: Mapping[str, float]
     silicon_usd: float
-    """What a good die of this area costs to make; 0: no area or process is known."""
+    """What a good die of this area costs to make; 0: no area or process is known, infinite: no wafer has room for it."""
     carbon_kg: float
     """CO2 of making it, with a package."""
     codes: tuple[int, ...]
@@ -165,8 +165,10 @@ def chip_point(chips: Chips, names: Sequence[str], i: int, time: Floats, joule: 
         return {n: float(v) for n, v in zip(names, values, strict=True)}
 
     codes, area, nm = chips.codes[i], float(chips.area_m2[i]), float(chips.nm[i])
-    made = silicon(area, nm) if area and nm else None
-    usd, carbon = (float(made.usd), float(made.carbon_kg)) if made else (0.0, 0.0)
+    usd = carbon = 0.0 if not area or not nm else np.inf
+    if area and nm and dies_per_wafer(area) >= 1:
+        made = silicon(area, nm)
+        usd, carbon = float(made.usd), float(made.carbon_kg)
     power, places = float((joule / time).max()), tuple(int(c) for c in codes)
     chosen = chips.space.chosen(codes)
     return ChipPoint(chosen, by(time), by(joule), area, power, by(busy), usd, carbon, codes=places)

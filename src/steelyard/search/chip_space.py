@@ -16,7 +16,7 @@ from steelyard.cost.array_unroll import MAPPED
 from steelyard.cost.net_effect import Density
 from steelyard.deployment.runtime import precision_named
 from steelyard.documents import build, parse_document, read_text
-from steelyard.errors import InputError, UnknownName, show
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Compute, Machine, Memory, Operands
 from steelyard.techniques._base import relabelled
@@ -38,6 +38,8 @@ _MEMORY = {
 }
 #: Fields that are words, with those there are.
 _WORDS: Mapping[str, tuple[str, ...]] = {"dataflow": MAPPED, **dict.fromkeys(("gates", "skips"), get_args(Operands))}
+#: Feature sizes that figures of processes are carried to, nm.
+_PROCESS_NM = (1.0, 500.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,8 @@ def read_space(path: str | Path) -> ChipSpace:
     if engine is None:
         raise InputError(f"{base.name} has no array with rows, columns, dataflow and clock", field="base")
     chosen = read_choices(file.choose, file.when, partial(_value, base, engine))
+    both = [n for n in chosen.fields if n.endswith(".copy_bytes") and _whole(n) in chosen.fields]
+    raise_all([Problem(f"{where}.choose.{n}", f"expected one of this and {_whole(n)}, not both") for n in both])
     found = ChipSpace(
         *(file.name or Path(path).stem, base, engine, file.precision), chosen.fields, chosen.values, chosen.needs,
         (file.weight_density, file.map_density),
@@ -173,6 +177,11 @@ def read_space(path: str | Path) -> ChipSpace:
         words = f"expected at most {most:,.0f} points, got {chosen.count:,.0f}"
         raise InputError(f"{words}; {widest[0]} has most values, {len(widest[1]):,}", field=f"{where}.choose")
     return found
+
+
+def _whole(name: str) -> str:
+    """The field of the capacity of all copies of a level."""
+    return f"{name.removesuffix('copy_bytes')}capacity_bytes"
 
 
 def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> Any:
@@ -194,6 +203,8 @@ def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> An
             raise InputError(f"expected true or false, got {show(str(value))}", field=at)
         return value
     number, whole = parse_quantity(value, known[name], at), known[name] == "1"
-    if not 0 < number < 1e18 or (whole and number != int(number)):
-        raise InputError(f"expected a positive {'whole ' if whole else ''}number, got {number:g}", field=at)
+    low, high = _PROCESS_NM if name == "process_nm" else (1.0, 1e18)
+    if not low <= number <= high or (whole and number != int(number)):
+        words = f"expected a {'whole ' if whole else ''}number from {low:g} to {high:g}"
+        raise InputError(f"{words}, got {number:g}", field=at)
     return number
