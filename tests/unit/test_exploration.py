@@ -64,6 +64,59 @@ def test_the_log_of_another_search_is_refused_and_kept(tmp_path: Path) -> None:
         explore(prices, SIZES, 2, budget=64, seed=5, log=str(log))
 
 
+@pytest.mark.parametrize("kept", [0, 9, 150, -1])
+def test_a_log_cut_anywhere_goes_on_and_stays_a_log(kept: int, tmp_path: Path) -> None:
+    log = tmp_path / "search.jsonl"
+    explore(prices, SIZES, 2, budget=256, seed=5, log=str(log))
+    whole = log.read_bytes()
+    log.write_bytes(whole[:kept])
+    for _ in range(2):
+        explore(prices, SIZES, 2, budget=256, seed=5, log=str(log))
+        assert log.read_bytes() == whole
+    lines = whole.splitlines(keepends=True)
+    log.write_bytes(b"".join([*lines[:2], b"damaged\n", *lines[2:]]))
+    explore(prices, SIZES, 2, budget=256, seed=5, log=str(log))
+    assert log.read_bytes() == whole
+
+
+def test_two_searches_do_not_write_one_log(tmp_path: Path) -> None:
+    log = str(tmp_path / "search.jsonl")
+
+    def another(codes: np.ndarray) -> object:
+        if Path(log).exists():
+            with pytest.raises(InputError, match="another search writes 'search.jsonl'"):
+                explore(prices, SIZES, 2, budget=512, seed=5, log=log)
+        return prices(codes)
+
+    explore(another, SIZES, 2, budget=128, seed=5, log=log)  # type: ignore[arg-type]
+    assert Path(log).read_bytes().count(b"\n") == 3
+
+
+def test_a_log_is_of_one_space_one_table_and_one_set_of_prices(tmp_path: Path) -> None:
+    space, log, table = tmp_path / "mine.toml", tmp_path / "log.jsonl", tmp_path / "scores.csv"
+    text = 'family = "mobile"\nsize = [64, 64]\n[[stage]]\nrow = "mb {c} s2"\nchoose = { c = [8, 16, 24] }\n'
+    space.write_text(text)
+    words = {"on": "snapdragon_8_gen_2", "solver": "random", "log": str(log)}
+    search_network(str(space), **words)
+    for change in ({"batch": 64}, {"precision": "int8"}, {"score": "macs"}):
+        with pytest.raises(InputError, match="its question differs"):
+            search_network(str(space), **words, **change)
+    space.write_text(text.replace("24", "32"))
+    with pytest.raises(InputError, match="its question differs"):
+        search_network(str(space), **words)
+    moved = tmp_path / "moved.toml"
+    moved.write_text(text)
+    search_network(str(moved), **words)
+    log.unlink()
+    for score in (1, 2):
+        table.write_text(f"architecture,score\nstage1.c=8,{score}\n")
+        if score == 2:
+            with pytest.raises(InputError, match="its question differs"):
+                search_network(str(moved), **words, score=str(table))
+        else:
+            search_network(str(moved), **words, score=str(table))
+
+
 def test_history_grows_to_the_whole_front() -> None:
     found = explore(prices, SIZES, 2, budget=1000, seed=5)
     volumes = [v for _, v in found.history]

@@ -304,7 +304,7 @@ class _Task:
 
     def _solved(self, name: str, effort: tuple[str, int, int, str], progress: Any) -> Any:
         """What a solver finds, whose points are choices of chips, then of networks."""
-        space, (_, budget, seed, log) = self.chips.space, effort
+        chips, space, (_, budget, seed, log) = self.chips, self.chips.space, effort
         sizes = tuple(len(v) for v in space.values)
         places = {row.tobytes(): i for i, row in enumerate(np.ascontiguousarray(self.chips.codes))}
 
@@ -322,10 +322,11 @@ class _Task:
 
         question = {
             "space": [space.name, str(space.values)],
-            "networks": self.networks.prefix,
-            "workloads": list(self.names),
-            "scores": {n: s.name for n, s in self.scores.items()},
+            "networks": self.networks.content,
+            "workloads": list(self.names[1:]),
+            "scores": {n: s.content for n, s in self.scores.items()},
             "limits": {n: v for n, v in self.limits.items() if np.isfinite(v)},
+            "prices": [f"{x:.6e}" for x in (*chips.time_s.sum(0), *chips.energy_j.sum(0), chips.area_m2.sum())],
         }
         found = explore(
             price,

@@ -16,12 +16,12 @@ from steelyard.errors import InputError, show
 from steelyard.exploration.solver import SOLVERS, Codes, Floats
 from steelyard.pareto import front_of
 from steelyard.provenance import content_hash
-from steelyard.writing import check_target
+from steelyard.writing import check_target, not_written
 
 __all__ = ["BATCH", "Explored", "Figures", "explore", "front_kept", "hypervolume"]
 
-#: Points asked for at once, and of a stored search read at most.
-BATCH, MOST = 64, 5_000_000
+#: Points asked for at once, and of a stored search read at most, with its bytes.
+BATCH, MOST, MOST_BYTES = 64, 5_000_000, 2**34
 #: Batches without a new point on the front after which a search ends by itself.
 PATIENCE = 40
 SCHEMA = "steelyard.search_log/1"
@@ -133,7 +133,8 @@ def explore(
         "places": len(sizes),
         "objectives": objectives,
     }
-    told = iter(_log_of(log, head) if log else [])
+    before, end = _log_of(log, head) if log else ([], 0)
+    told = iter(before)
     kept: list[Told] = []
     seen: set[bytes] = set()
     total, tried, still, ended = float(np.prod(np.array(sizes, dtype=float))), 0, 0, "budget"
@@ -154,9 +155,8 @@ def explore(
                 figures = price(codes)
                 found = (codes, figures.values, figures.broken)
                 if log:
-                    writer = writer or _writer(log, head)
-                    writer.write(_line(found))
-                    writer.flush()
+                    writer = writer or _writer(log, head, end)
+                    _append(writer, _line(found), log)
             made.tell(*found)
             kept.append(found)
             tried += len(codes)
@@ -208,47 +208,81 @@ def _line(found: Told) -> str:
     return json.dumps([found[0].tolist(), values, found[2].tolist()]) + "\n"
 
 
-def _writer(log: str, head: dict[str, Any]) -> Any:
-    """The log opened at its end; what a killed search half wrote is cut off."""
-    path = Path(log)
-    if not path.exists():
-        check_target(log, "log")
-        file = path.open("w", encoding="utf-8")
-        file.write(json.dumps(head) + "\n")
-        return file
-    whole = path.read_bytes()
-    end = whole.rfind(b"\n") + 1
-    file = path.open("r+", encoding="utf-8")
+def _append(writer: Any, line: str, log: str) -> None:
+    """Write a batch. Raises :class:`WriteError`, :class:`InputError`: the disk does not take it."""
+    try:
+        writer.write(line)
+        writer.flush()
+    except OSError as error:
+        raise not_written(log, error, "log") from None
+
+
+def _writer(log: str, head: dict[str, Any], end: int) -> Any:
+    """The log opened behind its ``end`` whole bytes; what a killed search half wrote is cut off.
+
+    Raises:
+        InputError: it cannot be written, or another search writes it.
+    """
+    check_target(log, "log")
+    try:
+        file = Path(log).open("r+" if end else "a+", encoding="utf-8")
+    except OSError as error:
+        raise not_written(log, error, "log") from None
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"another search writes {show(Path(log).name)}; name another file", field="log") from None
+    except (ImportError, OSError):  # a system or a file system without locks
+        pass
+    file.truncate(end)
     file.seek(end)
-    file.truncate()
+    if not end:
+        file.write(json.dumps(head) + "\n")
     return file
 
 
-def _log_of(log: str, head: dict[str, Any]) -> list[Told]:
-    """The batches of a log. Raises :class:`InputError`: of another search, or no log."""
-    path, found = Path(log), []
+def _log_of(log: str, head: dict[str, Any]) -> tuple[list[Told], int]:
+    """The batches of a log, and how many bytes they take with the head. Raises :class:`InputError`: of another search."""
+    path, found, end = Path(log), [], 0
     if not path.exists():
-        return []
-    with open_lines(log, MOST, field="log") as lines:
+        return [], 0
+    with open_lines(log, MOST, MOST_BYTES, field="log", errors="replace") as lines:
         for number, line in enumerate(lines):
             try:
                 data = json.loads(line)
             except ValueError:
                 data = None
             if number == 0:
+                if data is None and json.dumps(head).startswith(line):
+                    break  # killed before the head was whole
                 _check_head(path.name, data, head)
-                continue
-            try:
-                codes, values, broken = data
-                told = (
-                    np.array(codes, dtype=np.int64).reshape(len(codes), head["places"]),
-                    np.array([[np.inf if v is None else v for v in row] for row in values], dtype=np.float64),
-                    np.array(broken, dtype=np.float64),
-                )
-            except (ValueError, TypeError):
-                break  # the last line of a search that was killed
-            found.append(told)
-    return found
+            elif (told := _told_of(data, head)) is None:
+                break
+            else:
+                found.append(told)
+            if not line.endswith("\n"):  # the last line of a search that was killed
+                found = found[: max(0, number - 1)]
+                break
+            end += len(line.encode())
+    return found, end
+
+
+def _told_of(data: Any, head: dict[str, Any]) -> Told | None:
+    """A batch of a log; None: it is none."""
+    try:
+        codes, values, broken = data
+        told = (
+            np.array(codes, dtype=np.int64).reshape(len(codes), head["places"]),
+            np.array([[np.inf if v is None else v for v in row] for row in values], dtype=np.float64),
+            np.array(broken, dtype=np.float64),
+        )
+    except (ValueError, TypeError, OverflowError):
+        return None
+    whole = told[1].shape == (len(told[0]), head["objectives"]) and told[2].shape == (len(told[0]),)
+    return told if whole else None
 
 
 def _check_head(name: str, data: Any, head: dict[str, Any]) -> None:

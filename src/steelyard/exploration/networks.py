@@ -268,11 +268,12 @@ class _Task:
             return codes, programs, "integer programs", True, (), "every level"
         name = "evolution" if solver == "auto" else solver
         question = {
-            "space": self.space.prefix,
+            "space": self.space.content,
             "on": list(self.devices),
             "limits": dict(self.limits),
-            "score": self.score.name,
+            "score": self.score.content,
             "z": self.z,
+            "prices": [[f"{x:.6e}" for x in (s.shared, *s.choices)] for e in self.sheets for s in self._sums(e, 0.0)],
         }
         found: Explored = explore(
             self.price,

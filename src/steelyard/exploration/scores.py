@@ -72,6 +72,11 @@ class Score:
             return np.concatenate(parts) if parts else np.zeros(0)
         return np.array([self._table.get(row.tobytes(), np.nan) for row in np.ascontiguousarray(codes)])
 
+    @property
+    def content(self) -> Any:
+        """What a search with it asks for: the name, of a table its rows."""
+        return self.name if self.known is None or self.codes is None else [self.codes.tolist(), self.known.tolist()]
+
     @cached_property
     def _table(self) -> Mapping[bytes, float]:
         assert self.codes is not None and self.known is not None

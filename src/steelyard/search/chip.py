@@ -38,7 +38,7 @@ class ChipPoint:
     """The most that a workload draws in the mean."""
     utilisation: Mapping[str, float]
     silicon_usd: float
-    """What a good die of this area costs to make; 0: no area or process is known, infinite: no wafer has room for it."""
+    """What a good die of this area costs to make; 0: no area or process is known; infinite: larger than any."""
     carbon_kg: float
     """CO2 of making it, with a package."""
     codes: tuple[int, ...]

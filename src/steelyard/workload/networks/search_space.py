@@ -62,6 +62,11 @@ class Space:
         return self.name
 
     @property
+    def content(self) -> str:
+        """What it is, wherever its file lies."""
+        return self.name
+
+    @property
     def features(self) -> tuple[str, ...]:
         """A name for every feature, ``KIND.CHOICE``."""
         return tuple(f"{self.modules[k]}{c}" for k, choices in enumerate(self.choices) for c in choices)

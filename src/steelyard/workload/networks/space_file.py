@@ -89,6 +89,11 @@ class Template(Space):
         """The file."""
         return self.path
 
+    @property
+    def content(self) -> str:
+        """Family, stages and choices."""
+        return repr(replace(self, path="", name="", title=""))
+
     @cached_property
     def sizes(self) -> tuple[int, ...]:
         """Choices of each place, with that of leaving it out."""
