@@ -277,3 +277,9 @@ def test_tables_are_met_at_their_processes() -> None:
     assert float(sram_j_per_byte(32768, 45)) == pytest.approx(2.5e-12)
     assert float(sram_j_per_byte(1048576, 7)) == pytest.approx(1.75e-12)
     assert float(memory_area_m2(2.0**20, 28)) < float(memory_area_m2(2.0**20, 65))
+
+
+def test_no_memory_draws_more_in_a_newer_process_and_none_less_when_it_is_larger() -> None:
+    energies = np.array([sram_j_per_byte(2.0 ** np.arange(6, 26), nm) for nm in (3, 5, 7, 16, 28, 45, 65)])
+    assert (np.diff(energies, axis=0) > 0).all()
+    assert (np.diff(energies, axis=1) > 0).all()

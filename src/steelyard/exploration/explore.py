@@ -133,8 +133,8 @@ def explore(
         "places": len(sizes),
         "objectives": objectives,
     }
-    before, end = _log_of(log, head) if log else ([], 0)
-    told = iter(before)
+    logged, end = _log_of(log, head) if log else ([], 0)
+    told = iter(logged)
     kept: list[Told] = []
     seen: set[bytes] = set()
     total, tried, still, ended = float(np.prod(np.array(sizes, dtype=float))), 0, 0, "budget"
@@ -225,7 +225,7 @@ def _writer(log: str, head: dict[str, Any], end: int) -> Any:
     """
     check_target(log, "log")
     try:
-        file = Path(log).open("r+" if end else "a+", encoding="utf-8")
+        file = Path(log).open("r+" if end else "a+", encoding="utf-8")  # noqa: SIM115 - closed by the search
     except OSError as error:
         raise not_written(log, error, "log") from None
     try:
@@ -245,7 +245,7 @@ def _writer(log: str, head: dict[str, Any], end: int) -> Any:
 
 
 def _log_of(log: str, head: dict[str, Any]) -> tuple[list[Told], int]:
-    """The batches of a log, and how many bytes they take with the head. Raises :class:`InputError`: of another search."""
+    """The batches of a log, and the bytes of them with the head. Raises :class:`InputError`: of another search."""
     path, found, end = Path(log), [], 0
     if not path.exists():
         return [], 0

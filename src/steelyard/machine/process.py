@@ -3,7 +3,8 @@
 ::
 
     E(mac)   by format at 45 and 7 nm, a power of the feature size between and beyond
-    E(byte)  = table(capacity), a power of the capacity between and beyond, the same of the process
+    E(byte)  = table(capacity), a power of the capacity between and beyond, the same of the process; memories below
+               the smallest of the table, and all beyond the newest process, gain by it as that smallest does
     area     = multipliers x area(format) x cell(nm) / cell(45 nm) x 5,   bits x cell(nm) / share of cells
 
 Multipliers with their registers and wires take five times what they alone do, and cells are 0.3 of a memory, a tenth
@@ -88,10 +89,16 @@ def multiply_j(fmt: str, nm: float) -> float:
 
 def sram_j_per_byte(capacity_bytes: Any, nm: float) -> Any:
     """Energy of a byte read out of a memory of this capacity, J; capacities may be an array."""
-    known = [p for p in _processes() if p.sram_bytes]
-    each = [_power(np.maximum(capacity_bytes, 64.0), p.sram_bytes, p.sram_j_per_byte) for p in known]
-    slope = np.log(nm / known[0].nm) / np.log(known[1].nm / known[0].nm)
-    return each[0] * (each[1] / each[0]) ** slope
+    new, old = (p for p in _processes() if p.sram_bytes)
+
+    def share(capacity: Any) -> Any:
+        """What is left of the older process's energy in the newer one; as of the smallest known below it."""
+        at = np.maximum(capacity, old.sram_bytes[0])
+        return _power(at, new.sram_bytes, new.sram_j_per_byte) / _power(at, old.sram_bytes, old.sram_j_per_byte)
+
+    steps = np.log(nm / old.nm) / np.log(new.nm / old.nm)  # 0: the older process, 1: the newer
+    here = _power(np.maximum(capacity_bytes, 64.0), old.sram_bytes, old.sram_j_per_byte)
+    return here * share(capacity_bytes) ** np.minimum(steps, 1.0) * share(1.0) ** np.maximum(steps - 1.0, 0.0)
 
 
 def _cell_m2(nm: float) -> float:
