@@ -154,9 +154,11 @@ def streamed(engines: Sequence[Engine], fabric: Fabric, precision: Precision, le
     totals = sum((k[3][:, p] for k, p in zip(kept, places, strict=True)), np.zeros((3, len(steps))))
     fitting = np.flatnonzero((totals <= limits[:, None]).all(axis=0))
     if not len(fitting):
-        short = zip(totals.min(axis=1), limits, _NAMES, strict=True)
-        words = (f"{a:,.0f} of {b:,.0f} {n}" for a, b, n in short if a > b)
-        raise InputError(f"it needs {' and '.join(words)} at least: fewer bits or a larger device", field="on")
+        nearest = totals[:, int(np.argmin((totals / limits[:, None]).max(axis=0)))]
+        wanted = zip(nearest, limits, _NAMES, strict=True)
+        short = " and ".join(f"{a:,.0f} of {b:,.0f} {name}" for a, b, name in wanted if a > b)
+        change = "fewer bits, a smaller network or a larger device"
+        raise InputError(f"engines of all layers need {short} where they come nearest to fitting: {change}", field="on")
     at = int(fitting[0])
     foldings = tuple(Folding(float(k[1][p[at]]), float(k[2][p[at]])) for k, p in zip(kept, places, strict=True))
     cycles, interval, latency = folded(engines, foldings)

@@ -386,7 +386,7 @@ def search_predictor(
         except InputError as error:
             if predictors:
                 raise
-            absent[name] = str(error)
+            absent[name] = error.problems[0].message
             continue
         off = np.log(predicted[name] / seconds)
         error_pc = 100 * float(np.median(np.abs(predicted[name] / seconds - 1.0)))

@@ -89,7 +89,9 @@ def title(found: Allocation) -> str:
 def shown(name: str, value: float) -> str:
     """A figure with its unit."""
     unit = UNITS[name.partition(".")[0]]
-    return figure(value) if unit == "1" else q(value, unit)
+    if unit != "1":
+        return q(value, unit)
+    return q(value, "").strip() if name in ("macs", "parameters") else figure(value)
 
 
 def figures_shown(found: Allocation) -> list[str]:

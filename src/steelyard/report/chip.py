@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA",
+    "assumed",
     "cells",
     "differ",
     "limits_of",
@@ -72,7 +73,7 @@ def to_dict(found: ChipSearch) -> dict[str, Any]:
             "front_size": found.front_size,
             "front": [point(p) for p in found.front],
             "best": {name: point(p) for name, p in found.best.items()},
-            "assumptions": _assumed(found),
+            "assumptions": assumed(found),
             "provenance": {"version": __version__},
         }
     )
@@ -155,7 +156,8 @@ def _made(p: ChipPoint) -> str:
     )
 
 
-def _assumed(found: ChipSearch) -> list[str]:
+def assumed(found: ChipSearch) -> list[str]:
+    """What was assumed."""
     served = [n for n, o in zip(found.work.names, found.work.others, strict=True) if not len(o)]
     said = [
         "the best mapping of every layer among those that are tried, fewer than in an estimate of one chip",
@@ -202,5 +204,5 @@ def parts(found: ChipSearch) -> list[Any]:
         "",
         *([styled(f"all of them: {same}"), ""] if same else []),
         *([styled(_made(found.best["product"])), ""] if found.best["product"].silicon_usd else []),
-        *bullets("assumed", _assumed(found)),
+        *bullets("assumed", assumed(found)),
     ]

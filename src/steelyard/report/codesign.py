@@ -8,13 +8,13 @@ import numpy as np
 
 from steelyard._version import __version__
 from steelyard.report import chip as chips
-from steelyard.report.paper import bullets, columns, figure, render, spread, styled
+from steelyard.report.paper import bullets, columns, figure, named, render, spread, styled
 from steelyard.report.plain import plain
 
 if TYPE_CHECKING:
     from steelyard.exploration.codesign import Codesign, Pair
 
-__all__ = ["parts", "report", "rows", "score_name", "summary", "to_dict"]
+__all__ = ["assumed", "parts", "report", "rows", "score_name", "summary", "to_dict"]
 
 #: Pairs of the front that a report shows.
 _SHOWN = 12
@@ -59,7 +59,7 @@ def to_dict(found: Codesign) -> dict[str, Any]:
             "front": [_pair(found, p) for p in found.front],
             "best": {name: _pair(found, p) for name, p in found.best.items()},
             "history": [{"tried": n, "hypervolume_frac": v} for n, v in found.history],
-            "assumptions": _assumed(found),
+            "assumptions": assumed(found),
             "provenance": {"version": __version__},
         }
     )
@@ -85,7 +85,8 @@ def report(found: Codesign, width: int | None = None) -> str:
     return render(parts(found), width)
 
 
-def _assumed(found: Codesign) -> list[str]:
+def assumed(found: Codesign) -> list[str]:
+    """What was assumed."""
     proxies = sorted({f"{s.name} is a proxy, {s.title}: it is no accuracy" for s in found.scores.values() if s.proxy})
     alike = len(found.space.formats) > 1 and len({id(s) for s in found.scores.values()}) == 1
     said = [
@@ -134,7 +135,8 @@ def parts(found: Codesign) -> list[Any]:
             fold=["chip"],
         ),
         "",
-        *bullets("networks", [f"{i}. {name}" for name, i in numbers.items()]),
+        *named("networks", numbers),
+        "",
         *([styled(f"all chips: {same}"), ""] if same else []),
-        *bullets("assumed", _assumed(found)),
+        *bullets("assumed", assumed(found)),
     ]

@@ -21,12 +21,16 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table of a page: headings, rows of text; the first ``left`` columns are words, the others numbers."""
+    """A table of a page: headings, rows of text; the first ``left`` columns are words, the others numbers.
+
+    ``words`` names a column of long words, which go left and break where there is no room.
+    """
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     left: int = 1
     first_bold: bool = False
+    words: str = ""
 
 
 def environment(folder: Path, **more: Any) -> Environment:

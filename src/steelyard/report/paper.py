@@ -21,6 +21,7 @@ __all__ = [
     "TIMES",
     "WIDTH",
     "Line",
+    "Unbroken",
     "bullet",
     "bullets",
     "columns",
@@ -32,6 +33,7 @@ __all__ = [
     "kept",
     "left_out",
     "lines_table",
+    "named",
     "needed",
     "render",
     "shares_table",
@@ -79,6 +81,12 @@ class Line:
         return self.verdict == "met"
 
 
+class Unbroken(str):
+    """A line that goes on beyond the width: a name to be copied."""
+
+    __slots__ = ()
+
+
 def render(parts: Sequence[RenderableType], width: int | None, *, piped: int = WIDTH) -> str:
     """The parts one under another as text, as wide as the terminal.
 
@@ -103,7 +111,7 @@ def render(parts: Sequence[RenderableType], width: int | None, *, piped: int = W
         legacy_windows=False,
     )
     for part in parts:
-        console.print(_whole(part) if isinstance(part, str) else part)
+        console.print(_whole(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, Unbroken))
     return "\n".join(_BLANK_END.sub(r"\1", line) for line in buffer.getvalue().replace(_KEPT, " ").splitlines())
 
 
@@ -118,7 +126,7 @@ def html(parts: Iterable[RenderableType], widest: int = 100) -> str:
 
     console = Console(file=io.StringIO(), width=widest, record=True, markup=False, highlight=False, emoji=False)
     for part in parts:
-        console.print(_whole(part) if isinstance(part, str) else part)
+        console.print(_whole(part) if isinstance(part, str) else part, soft_wrap=isinstance(part, Unbroken))
     made = console.export_html(inline_styles=True, code_format='<pre style="line-height:1.3">{code}</pre>')
     return made.replace(_KEPT, " ")
 
@@ -265,6 +273,12 @@ def bullets(title: str, texts: Iterable[str]) -> list[RenderableType]:
     """A heading and its points; nothing without a point."""
     points: list[RenderableType] = [bullet(styled(text)) for text in texts]
     return [styled((title, "bold")), *points] if points else []
+
+
+def named(title: str, names: Iterable[str]) -> list[RenderableType]:
+    """A heading and names by their numbers, as the rows of a table above have them; nothing without a name."""
+    lines: list[RenderableType] = [Unbroken(f"{f'{i}.':>5} {name}") for i, name in enumerate(names, 1)]
+    return [styled((title, "bold")), *lines] if lines else []
 
 
 def span(low: float, high: float) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.report.figures import figures_of
 from steelyard.report.html import Table, rendered, write_html
-from steelyard.report.paper import spare_text
+from steelyard.report.paper import spare_text, spread
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from steelyard.training.estimate import TrainEstimate
 
 __all__ = ["page", "write_page"]
+
+#: Columns of long words, and points of a front that a page has in its table.
+_NETWORK, _CHIP, _ROWS = "architecture", "chip", 20
 
 
 def write_page(result: Any, path: str | Path) -> None:
@@ -184,11 +187,16 @@ def _llama_bench(found: LlamaBench) -> dict[str, Any]:
 
 
 def _search_network(found: NetworkSearch) -> dict[str, Any]:
-    within = ", ".join(f"{n} {v:g}" for n, v in found.limits.items())
-    how = f"exact, by {found.how}" if found.exact else f"{found.how}, {found.ended}"
+    from steelyard.report import search_network
+
+    heads, rows = search_network.cells(found)
+    rows = [[*row, name] for row, name in zip(rows, found.architectures, strict=True)]
+    some = spread(rows, _ROWS)
+    note = f"{len(some)} of {len(rows)} shown; the picture's numbers have all" if len(some) < len(rows) else ""
     return {
         "title": f"{found.space.title}: best {found.score_name} on {', '.join(found.devices)}",
-        "about": [f"{found.tried:,} tried, {how}", *([f"within {within}"] if within else []), f"best {found.best}"],
+        "about": [search_network.effort(found)],
+        "tables": [("The front, best score first", Table([*heads, _NETWORK], some, words=_NETWORK), note)],
         "ledger": _ledger(found.ledger),
         "stamp": _stamp(found.provenance),
     }
@@ -211,17 +219,62 @@ def _allocation(found: Allocation) -> dict[str, Any]:
 
 
 def _search_chip(found: ChipSearch) -> dict[str, Any]:
+    from steelyard.report import chip
+
+    names = found.work.names
+    head = [*(names if len(names) > 1 else ["time"]), "energy", "area", "power", _CHIP]
+    unlike = chip.differ(found, [*found.front, *found.best.values()])
+    same = chip.words(found, found.best["product"], [n for n in found.space.fields if n not in unlike])
+    front = [chip.cells(found, names, p, unlike) for p in spread(found.front, _ROWS)]
+    least = [[what, *chip.cells(found, names, p, unlike)] for what, p in found.best.items()]
+    robust = "worst: whose worst workload needs the smallest multiple of the time x energy that any chip reaches for it"
+    robust = robust if "worst" in found.best else ""
     return {
-        "title": f"chips of {found.space.name} for {', '.join(found.work.names)}",
-        "about": [f"{found.points:,} chips, {found.feasible:,} within the limits, {found.front_size:,} on the front"],
+        "title": f"chips of {found.space.name} for {', '.join(names)}",
+        "about": [
+            _points(f"{found.points:,} chips", found.feasible, found.words, found.front_size, len(front)),
+            *([f"all of them: {same}"] if same else []),
+        ],
+        "tables": [
+            ("The chip of least", Table(["", *head], least, words=_CHIP), robust),
+            ("The front of time, energy and area", Table(head, front, 0, words=_CHIP), ""),
+        ],
+        "ledger": {"assumptions": chip.assumed(found), "sources": {}, "guesses": {}},
     }
 
 
+def _points(every: str, feasible: int, said: Any, front: int, shown: int) -> str:
+    from steelyard.report import chip
+
+    limits = chip.limits_of(said)
+    kept = f", {feasible:,} within {', '.join(limits)}" if limits else ""
+    return (
+        f"{every}{kept}; {front:,} on the front{f', {shown} shown' if shown < front else ''}; batch {said['batch']:,}"
+    )
+
+
 def _codesign(found: Codesign) -> dict[str, Any]:
+    from steelyard.report import chip, codesign
+    from steelyard.report.paper import figure
+
     how = "every pair" if found.exact else f"{found.how}, {found.tried:,} tried"
+    count = f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
+    times = list(found.names) if len(found.names) > 1 else ["time"]
+    head = [codesign.score_name(found), *times, "energy", "area", "power", _CHIP, _NETWORK]
+    unlike = chip.differ(found, [p.chip for p in (*found.front, *found.best.values())])
+    same = chip.words(found, found.best["score"].chip, [n for n in found.space.fields if n not in unlike])
+    front = [
+        [figure(p.score), *chip.cells(found, found.names, p.chip, unlike), p.architecture]
+        for p in spread(found.front, _ROWS)
+    ]
     return {
         "title": f"{found.networks.title} on chips of {found.space.name}",
-        "about": [f"{found.pairs:,.3g} pairs, {how}, {found.front_size:,} on the front"],
+        "about": [
+            _points(f"{count} pairs, {how}", found.feasible, found.words, found.front_size, len(front)),
+            *([f"all chips: {same}"] if same else []),
+        ],
+        "tables": [("The front, best score first", Table(head, front, 0, words=_NETWORK), "")],
+        "ledger": {"assumptions": codesign.assumed(found), "sources": {}, "guesses": {}},
     }
 
 
@@ -240,10 +293,18 @@ def _search_cost(found: SearchCost) -> dict[str, Any]:
 
 
 def _search_predictor(found: Leaderboard) -> dict[str, Any]:
-    following = ", ".join(found.measure_next)
+    from steelyard.report import search_predictor
+
+    heads, rows = search_predictor.cells(found)
+    absent = "; ".join(f"{name}: {why}" for name, why in found.absent.items())
+    following = [[f"{i}.", name] for i, name in enumerate(found.measure_next, 1)]
     return {
         "title": f"{found.space.title}: predictors of {found.device} from {found.networks} networks",
-        "about": [f"measure next: {following}"] if following else [],
+        "about": ["each network predicted from the others"],
+        "tables": [
+            ("Predictors, best first", Table(heads, rows), f"not tried: {absent}" if absent else ""),
+            *([("Measure next", Table(["", _NETWORK], following, words=_NETWORK), "")] if following else []),
+        ],
         "stamp": _stamp(found.provenance),
     }
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from steelyard.report.paper import bullets, columns, figure, render, span, styled
+from steelyard.report.paper import bullets, columns, figure, named, render, span, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.exploration.networks import NetworkSearch
 
-__all__ = ["SCHEMA", "flat_rows", "parts", "report", "summary", "to_dict"]
+__all__ = ["SCHEMA", "cells", "effort", "flat_rows", "parts", "report", "summary", "to_dict"]
 
 SCHEMA = "steelyard.search/1"
 #: Points of the front that a report shows.
@@ -86,35 +86,47 @@ def report(found: NetworkSearch, width: int | None = None) -> str:
     return render(parts(found), width)
 
 
-def parts(found: NetworkSearch) -> list[Any]:
-    """The report as renderables: the front, best score first."""
+def effort(found: NetworkSearch) -> str:
+    """Limits, how many networks were tried, and how."""
     limits = ", ".join(
-        f"{name.removeprefix('latency_s.')} {q(v, 's') if name.startswith('latency') else figure(v)}"
+        f"{name.removeprefix('latency_s.')} {q(v, 's')}" if name.startswith("latency") else f"{name} {q(v, '').strip()}"
         for name, v in found.limits.items()
     )
     how = f"exact, by {found.how}" if found.exact else f"{found.how}, {found.ended}"
+    return f"{f'within {limits}; ' if limits else ''}{found.tried:,} tried, {how}"
+
+
+def cells(found: NetworkSearch) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row of every network of the front, best score first."""
+    alone = len(found.devices) == 1
     heads = ["score"]
     for device in found.devices:
-        heads += [device, "80% interval"] if len(found.devices) == 1 else [device]
+        heads += [device, "80% interval"] if alone else [device]
     heads += ["MACs", "parameters", *(["chance"] if found.limits else [])]
     rows = []
-    for i in range(min(len(found), _SHOWN)):
-        row = [figure(float(found.score[i]))]
+    for i in range(len(found)):
+        row = [f"{i + 1}.", figure(float(found.score[i]))]
         for d in range(len(found.devices)):
             row.append(q(float(found.latency_s[i, d]), "s"))
-            if len(found.devices) == 1:
+            if alone:
                 row.append(span(float(found.low_s[i, d]), float(found.high_s[i, d])))
-        row += [figure(float(found.macs[i])), figure(float(found.parameters[i]))]
-        row += [f"{100 * float(found.chance[i]):.0f} %"] if found.limits else []
-        rows.append([f"{i + 1}.", *row])
-    more = len(found) - len(rows)
+        row += [q(float(v[i]), "").strip() for v in (found.macs, found.parameters)]
+        rows.append([*row, *([f"{100 * float(found.chance[i]):.0f} %"] if found.limits else [])])
+    return ["", *heads], rows
+
+
+def parts(found: NetworkSearch) -> list[Any]:
+    """The report as renderables: the front, best score first."""
+    heads, rows = cells(found)
+    shown = rows[:_SHOWN]
+    more = len(found) - len(shown)
     return [
         styled((found.space.title, "bold"), f": best {found.score_name} on {', '.join(found.devices)}"),
-        styled(f"{f'within {limits}; ' if limits else ''}{found.tried:,} tried, {how}"),
+        styled(effort(found)),
         "",
-        columns(["", *heads], rows, ["", *heads]),
+        columns(heads, shown, heads),
         "",
-        *bullets("architectures, in this order", found.architectures[: len(rows)]),
+        *named("architectures", found.architectures[: len(shown)]),
         *([styled(f"{more} more on the front; --csv has all")] if more else []),
         "",
         *bullets("assumed", found.ledger.assumptions),

@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from steelyard.interval import interval80
-from steelyard.report.paper import bullets, columns, render, styled
+from steelyard.report.paper import Unbroken, bullets, columns, named, render, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.exploration.predictors import Leaderboard
 
-__all__ = ["SCHEMA", "flat_rows", "parts", "report", "summary", "to_dict"]
+__all__ = ["SCHEMA", "cells", "flat_rows", "parts", "report", "summary", "to_dict"]
 
 SCHEMA = "steelyard.predictors/1"
 
@@ -63,10 +63,15 @@ def report(found: Leaderboard, width: int | None = None) -> str:
     return render(parts(found), width)
 
 
+def cells(found: Leaderboard) -> tuple[list[str], list[list[str]]]:
+    """Heads, and a row of every predictor, best first."""
+    rows = [[s.name, f"{s.median_ape:.1f} %", f"{s.rank:.3f}", f"{100 * s.inside:.0f} %"] for s in found.scored]
+    return ["predictor", "median error", "rank", "inside 80 %"], rows
+
+
 def parts(found: Leaderboard) -> list[Any]:
     """The report as renderables: predictors, the network furthest off, what to measure next."""
-    heads = ["predictor", "median error", "rank", "inside 80 %"]
-    rows = [[s.name, f"{s.median_ape:.1f} %", f"{s.rank:.3f}", f"{100 * s.inside:.0f} %"] for s in found.scored]
+    heads, rows = cells(found)
     worst, measured, predicted = max(found.rows, key=lambda r: abs(r[2] / r[1] - 1.0))
     return [
         styled(f"{found.networks} networks of ", (found.space.title, "bold"), f", batch {found.batch:,}"),
@@ -74,7 +79,7 @@ def parts(found: Leaderboard) -> list[Any]:
         "",
         columns(heads, rows, heads[1:]),
         "",
-        styled(f"furthest off: {worst} {q(measured, 's')} (predicted {q(predicted, 's')})"),
-        *bullets("measure next", found.measure_next),
+        Unbroken(f"furthest off: {worst} {q(measured, 's')} (predicted {q(predicted, 's')})"),
+        *named("measure next", found.measure_next),
         *bullets("not tried", [f"{name}: {why}" for name, why in found.absent.items()]),
     ]

@@ -117,7 +117,7 @@ def _energy(found: NetEstimate) -> Figure | None:
         return None
     watts = whole * found.throughput_per_s / found.scenario.cluster.count
     says = f"{q(whole, 'J')} per item, {power_text(watts)} per device; of it arithmetic {q(arithmetic, 'J')}."
-    parts = {"an item": {"arithmetic": arithmetic, "memory, host and power that always flows": whole - arithmetic}}
+    parts = {"an item": {"arithmetic": arithmetic, "memory, host and idle": whole - arithmetic}}
     return breakdown(parts, "J", name="energy", title="Where the energy goes", says=says)
 
 

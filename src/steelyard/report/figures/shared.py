@@ -17,6 +17,8 @@ from steelyard.units import format_quantity as q
 __all__ = ["Time", "breakdown", "distributions", "fit_bar", "roofline"]
 
 GIB = 2.0**30
+#: Units of a memory's axis, the largest that it has one of.
+_SCALES = (("GiB", GIB), ("MiB", 2.0**20), ("KiB", 1024.0))
 #: Points of a density, and how many deviations it reaches to either side.
 _POINTS, _REACH = 81, 2.8
 #: Height of a distribution and of its title, pixels.
@@ -57,6 +59,8 @@ def fit_bar(parts: Sequence[tuple[str, float, str]], capacity: float, says: str,
     tones = {"weights": "--c0", "cache": "--c1", "state": "--c3", "step": "--c2", "rest": "--c5", "optimizer": "--c4"}
     shaded = [i for i, (_, _, group) in enumerate(parts) if group == "weights"]
     series = []
+    whole = max(sum(size for _, size, _ in parts), capacity + beyond)
+    unit, scale = next((u for u in _SCALES if whole >= u[1]), _SCALES[-1])
     for i, (name, size, group) in enumerate(parts):
         style: dict[str, Any] = {"color": tones.get(group, "--line")}
         if group == "weights":
@@ -64,10 +68,9 @@ def fit_bar(parts: Sequence[tuple[str, float, str]], capacity: float, says: str,
         if group == "free":
             style = {"color": "transparent", "borderColor": "--soft", "borderWidth": 1, "borderType": "dashed"}
         words = f"{name}\n{q(size, 'B')}, {size / capacity:.1%} of what is usable"
-        series.append(bars(name, [size / GIB], words=[words], stack="device", barWidth=34, itemStyle=style))
-    whole = max(sum(size for _, size, _ in parts), capacity + beyond)
+        series.append(bars(name, [size / scale], words=[words], stack="device", barWidth=34, itemStyle=style))
     late: dict[str, Any] = {"align": "right"} if capacity > 0.75 * whole else {}
-    series[0] |= level([limit(x=capacity / GIB, words=f"usable {q(capacity, 'B')}") | late])
+    series[0] |= level([limit(x=capacity / scale, words=f"usable {q(capacity, 'B')}") | late])
     return Figure(
         "memory",
         "Memory of the fullest device",
@@ -75,7 +78,7 @@ def fit_bar(parts: Sequence[tuple[str, float, str]], capacity: float, says: str,
         {
             "height": 128,
             "trigger": "item",
-            "xAxis": axis("", "GiB", max=round(whole / GIB * 1.001, 3), ends=False),
+            "xAxis": axis("", unit, max=round(whole / scale * 1.001, 3), ends=False),
             "yAxis": categories([""]),
             "series": series,
         },
