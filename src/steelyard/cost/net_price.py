@@ -39,7 +39,8 @@ from steelyard.workload.tensor_graph import TensorGraph
 
 if TYPE_CHECKING:  # its compiled kernels are for arrays alone
     from steelyard.cost.array_price import ArrayPrice
-    from steelyard.cost.net_stream import Stream
+    from steelyard.cost.net_stream import Folding, Stream
+    from steelyard.deployment.library import Streaming
 
 __all__ = [
     "UNMEASURED",
@@ -118,6 +119,7 @@ def price_net(
     layout: str = "",
     train: bool = False,
     effects: Sequence[NetEffect] = (),
+    folding: Sequence[Folding] = (),
 ) -> NetPrice:
     """Price one pass of a network, or one training step.
 
@@ -130,6 +132,7 @@ def price_net(
         layout: order of images; default: the runtime's.
         train: forward, backward and the optimizer's update.
         effects: what techniques change of it.
+        folding: multipliers of the engines of an FPGA; none: chosen for the device.
 
     Raises:
         InputError: the machine has no arithmetic for the precision.
@@ -151,8 +154,8 @@ def price_net(
         kernels = with_backward(kernels, graph.parameters)
     if array is not None:
         kernel_s, limit = array.kernel_s, _on_peak(array)
-    elif runtime.terms == "stream":
-        stream, kernel_s = _on_fabric(graph, kernels, site, precision, sizes)
+    elif runtime.streaming is not None:
+        stream, kernel_s = _on_fabric(graph, kernels, site, precision, sizes, runtime.streaming, folding)
         limit = np.minimum(limits(kernels, site)[0], kernel_s)
     elif runtime.library is not None:
         check_counted(runtime, precision)
@@ -186,7 +189,13 @@ def price_net(
 
 
 def _on_fabric(
-    graph: TensorGraph, kernels: NetKernels, site: Site, precision: Precision, sizes: Mapping[str, Any]
+    graph: TensorGraph,
+    kernels: NetKernels,
+    site: Site,
+    precision: Precision,
+    sizes: Mapping[str, Any],
+    how: Streaming,
+    folding: Sequence[Folding],
 ) -> tuple[Stream, Array]:
     """Engines of a network on an FPGA, and their share of the time of a batch: of the first item, then intervals."""
     from steelyard.cost.net_stream import stream_of
@@ -194,7 +203,7 @@ def _on_fabric(
     fabric = site.machine.fabric
     if fabric is None:
         raise InputError(f"{site.machine.name} has no programmable logic that is described", field="fabric")
-    stream, where = stream_of(graph, kernels, precision, fabric)
+    stream, where = stream_of(graph, kernels, precision, fabric, how, folding)
     items = np.asarray(sizes.get("batch", 1), dtype=np.float64) * np.ones(kernels.flops.shape[1])
     time = np.zeros(kernels.flops.shape)
     time[where] = (stream.cycles / stream.cycles.sum() * stream.latency)[:, None]

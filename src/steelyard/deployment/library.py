@@ -1,7 +1,7 @@
-"""A library of kernels for a processor core: instructions of its loops, and how it uses memory.
+"""What runs networks where no system does: a library of kernels of a core, a maker of engines of an FPGA.
 
-It is data of a runtime (``[runtime.library]`` of ``catalogue/runtimes``). Counts are those of the library's source:
-loads, stores, multiply-accumulates, shuffles of bytes, additions and branches.
+They are data of a runtime (``[runtime.library]`` and ``streaming`` of ``catalogue/runtimes``). Counts are those of the
+library's source: loads, stores, multiply-accumulates, shuffles of bytes, additions and branches.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from steelyard.units import Quantity
 
-__all__ = ["Library", "Loop"]
+__all__ = ["Library", "Loop", "Streaming"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +59,20 @@ class Library:
     channel_bytes: Annotated[float, Quantity("B", "stored for each output channel: bias, multiplier", ge=0)] = 0.0
     node_bytes: Annotated[float, Quantity("B", "stored for each op that is no part of another", ge=0)] = 0.0
     code_bytes: Annotated[float, Quantity("B", "code of library and program", ge=0)] = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Streaming:
+    """How an engine is made for every layer of a network on an FPGA."""
+
+    __pydantic_config__ = {"extra": "forbid"}
+
+    reuse: Annotated[
+        bool, "a multiplier's share is one number: all outputs at once, or one product of each output at a time"
+    ] = False
+    logic_bits: Annotated[
+        float, Quantity("1", "bits of a weight up to which products are made of look-up tables", ge=0)
+    ] = 4.0
+    fill: Annotated[float, Quantity("1", "cycles of a pixel through an engine beside its adders", ge=0)] = 0.0
+    levels: Annotated[float, Quantity("1", "levels of adders in a cycle; 0: not counted", ge=0)] = 0.0
+    reads: Annotated[bool, "a pixel of the input that makes no output takes a cycle too"] = False

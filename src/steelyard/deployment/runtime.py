@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Literal
 
-from steelyard.deployment.library import Library
+from steelyard.deployment.library import Library, Streaming
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, UnknownName, normalise, raise_all
 from steelyard.folders import catalogue_files
@@ -172,6 +172,7 @@ class Runtime:
         "cycles of the instructions of a core, or engines of an FPGA that work as a stream",
     ] = "classes"
     library: Annotated[Library | None, "its kernels for a core whose instructions are counted"] = None
+    streaming: Annotated[Streaming | None, "how it makes engines of an FPGA"] = None
     keeps_network: Annotated[bool, "a network stays on chip where it fits, and is loaded in parts where not"] = False
     kernel_bytes: Annotated[
         float, Quantity("byte", "on-chip memory of a kernel beside its weights, of a network that stays", ge=0)
@@ -220,6 +221,8 @@ class Runtime:
             yield Problem("precision", UnknownName("precision", self.precision, PRECISIONS).message)
         if (self.terms == "cycles") != (self.library is not None):
             yield Problem("library", "expected the kernels of a library with terms = 'cycles', and only there")
+        if (self.terms == "stream") != (self.streaming is not None):
+            yield Problem("streaming", "expected how engines are made with terms = 'stream', and only there")
 
 
 @dataclass(frozen=True, slots=True)

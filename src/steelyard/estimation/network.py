@@ -142,7 +142,8 @@ def estimates_of(scenario: NetScenario) -> Iterator[NetEstimate]:
         if "batch" in graph.symbols:
             sizes["batch"] = batches * phase.items
         effects = scenario.effects_of(phase)
-        priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects)
+        folding = scenario.folding
+        priced = price_net(graph, sizes, machine, scenario.runtime, precision, scenario.layout, train, effects, folding)
         if priced.stream is None:  # on an FPGA maps pass from engine to engine
             peak = np.maximum(peak, alive_bytes(graph, sizes, scenario.runtime, precision, train))
         beyond = beyond | past_index(graph, sizes, scenario.runtime)
@@ -278,6 +279,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
             f"{scenario.stored} are the element types that the network has itself; --precision asks for others"
         )
     ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
+    if priced.stream is not None and machine.fabric is not None and (more := priced.stream.beyond(machine.fabric)):
+        ledger.assume(f"it takes {' and '.join(more)}: only if synthesis leaves products by 0 and powers of two out")
     for technique in scenario.techniques:
         ledger.assume(technique.told)
         ledger.cite(technique.name, str(technique.paper))

@@ -59,7 +59,7 @@ STATIC_FLAGS = (
 #: Fields of an estimate that answers name only where they are given.
 UNSAID = (
     *("offload", "host", "network", "power_limit_w", "images", "audio", "recipe", "anchor", *STATIC_FLAGS),
-    *("runtime", "precision", "layout", "size", "ring", "steps", "set", "train", "inputs"),
+    *("runtime", "precision", "layout", "size", "folding", "ring", "steps", "set", "train", "inputs"),
 )
 
 #: Prefix of engine flags among the fields of a study; the flags have the engine's own names.
@@ -196,13 +196,15 @@ router | name | round-robin | column show choices=round-robin,random,least-loade
 [What runs]
 runtime | name | - | - | of a network: what runs it: eager, compile, tensorrt, onnxruntime, coreml, ... (steelyard
     ls runtimes; default: the usual one of the machine)
-precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,w8a16,fp8,w4a4,w3a3,w2a2,w1a1 | of a network:
-    fp32, tf32, fp16, bf16, amp, amp-bf16, int8, w8a16, fp8, w4a4 ... w1a1 (default: the runtime's)
+precision | name | - | choices=fp32,tf32,fp16,bf16,amp,amp-bf16,int8,int16,w8a16,fp8,w4a4,w3a3,w2a2,w1a1 | of a network:
+    fp32, tf32, fp16, bf16, amp, amp-bf16, int8, int16, w8a16, fp8, w4a4 ... w1a1 (default: the runtime's)
 layout | name | - | choices=nchw,nhwc | of a network: order of images in memory, nchw or nhwc (default: the runtime's)
 size | text | - | - | of a network: its input, 288, 1024x768 (default: the usual one)
 ring | whole | none | least=1 most=1024 | of a diffusion pipeline: as many of the --cp devices that share an item
     pass keys and values around; the others exchange heads
 steps | whole | none | least=1 most=10000 | of a diffusion pipeline: denoising steps (default: the usual ones)
+folding | text | - | - | of a network on an FPGA: how often each multiplier is used a pixel, 144 or 96,512,2048
+    (hls4ml's reuse factors), or PE x SIMD of each layer, 16x3,32x32 (default: chosen for the device)
 set | text | - | - | of a network: other open sizes and parameters, NAME=NUMBER, separated by commas: tokens=384
 train | switch | false | - | of a network: a training step: forward, backward and optimizer
 inputs | object | none | also=tuple[Any,...] | of a torch module: the tensors of its forward pass
@@ -424,7 +426,7 @@ _HELD = "offload host network power_limit_w"
 _TOLD, _STATIC = "skew usd_per_hour generic recipe anchor", " ".join(STATIC_FLAGS)
 _SERVING = f"engine {_HELD} policy flags techniques speculate lora kv_tiers early_exit finetune overlap"
 
-_NET = "runtime precision layout size ring steps set train inputs"
+_NET = "runtime precision layout size folding ring steps set train inputs"
 
 _PLAN = (
     f"model rate concurrency isl osl {_SHOWN} system trace arrivals peak ttft tpot e2e requests seed on objective "

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.net_effect import NetEffect, shared_items
+from steelyard.cost.net_stream import Folding, read_folding
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import (
     PRECISIONS,
@@ -22,6 +23,7 @@ from steelyard.deployment.runtime import (
     check_trains,
     find_runtime,
     precision_named,
+    runtimes,
     usual_runtime,
 )
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
@@ -78,6 +80,11 @@ class NetScenario:
     def together(self) -> int:
         """Devices that work on one pass."""
         return max(p.devices for p in self.phases)
+
+    @property
+    def folding(self) -> tuple[Folding, ...]:
+        """Multipliers of the engines of an FPGA, as they were asked for. Raises :class:`InputError`."""
+        return read_folding(str(self.words["folding"])) if self.words.get("folding") else ()
 
     @property
     def techniques(self) -> tuple[Technique, ...]:
@@ -211,6 +218,13 @@ def read_net_scenario(words: Mapping[str, Any], problems: Problems) -> NetScenar
             batch = usual
     runtime = runtime or usual_runtime(machine, onnx=in_file)
     check_runs(runtime, machine)
+    if values["folding"]:
+        problems.read(read_folding, str(values["folding"]))
+        if runtime.streaming is None:
+            able = ", ".join(r.name for r in runtimes().values() if r.streaming is not None)
+            problems.add(
+                [Problem("folding", f"only of engines of an FPGA, which {able} make; here runs {runtime.name}")]
+            )
     if values["train"]:
         problems.read(check_trains, runtime, machine)
     stored = ""

@@ -59,11 +59,12 @@ class Builder(Tensors):
         shape = self.shape(x)
         rank = len(shape) - 2
         k, s, d = _each(kernel, rank), _each(stride, rank), _each(dilation, rank)
-        p = tuple(j * (i - 1) // 2 for i, j in zip(k, d, strict=True)) if pad is None else _each(pad, rank)
+        whole = [j * (i - 1) for i, j in zip(k, d, strict=True)] if pad is None else [2 * p for p in _each(pad, rank)]
+        p = tuple(w // 2 for w in whole)  # of a window of even sides the odd row lies at the end
         inputs = self._grouped(self.channels(x), channels, groups)
         weight = self.weight(channels, inputs, *k)
         read = [x, weight, *([self.weight(channels)] if bias else [])]
-        sides = [slid(shape[2 + i], k[i], s[i], 2 * p[i], d[i]) for i in range(rank)]
+        sides = [slid(shape[2 + i], k[i], s[i], whole[i], d[i]) for i in range(rank)]
         out = self.value((shape[0], channels, *sides), dtype=self.tensors[x].dtype)
         return self.add_node("conv", read, (out,), _window(k, s, p, d, groups))
 
