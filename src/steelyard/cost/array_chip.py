@@ -125,7 +125,7 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
         each = memory.capacity_bytes / memory.copies
         levels.append(level_row(memory, each, memory.copies, root))
         write = memory.write_bandwidth_bytes_per_s
-        entry = memory.link_bandwidth_bytes_per_s * memory.ports if memory.network else 0.0
+        entry = memory.link_bandwidth_bytes_per_s if memory.network else 0.0
         rates.append([memory.bandwidth_bytes_per_s, write or memory.bandwidth_bytes_per_s, float(not write), entry])
         joules.append([*byte_j(memory, each, machine.process_nm, root), memory.link_energy_j_per_byte])
     rate = np.array(rates)

@@ -3,16 +3,18 @@
 A value goes from where the network begins to ``m`` of its ``N`` nodes, or a sum comes back from them::
 
     bus     N links whatever m is; one value at a time
-    mesh    X x Y, the shorter side X <= Y; from a port in the middle of an edge:
-            to one      1 + (Y - 1) / 2 + distance along the edge
+    mesh    X x Y, X <= Y, entered at ports in the middle of equal parts of the shorter edge:
+            to one      1 + (Y - 1) / 2 + (s - 1 / s) / 4, s = X / ports
+            at ports of all nodes, between any two: (X - 1 / X + Y - 1 / Y) / 3
             to m        that to one of them, and m - 1 links on to the others; without multicast m times to one
     tree    log2 N to one; log2(N / m) + 2 (m - 1) to m that lie beside each other
 
     energy  bytes x links x energy of a link
-    time    bytes that enter (each once, or once a receiver without multicast) / (ports x bytes a second of a link)
+    time    bytes / bytes a second of a link x the most of
+            1 / ports (without multicast m / ports): what enters       m / N: what each node takes in
+            (1 - 2^-m) / 2 X: what crosses the middle of a mesh one way
 
-``p`` ports share an edge: each is in the middle of ``X / p`` of it. All bytes of the level
-enter there, so that links beyond the ports do not bind; contention of crossing flows is not seen.
+Nodes that want a value lie anywhere; contention beyond these bounds is not seen.
 Bytes are those that the loops of a layer move (:mod:`steelyard.cost.array_mapping`); how many nodes want the same value
 follows from how the layer is spread over them. Source: W. Dally and B. Towles, Principles and practices of
 interconnection networks, 2004, chapters 3 and 5; Y.-H. Chen et al., Eyeriss v2, JETCAS 2019.
@@ -55,6 +57,8 @@ def _to_one(network: str, nodes: float, ports: float) -> float:
     if network == "tree":
         return float(np.log2(max(nodes, 2.0)))
     across, along = mesh_sides(nodes)
+    if ports >= nodes:
+        return float(max(1.0, (across - 1.0 / across + along - 1.0 / along) / 3.0))
     share = max(1.0, across / ports)
     return float(1.0 + (along - 1.0) / 2.0 + (share - 1.0 / share) / 4.0)
 
@@ -69,6 +73,18 @@ def _links(memory: Memory, wanted: Any) -> Any:
     if memory.network == "tree":
         return np.maximum(1.0, one - np.log2(wanted)) + 2.0 * (wanted - 1.0)
     return one + wanted - 1.0
+
+
+def _entries(memory: Memory, wanted: Any) -> Any:
+    """Time of a value to so many nodes over that of its bytes on one link."""
+    once = memory.multicast or memory.network == "bus"
+    enters = np.where(once, 1.0, wanted) / memory.ports
+    if memory.network == "bus":
+        return enters
+    most = np.maximum(enters, wanted / memory.nodes)
+    if memory.network == "mesh":
+        most = np.maximum(most, (1.0 - 0.5**wanted) / bisection_bytes_per_s(memory.nodes, 1.0))
+    return most
 
 
 def receivers(ways: Floats, engine: Compute, nodes: float) -> Floats:
@@ -89,9 +105,9 @@ def receivers(ways: Floats, engine: Compute, nodes: float) -> Floats:
 
 
 def links_of(path: tuple[Memory, ...], ways: Floats, engine: Compute) -> Floats:
-    """Links and entries of a byte of weights, inputs and outputs that leaves each level, ``[ways, levels, 2, 3]``.
+    """Links of a byte of weights, inputs and outputs that leaves each level, and its time over that on one link.
 
-    Empty ``[ways, 0]`` where no level has a network.
+    ``[ways, 6 levels]``; ``[ways, 0]`` where no level has a network.
     """
     if not any(memory.network for memory in path):
         return np.zeros((len(ways), 0))
@@ -100,5 +116,5 @@ def links_of(path: tuple[Memory, ...], ways: Floats, engine: Compute) -> Floats:
         if memory.network:
             wanted = receivers(ways, engine, memory.nodes)
             found[:, v, 0] = _links(memory, wanted)
-            found[:, v, 1] = 1.0 if memory.multicast or memory.network == "bus" else wanted
+            found[:, v, 1] = _entries(memory, wanted)
     return found.reshape(len(ways), -1)

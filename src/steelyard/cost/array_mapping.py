@@ -43,7 +43,7 @@ LAYER = (*DIMS, "stride_p", "stride_q", "dilation_p", "dilation_q")
 #: Most memory levels of a machine.
 LEVELS = 5
 #: Columns of what a nest moves: cycles, first and last tiles in cycles of the root and below, then per level bytes
-#: read, written, and filled while nothing computes, and of its network bytes times links, and bytes that enter.
+#: read, written, and filled while nothing computes, and bytes times links and times links that bind of its network.
 MOVED = 3 + 5 * LEVELS
 #: Columns of a level: capacity, copies, what it holds (3), tiles, waits, whole; bits of weights, inputs and outputs
 #: there over plain ones, and accesses of each beside the multipliers over those of an array that takes every zero.
@@ -406,7 +406,7 @@ def best_nests(
             shares of bytes and accesses that zeros leave.
         bits: of a weight, input, output, partial sum.
         rates: ``[variants, levels, 4]``: bytes read and written a cycle, whether both share one port, and bytes a
-            cycle into its network, 0 where there is none.
+            cycle of a link of its network, 0 where none binds.
         joules: ``[variants, levels + 1, 3]``: energy of a byte read and written, and over a link; in the last row
             that of arithmetic, and what a cycle draws whatever is done.
         goals: ``[goals, 3]``: exponents of time and of energy, and the variant.

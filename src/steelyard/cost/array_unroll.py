@@ -8,8 +8,8 @@ flexible             the above, and any two loops on rows and columns
 ===================  =====================================================================================
 
 Equal arrays stand side by side, one above the other, both, or take batches and pixels each. ``depth`` multipliers of an
-element add their products: inputs, then filter points. Sources: Y.-H. Chen et al.,
-Eyeriss, IEEE JSSC 52(1), 2017 (row stationary); H. Kwon et al., MAERI, ASPLOS 2018 (flexible).
+element add their products: inputs, then filter points; where loops are flexible also the other way round.
+Sources: Y.-H. Chen et al., Eyeriss, IEEE JSSC 52(1), 2017 (row stationary); H. Kwon et al., MAERI, ASPLOS 2018.
 """
 
 from __future__ import annotations
@@ -115,7 +115,16 @@ def _of_one(
     layer: tuple[float, ...], rows: float, columns: float, depth: float, dataflow: str
 ) -> list[tuple[float, ...]]:
     """Over one array of this size."""
-    inside = _fill(layer, "crs", depth) if depth > 1 else {}
+    if depth == 1:
+        return _around(layer, rows, columns, {}, dataflow)
+    fills = ("crs", "rsc") if dataflow == "flexible" else ("crs",)
+    return [way for loops in fills for way in _around(layer, rows, columns, _fill(layer, loops, depth), dataflow)]
+
+
+def _around(
+    layer: tuple[float, ...], rows: float, columns: float, inside: dict[str, float], dataflow: str
+) -> list[tuple[float, ...]]:
+    """Over one array whose elements have these loops ``inside``."""
     rest = tuple(float(np.ceil(x / inside.get(d, 1.0))) for x, d in zip(layer[: len(DIMS)], DIMS, strict=True))
     found: list[tuple[float, ...]] = []
     if dataflow in ("weight_stationary", "flexible"):

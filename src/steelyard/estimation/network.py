@@ -281,6 +281,11 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
     ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
     if priced.stream is not None and machine.fabric is not None and (more := priced.stream.beyond(machine.fabric)):
         ledger.assume(f"it takes {' and '.join(more)}: only if synthesis leaves products by 0 and powers of two out")
+    if priced.array is not None and priced.site.engine.converter_bits:
+        from steelyard.cost.array_converters import read_sums, words_of
+
+        engine, precision = priced.site.engine, scenario.precision
+        ledger.assume(words_of(read_sums(engine, precision.bits, precision.stored_bits), engine.converter_bits))
     for technique in scenario.techniques:
         ledger.assume(technique.told)
         ledger.cite(technique.name, str(technique.paper))

@@ -130,7 +130,7 @@ def differ(found: ChipSearch | Codesign, points: Sequence[ChipPoint]) -> list[st
 def words(found: ChipSearch | Codesign, p: ChipPoint, names: Sequence[str]) -> str:
     """What a chip chooses of these fields."""
     fields = found.space.fields
-    return ", ".join(f"{_short(n, fields)} {_shown(n, p.chosen[n])}" for n in names if n in p.chosen)
+    return ", ".join(f"{_short(n, fields)} {_shown(n, p.chosen[n]) or 'nothing'}" for n in names if n in p.chosen)
 
 
 def words_of(found: ChipSearch | Codesign, p: ChipPoint) -> str:
@@ -164,6 +164,9 @@ def assumed(found: ChipSearch) -> list[str]:
         "a pass of each workload; power is the mean while the one that draws most runs",
         f"energies and areas by process where {found.space.base.name} states none, as docs/methods/chips.md says",
     ]
+    if min(found.space.zeros) < 1.0:
+        weights, maps = found.space.zeros
+        said.append(f"of weights {weights:.0%}, of maps between layers {maps:.0%} are not zero, anywhere alike")
     if served:
         said.append(f"of {', '.join(served)} products alone")
     return said

@@ -92,7 +92,7 @@ class _Points:
     write: Floats
     shared: NDArray[np.bool_]
     entry: Floats
-    """Bytes a second into the network of each level; 0: none binds."""
+    """Bytes a second of a link of the network of each level; 0: none binds."""
     gates: NDArray[Any]
     skips: NDArray[Any]
 
@@ -138,7 +138,7 @@ def _points(space: ChipSpace, codes: NDArray[np.int16]) -> _Points:
         levels["shared"].append(levels["write"][-1] == 0.0)
         levels["write"][-1] = np.where(levels["shared"][-1], levels["read"][-1], levels["write"][-1])
         link = space.column(name + "link_bandwidth_bytes_per_s", level.link_bandwidth_bytes_per_s, codes)
-        levels["entry"].append(link.astype(np.float64) * level.ports * bool(level.network))
+        levels["entry"].append(link.astype(np.float64) * bool(level.network))
     each, copies, read, write, shared, entry = (np.stack(levels[n], axis=1) for n in levels)
     nm = space.column("process_nm", base.process_nm, codes).astype(np.float64)
     flow, overlaps = own("dataflow"), own("overlaps").astype(np.bool_)
