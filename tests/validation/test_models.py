@@ -22,7 +22,7 @@ pytestmark = [
 ]
 
 #: Rows of each table that are asked, and of those that are simulated, up to half a second each; 0: all.
-ROWS, PLAYED = (0, 0) if os.environ.get("STEELYARD_ALL_ROWS") == "1" else (100, 40)
+ROWS, PLAYED = (0, 0) if os.environ.get("STEELYARD_ALL_ROWS") == "1" else (100, 20)
 
 #: Largest median error in % and least share of rows answered, by source, table, phase and metric.
 BOUNDS = {
