@@ -202,6 +202,7 @@ lists. Every combination becomes a row, at most 100,000.
 """
     text = re.sub(r"\n## steelyard --install-completion\n.*?(?=\n## |\Z)", "", text, flags=re.DOTALL)
     text = re.sub(r"\(#steelyard-+install-completion\)", "(../guide/install.md)", text)
+    text = text.replace("#steelyard-search_", "#steelyard-search-").replace("search_", "search ")
     head, mark, rest = text.partition("## Table of Contents")
     return (head + intro + mark + rest).rstrip() + "\n"
 

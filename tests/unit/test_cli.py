@@ -699,7 +699,8 @@ def test_hints_are_commands_whatever_the_names(
 def test_help_of_search_lists_what_can_be_searched_for(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", flag]) == 0
     told = capsys.readouterr().out
-    assert all(f"search_{what}" in told for what in ("network", "predictor", "chip"))
+    assert all(f"\n  {what}: " in told for what in ("network", "predictor", "chip"))
+    assert "estimate" not in told
 
 
 @pytest.mark.parametrize(

@@ -99,8 +99,14 @@ def switch(name: str, help: str, topic: str = OUTPUT) -> Parameter:  # noqa: A00
 class Plain(PlainFormatter):
     """Cyclopts' plain help, whose lines it wraps twice: once for the description, then with the option before it."""
 
+    def render_usage(self, console: Any, options: Any, usage: Any) -> None:
+        """The usage as it is typed: what can be searched for is a word of its own."""
+        typed = str(usage).replace("steelyard search_", "steelyard search ") if usage else usage
+        super().render_usage(console, options, typed)
+
     def _format_command_entry(self, names: Any, shorts: Any, desc: str, console: Any) -> None:
-        super()._format_command_entry((", ".join(names),) if names else (), shorts, desc, console)
+        typed = ", ".join(names).replace("search_", "search ")
+        super()._format_command_entry((typed,) if names else (), shorts, desc, console)
 
     def _format_parameter_entry(self, options: Any, desc: str, console: Any, entry: Any) -> None:
         shown = evolve(entry, default=None) if entry.default == '""' else entry

@@ -38,35 +38,37 @@ app = App(
 )
 #: Modules of commands that are not called as they are.
 _MODULES = {"plan_train": "plan_training"}
-for _name, _help in (
-    ("estimate", "Weigh a model on one or several machines."),
-    ("fit", "Where can I run a model, how fast, for how much: every machine that holds it."),
-    ("here", "What can I run on this machine: detect it, and list the models that fit."),
-    ("simulate", "Send traffic through a serving engine: what its users see, and what it costs."),
-    ("plan", "Find the cheapest deployment that meets the SLOs, and write the files to launch it."),
-    ("plan_train", "Find machines, their number and the layout of a training run: plan --train."),
-    ("train", "Weigh training: step time, memory of every stage, energy, money, and the run with its failures."),
-    ("search_network", "Find the networks of a space that score best within limits: search network."),
-    ("search_chip", "Find the chips of a space that run given workloads best within limits: search chip."),
-    ("search_predictor", "Compare predictors of a device on a few measured networks: search predictor."),
-    ("search_bits", "Find the bits of every layer that lose least within limits: search bits."),
-    ("search_prune", "Find the channels of every layer that lose least within limits: search prune."),
-    ("search_placement", "Find the device of every layer of a network: search placement."),
-    ("search_cost", "Weigh a search of networks itself, by how candidates are rated: search cost."),
-    ("study", "Price every point of a study file, in parallel, and never twice."),
-    ("report", "Show a study of a results store: best points, Pareto front, what each axis does."),
-    ("explain", "Show every kernel of an estimate: formula, work, limit, what bounds it, source."),
-    ("ls", "List models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques."),
-    ("show", "Show one machine, model, format, engine, network, node, policy or technique."),
-    ("compare", "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation."),
-    ("advise", "Try every published technique that applies on your scenario, ranked by what it gains."),
-    ("techniques", "List published techniques: what each changes, its paper, where it applies."),
-    ("claims", "Check what papers claim: published, predicted, interval, verdict."),
-    ("serve", "Open a local page over the same library: look, move a slider, understand."),
-    ("calibrate", "Fit a machine's parameters: from tables, from this computer, or from a few samples."),
-    ("validate", "Compare predictions with measured tables."),
-    ("version", "Print the versions that matter in a report of a problem."),
-):
+#: The verbs, and what each is for.
+_HELP = {
+    "estimate": "Weigh a model on one or several machines.",
+    "fit": "Where can I run a model, how fast, for how much: every machine that holds it.",
+    "here": "What can I run on this machine: detect it, and list the models that fit.",
+    "simulate": "Send traffic through a serving engine: what its users see, and what it costs.",
+    "plan": "Find the cheapest deployment that meets the SLOs, and write the files to launch it.",
+    "plan_train": "Find machines, their number and the layout of a training run: plan --train.",
+    "train": "Weigh training: step time, memory of every stage, energy, money, and the run with its failures.",
+    "search_network": "Find the networks of a space that score best within limits.",
+    "search_chip": "Find the chips of a space that run given workloads best within limits.",
+    "search_predictor": "Compare predictors of a device on a few measured networks.",
+    "search_bits": "Find the bits of every layer that lose least within limits.",
+    "search_prune": "Find the channels of every layer that lose least within limits.",
+    "search_placement": "Find the device of every layer of a network.",
+    "search_cost": "Weigh a search of networks itself, by how candidates are rated.",
+    "study": "Price every point of a study file, in parallel, and never twice.",
+    "report": "Show a study of a results store: best points, Pareto front, what each axis does.",
+    "explain": "Show every kernel of an estimate: formula, work, limit, what bounds it, source.",
+    "ls": "List models, machines, formats, engines, networks, nodes, systems, prices, policies or techniques.",
+    "show": "Show one machine, model, format, engine, network, node, policy or technique.",
+    "compare": "Put two machines, models or saved estimates side by side, or a benchmark log beside its simulation.",
+    "advise": "Try every published technique that applies on your scenario, ranked by what it gains.",
+    "techniques": "List published techniques: what each changes, its paper, where it applies.",
+    "claims": "Check what papers claim: published, predicted, interval, verdict.",
+    "serve": "Open a local page over the same library: look, move a slider, understand.",
+    "calibrate": "Fit a machine's parameters: from tables, from this computer, or from a few samples.",
+    "validate": "Compare predictions with measured tables.",
+    "version": "Print the versions that matter in a report of a problem.",
+}
+for _name, _help in _HELP.items():
     app.command(
         f"steelyard.cli.{_MODULES.get(_name, _name)}:{_MODULES.get(_name, _name)}",
         name=_name,
@@ -85,6 +87,8 @@ def main(tokens: Sequence[str] | None = None) -> int:
     try:
         if arguments[:1] == ["search"]:
             arguments = _search(arguments)
+            if not arguments:
+                return 0
         if arguments[:1] != ["calibrate"] and (note := missing_catalogue()):  # which makes the folder
             print(f"note: {note}", file=sys.stderr)
         with described(arguments[0]) if {"--help", "-h"} & {*arguments[1:]} else nullcontext():
@@ -121,7 +125,7 @@ _SEARCHED = ("network", "predictor", "chip", "bits", "prune", "placement", "cost
 
 
 def _search(arguments: Sequence[str]) -> list[str]:
-    """``search network`` as the verb ``search_network``, ``search --help`` as the list of verbs.
+    """``search network`` as the verb ``search_network``; of ``search --help`` nothing is left to run.
 
     Raises:
         InputError: there is no such search.
@@ -130,7 +134,10 @@ def _search(arguments: Sequence[str]) -> list[str]:
     if given in _SEARCHED:
         return [f"search_{given}", *arguments[2:]]
     if given in ("--help", "-h"):
-        return ["--help"]
+        print("Usage: steelyard search WHAT [OPTIONS]\n\nWhat can be searched for (`steelyard search WHAT --help`):")
+        for what in _SEARCHED:
+            print(f"  {what}: {_HELP[f'search_{what}']}")
+        return []
     known = ", ".join(f"search {what}" for what in _SEARCHED)
     if not given or given.startswith("-"):
         raise InputError(f"expected what to search for: {known}", field="search")
