@@ -74,6 +74,19 @@ def test_bits_take_the_users_losses(bits: Allocation, tmp_path: Path) -> None:
         search_bits("alexnet", on=ON, sensitivity=str(table))
     assert "expected a number as loss" in str(error.value)
     assert "unknown layer 'none'" in str(error.value)
+    one = layers[0]
+    for rows, said in (
+        ("", "no rows below the header"),
+        (f"{one},8,1\n{one},w8a8,2\n", "w8a8 is given twice"),
+        (f"{one},8bit,1\n", "expected bits such as 8"),
+    ):
+        table.write_text(f"layer,bits,loss\n{rows}")
+        with pytest.raises(InputError, match=said):
+            search_bits("alexnet", on=ON, sensitivity=str(table))
+    for rows, said in ((f"{one},50%,1\n", "expected a share above 0"), (f"{one},1,1\n{one},1.0,2\n", "a share twice")):
+        table.write_text(f"layer,keep,loss\n{rows}")
+        with pytest.raises(InputError, match=said):
+            search_prune("alexnet", on=ON, sensitivity=str(table))
 
 
 def test_channels_are_the_best_of_all_and_all_of_them_the_estimate() -> None:

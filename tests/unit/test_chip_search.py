@@ -183,10 +183,16 @@ def test_a_search_goes_on_where_it_was_stopped(space: Path, tmp_path: Path) -> N
     again = search_chip(space, ["resnet18"], state=tmp_path / "state")
     assert again.nests == 0
     assert again.to_dict() == whole.to_dict()
-    files[0].write_bytes(b"cut short")
-    mended = search_chip(space, ["resnet18"], state=tmp_path / "state")
-    assert mended.nests > 0
-    assert mended.to_dict() == whole.to_dict()
+    shape = np.load(files[0])["cycles"].shape
+    for damage in (b"cut short", b"PK\x03\x04 cut short", None):
+        if damage:
+            files[0].write_bytes(damage)
+        else:
+            np.savez(files[0], cycles=np.full(shape, np.nan), energy=np.ones(shape))
+        mended = search_chip(space, ["resnet18"], state=tmp_path / "state")
+        assert mended.nests > 0
+        assert mended.to_dict() == whole.to_dict()
+    assert sorted((tmp_path / "state").rglob("*.npz")) == files
 
 
 def test_no_chip_is_faster_than_its_multipliers_and_one_larger_than_a_wafer_is_no_die(space: Path) -> None:
@@ -239,6 +245,10 @@ def test_wrong_spaces_are_refused_by_field(space: Path, old: str, new: str, mess
         (
             ["search", "chip", "--space", "x.toml", "--workloads", "resnet18", "--area", "25kg"],
             "--area: expected a number in m2",
+        ),
+        (
+            ["search", "chip", "--space", "x.toml", "--workloads", "resnet18", "--area", "25"],
+            "--area: expected an area with its unit, such as 25mm2",
         ),
         (["search", "chip", "--space", "SPACE", "--workloads", "resnet1"], "error: --workloads: "),
         (["search", "chip", "--space", "SPACE", "--workloads", "mixtral-8x7b"], "has experts, whose layers are not"),

@@ -197,6 +197,26 @@ def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
             search_network("nb201", on="rtx_3090", score=f"{file}:score", budget=100)
 
 
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda names: [float("nan")] * len(names), "is no finite number for any of 2 networks"),
+        (lambda names: names.clear() or [], "expected 2 numbers, one for each architecture"),
+        (lambda names: 1 / 0, "ZeroDivisionError"),
+        ("size=64,1\nsize=64,2\n", "row 3: is of the architecture of row 2; give each once"),
+        (f"{'x' * 200_000},1\n", "no CSV file"),
+        ("\0,1\n", "score: .* is not a text file"),
+    ],
+)
+def test_scores_that_are_none_are_told(score: object, said: str, tmp_path: Path) -> None:
+    space, table = tmp_path / "mine.toml", tmp_path / "scores.csv"
+    space.write_text('family = "mobile"\n[choose]\nsize = [32, 64]\n[[stage]]\nrow = "mb 8 s2"\n')
+    if isinstance(score, str):
+        table.write_text(f"architecture,score\n{score}")
+    with pytest.raises(InputError, match=said):
+        search_network(str(space), on="rtx_3090", score=str(table) if isinstance(score, str) else score)
+
+
 def test_an_environment_of_a_space_is_one_of_gymnasium() -> None:
     checker = pytest.importorskip("gymnasium.utils.env_checker", reason="needs the gym extra")
     env = sy.network_env("nb201", on="rtx_3090", latency="6ms", score="macs", steps=3)
@@ -272,7 +292,7 @@ def test_networks_of_a_microcontroller_fit_its_flash() -> None:
 
 
 def test_every_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    words = "search network --space ofo --on a100_sxm,a100_sxm --latency x --budget 0 --solver evo --sure 2"
+    words = "search network --space ofo --on a100_sxm,a100_sxm --latency x --budget 0 --solver evo --sure 2 --seed -1"
     assert main(words.split()) == 2
     said = capsys.readouterr().err
     for part in (
@@ -281,11 +301,18 @@ def test_every_wrong_word_is_told(capsys: pytest.CaptureFixture[str]) -> None:
         "--latency",
         "--budget",
         "did you mean 'evolution'",
+        "--seed: expected a whole number from 0",
         "--sure",
     ):
         assert part in said
     assert main(["search"]) == 2
     assert "search network" in capsys.readouterr().err
+    assert main(["search", "network", "--zzz"]) == 2
+    assert "see `steelyard search network --help`" in capsys.readouterr().err
+    words = "search predictor --measured x.csv --space nb201 --batch 0 --runtime nope"
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert all(part in said for part in ("--batch: expected 1", "--runtime: "))
     assert main(["search", "netwrk"]) == 2
     assert "did you mean 'network'" in capsys.readouterr().err
 

@@ -371,7 +371,7 @@ def _is_machine(word: str) -> bool:
 
 def _spoken(verb: str) -> str:
     """A verb as it is typed."""
-    return "plan --train" if verb == "plan_train" else verb
+    return "plan --train" if verb == "plan_train" else verb.replace("search_", "search ")
 
 
 def _help(verb: str) -> str:

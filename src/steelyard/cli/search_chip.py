@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
@@ -146,6 +147,9 @@ def search_chip(
 
 def _limit(name: str, text: str, unit: str, problems: Wrong) -> float:
     """A limit, which is above zero."""
+    if unit == "m2" and re.fullmatch(r"\s*[\d._]+\s*", text):
+        problems.add([Problem(name, f"expected an area with its unit, such as {text.strip()}mm2, got {text!r}")])
+        return math.inf
     value = problems.read(parse_quantity, text, unit, name) if text else None
     if value is not None and not value > 0:
         problems.add([Problem(name, f"expected a limit above 0, got {value:g}")])

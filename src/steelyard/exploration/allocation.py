@@ -335,6 +335,8 @@ def read_losses(path: str, layers: Sequence[str], columns: Sequence[str]) -> dic
             problems.append(Problem(where, f"{cells[0]} {' '.join(key)} is given twice"))
         found[cells[0]][key] = value
     raise_all(problems[:10])
+    if not found:
+        raise InputError("no rows below the header", field=Path(path).name)
     return found
 
 

@@ -186,8 +186,14 @@ def _losses(network: OneNetwork, pairs: Sequence[tuple[int, int]], sensitivity: 
             table[i] = 0.0
             continue
         for (text,), value in found[layer].items():
-            if text.lower() in names:
-                table[i, names[text.lower()]] = value
+            if not _CHOICE.fullmatch(text):
+                raise InputError(f"{layer}: expected bits such as 8 or w4a8, got {show(text)}", field="sensitivity")
+            place = names.get(text.lower())
+            if place is None:
+                continue
+            if np.isfinite(table[i, place]):
+                raise InputError(f"{layer} {_name(pairs[place])} is given twice", field="sensitivity")
+            table[i, place] = value
         if not np.isfinite(table[i]).any():
             said = f"{layer} has none of the bits {', '.join(names)} there"
             raise InputError(said, field="sensitivity")

@@ -25,7 +25,7 @@ from steelyard.errors import DoesNotFit, InputError, Problem, complete, show
 from steelyard.estimation.space import graph_prices
 from steelyard.exploration.explore import Figures, explore
 from steelyard.exploration.scores import Score, read_score
-from steelyard.exploration.solver import SOLVERS
+from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.pareto import front_of
 from steelyard.scenario.words import Problems
 from steelyard.search.chip import ChipPoint, chip_point
@@ -137,6 +137,7 @@ def search_codesign(
         problems.read(SOLVERS.get, solver)
     if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
         problems.add([Problem("budget", f"expected 1 to 10,000,000 pairs, got {show(budget)}")])
+    check_seed(seed, problems)
     named = [name.strip() for name in workloads if name.strip()]
     spaces = [name for name in named if is_space(name)]
     if len(spaces) != 1:

@@ -20,7 +20,7 @@ from steelyard.estimation.space import SpaceEstimate, answer_space, space_prices
 from steelyard.exploration.additive import Sum, best_within
 from steelyard.exploration.explore import Explored, Figures, explore, front_kept
 from steelyard.exploration.scores import Score, read_score
-from steelyard.exploration.solver import SOLVERS
+from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.interval import Z80
 from steelyard.provenance import Ledger, content_hash
 from steelyard.scenario.space import SpaceScenario, read_space_scenario
@@ -130,6 +130,7 @@ def search_network(
         problems.read(SOLVERS.get, solver)
     if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
         problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
+    check_seed(seed, problems)
     given = {"on": on, "latency": latency, "score": score, "macs": macs, "parameters": parameters, "sure": sure}
     task = read_task(space, {**given, **words}, problems)
     said = {k: v for k, v in words.items() if v not in (None, "") and k != "executor"}
@@ -261,6 +262,7 @@ class _Task:
         if solver == "auto" and (listed is not None or (self.space.size <= LISTED and cheap)):
             codes = self.space.all() if listed is None else listed
             figures = self.price(codes, progress)
+            self._check_scored(figures.values)
             front = front_kept(figures.values, figures.broken)
             return codes[front], len(codes), "every architecture", True, (), "every point"
         if solver == "auto" and self.score.proxy:
@@ -286,8 +288,16 @@ class _Task:
             question=question,
             progress=progress,
         )
+        self._check_scored(found.values)
         front = np.unique(self.space.settled(found.codes[found.front]), axis=0)
         return front, len(found.codes), name, False, found.history, found.ended
+
+    def _check_scored(self, values: Floats) -> None:
+        """Raises :class:`InputError`: no network that was tried has a score."""
+        if len(values) and not np.isfinite(values[:, 0]).any():
+            raise InputError(
+                f"{self.score.name} is no finite number for any of {len(values):,} networks", field="score"
+            )
 
     def price(self, codes: Codes, progress: Callable[[int, int], object] | None = None) -> Figures:
         """Score (made small) and time on every device, and by how much limits are broken."""

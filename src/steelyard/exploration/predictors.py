@@ -29,12 +29,14 @@ from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.calibrate.space_samples import device_of, rank_of, suggested
 from steelyard.cost.space_price import SpacePrices
+from steelyard.deployment.runtime import find_runtime
 from steelyard.deployment.space_device import Prior, costs_of, prior_of
-from steelyard.errors import InputError, complete, show
+from steelyard.errors import InputError, Problem, complete, show
 from steelyard.estimation.space import answer_space, graph_prices, space_prices
 from steelyard.exploration.known_devices import KnownDevices, read_devices
 from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
+from steelyard.machine.component import Machine
 from steelyard.provenance import content_hash
 from steelyard.registry import Registry
 from steelyard.scenario.space import SpaceScenario, columns_of, read_space_scenario
@@ -361,7 +363,13 @@ def search_predictor(
     """
     problems = Problems()
     known = problems.read(find_space, space)
-    machine = problems.read(find_machine, like) if like else None
+    machine = problems.read(_like, like) if like else None
+    if runtime:
+        problems.read(find_runtime, runtime)
+        if not like:
+            problems.add([Problem("runtime", "only of a machine that the device is like (like)")])
+    if not isinstance(batch, int) or not 1 <= batch <= 1_000_000:
+        problems.add([Problem("batch", f"expected 1 to 1,000,000 items, got {show(str(batch))}")])
     names = [n.strip() for n in predictors.split(",") if n.strip()] or PREDICTORS.names()
     classes = {name: problems.read(PREDICTORS.get, name) for name in names}
     problems.done()
@@ -416,6 +424,13 @@ def search_predictor(
         measure_next=following,
         provenance={"inputs": inputs, "hash": content_hash(inputs), "version": __version__},
     )
+
+
+def _like(name: str) -> Machine:
+    try:
+        return find_machine(name)
+    except InputError as error:
+        raise relabelled(error, "machine", "like") from None
 
 
 def _asked(predict: str | Sequence[str] | Codes, space: Space) -> Codes:

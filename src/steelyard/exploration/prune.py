@@ -195,7 +195,9 @@ def _losses(
         if name not in found:
             losses.append([0.0] * len(kept[i]))
             continue
-        rows = {_number(text): value for (text,), value in found[name].items()}
+        rows = {_number(text, name): value for (text,), value in found[name].items()}
+        if len(rows) < len(found[name]):
+            raise InputError(f"{name} has a share twice", field="sensitivity")
         able = [k for k, share in enumerate(kept[i]) if share in rows]
         if not able:
             said = f"{name} has none of the shares {', '.join(f'{s:g}' for s in kept[i])} there"
@@ -205,11 +207,14 @@ def _losses(
     return losses, counts, kept, f"the table {sensitivity}"
 
 
-def _number(text: str) -> float:
+def _number(text: str, layer: str) -> float:
     try:
-        return float(text)
+        found = float(text)
     except ValueError:
-        return math.nan
+        found = math.nan
+    if not 0 < found <= 1:
+        raise InputError(f"{layer}: expected a share above 0 and up to 1, got {show(text)}", field="sensitivity")
+    return found
 
 
 def _priced(network: OneNetwork, sizes: Mapping[str, Floats]) -> dict[str, Floats]:

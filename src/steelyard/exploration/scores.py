@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.calibrate.networks import twice
 from steelyard.cost.space_price import SpacePrices
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.scenario.space import columns_of
@@ -102,7 +103,7 @@ class Score:
         """Numbers that the user's function gives. Raises :class:`InputError`: it fails."""
         assert self.function is not None
         with theirs(f"{self.name} failed", "score"):
-            found = np.asarray(self.function(names), dtype=np.float64)
+            found = np.asarray(self.function([*names]), dtype=np.float64)
         if found.shape != (len(names),):
             shape = f"{len(names)} numbers, one for each architecture"
             raise InputError(f"{self.name}: expected {shape}, got {show(str(found.shape))}", field="score")
@@ -187,4 +188,8 @@ def _table(path: str, space: Space) -> Score:
         values.append(value)
     raise_all(problems[:10])
     codes = space.codes(a.removeprefix(f"{space.prefix}:") for a in columns["architecture"])
+    again = list(twice([row.tobytes() for row in codes]).items())[:10]
+    raise_all(
+        [Problem(f"score: row {i + 2}", f"is of the architecture of row {j + 2}; give each once") for i, j in again]
+    )
     return Score(path, "a table", False, codes=codes, known=np.array(values))

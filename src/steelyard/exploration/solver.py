@@ -8,14 +8,16 @@ methods of :class:`Solver`, declared in the entry-point group ``steelyard.solver
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.errors import Problem, show
 from steelyard.registry import Registry
+from steelyard.scenario.words import Problems
 
-__all__ = ["SOLVERS", "Codes", "Floats", "Solver"]
+__all__ = ["SOLVERS", "Codes", "Floats", "Solver", "check_seed"]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -50,3 +52,9 @@ class Solver(Protocol):
 
 #: Solvers by name.
 SOLVERS: Registry[type[Solver]] = Registry("solver", "steelyard.solvers")
+
+
+def check_seed(seed: Any, problems: Problems) -> None:
+    """Note a seed that not every solver takes."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        problems.add([Problem("seed", f"expected a whole number from 0 to {2**32 - 1:,}, got {show(str(seed))}")])

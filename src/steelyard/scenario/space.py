@@ -126,10 +126,12 @@ def columns_of(path: str | Path, wanted: Sequence[str], field: str = "architectu
     name = Path(path).name
     if not is_file(path):
         raise InputError(f"no file at {show(str(path))}", field=field)
-    lines = [line for line in read_text(path).splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [
+        line for line in read_text(path, field=field).splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
     if len(lines) > LARGEST:
         raise InputError(f"more than {LARGEST:,} rows", field=name)
-    rows = [[cell.strip() for cell in row] for row in csv.reader(lines, skipinitialspace=True)]
+    rows = [[cell.strip() for cell in row] for row in rows_of("\n".join(lines), name)]
     header = [cell.lower() for cell in rows[0]] if rows else []
     if wanted[0] not in header and len(wanted) == 1 and all(len(row) == 1 for row in rows):
         header, rows = list(wanted), [[], *rows]

@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard._version import __version__
 from steelyard.cost.array_chip import (
     GOALS,
     byte_j,
@@ -41,6 +43,7 @@ from steelyard.machine.process import memory_area_m2, multiplier_area_m2
 from steelyard.provenance import content_hash
 from steelyard.search.chip_space import ChipSpace, follows
 from steelyard.search.chip_work import Work
+from steelyard.writing import whole_file
 
 __all__ = ["Chips", "price_chips"]
 
@@ -363,6 +366,7 @@ def _folder(state: str | Path, space: ChipSpace, work: Work, count: int, most: i
             "zeros": [space.density(False), work.images.tolist()],
             "points": count,
             "most": most,
+            "version": __version__,
         }
     )
     folder = Path(state) / asked[:16]
@@ -400,9 +404,8 @@ def _run(
             cycles[group], energy[group], weighed = pricer.price(group)
             count += weighed
         if file is not None:
-            part = file.with_suffix(".part.npz")
-            np.savez(part, cycles=cycles[at], energy=energy[at])
-            part.replace(file)
+            with whole_file(file, "state") as part:
+                np.savez(part, cycles=cycles[at], energy=energy[at])
         return count
 
     total, done = 0, 0
@@ -421,6 +424,7 @@ def _kept(file: Path, points: int, workloads: int) -> tuple[Floats, Floats] | No
     try:
         with np.load(file, allow_pickle=False) as data:
             found = data["cycles"], data["energy"]
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
-    return found if all(x.shape == (points, workloads) for x in found) else None
+    whole = all(x.shape == (points, workloads) and x.dtype == np.float64 and (x > 0).all() for x in found)
+    return found if whole else None

@@ -84,8 +84,8 @@ def _read(row: str) -> tuple[Block, int]:
         act,
     )
     count = int(says.get("n", 1))
-    if block.stride < 1 or block.groups < 1 or not 1 <= count <= 1000:
-        said = "expected strides and groups of at least 1 and 1 to 1,000 blocks"
+    if min(block.channels, block.stride, block.groups) < 1 or not 1 <= count <= 1000:
+        said = "expected channels, strides and groups of at least 1 and 1 to 1,000 blocks"
         raise InputError(f"{said}, got {show(row)}", field="stages")
     return block, count
 
