@@ -12,10 +12,13 @@ from steelyard.cli.main import main
 from steelyard.cost.net_price import price_net
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.errors import DoesNotFit, InputError
+from steelyard.estimation.estimate import estimate
 from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
 from steelyard.pareto import front_of
 from steelyard.search.chip import ChipPoint, ChipSearch, search_chip
+from steelyard.search.chip_price import price_chips
 from steelyard.search.chip_space import read_space
+from steelyard.search.chip_work import read_work
 from steelyard.workload.nets import load_net
 
 BASE = """
@@ -293,3 +296,31 @@ def test_no_memory_draws_more_in_a_newer_process_and_none_less_when_it_is_larger
     energies = np.array([sram_j_per_byte(2.0 ** np.arange(6, 26), nm) for nm in (3, 5, 7, 16, 28, 45, 65)])
     assert (np.diff(energies, axis=0) > 0).all()
     assert (np.diff(energies, axis=1) > 0).all()
+
+
+def test_chips_that_skip_zeros_and_their_networks_are_searched(tmp_path: Path) -> None:
+    """Skipping saves time, gating energy alone; a search says what an estimate with the same zeros says."""
+    lines = BASE.replace(
+        'bandwidth_bytes_per_s = "64GB/s"',
+        'bandwidth_bytes_per_s = "64GB/s"\nnetwork = "mesh"\nnodes = 256\nlink_energy_j_per_byte = 1e-13',
+    )
+    (tmp_path / "npu.toml").write_text(lines)
+    choose = (
+        '"compute.array.rows" = [16, 32]\n"compute.array.gates" = ["", "both"]\n"compute.array.skips" = ["", "both"]'
+    )
+    text = f'base = "npu.toml"\nweight_density = 0.4\nmap_density = 0.5\n[choose]\n{choose}'
+    (tmp_path / "space.toml").write_text(text)
+    space = read_space(tmp_path / "space.toml")
+    chips = price_chips(space, {"int8": read_work(["resnet18"], precision_named("int8"))})
+    time, energy = (x[:, 0].reshape(2, 2, 2) for x in (chips.time_s, chips.energy_j))
+    assert np.all(time[:, :, 1] < 0.7 * time[:, :, 0])
+    assert np.all(energy[:, 1, 0] < energy[:, 0, 0])
+    np.testing.assert_allclose(time[:, 1, 1], time[:, 0, 1])
+    products = (chips.time_s * chips.energy_j)[:, 0]
+    best = space.machine(chips.codes[products.argmin()])
+    assert best.level("buffer").nodes == best.compute[0].multipliers
+    alone = estimate("resnet18", on=best, techniques=["activation-zeros:0.5", "network-pruning:weights,keep=0.4"])
+    assert 0.75 * products.min() < alone.latency_s * alone.energy_j_per_item < 1.05 * products.min()
+    (tmp_path / "space.toml").write_text(text.replace('skips" = ["", "both"]', 'skips" = ["input"]'))
+    with pytest.raises(InputError, match=r"unknown skips 'input'; did you mean 'inputs'"):
+        read_space(tmp_path / "space.toml")

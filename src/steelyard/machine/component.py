@@ -275,6 +275,7 @@ class Machine:
                 yield Problem(f"compute.{compute.name}.core", str(UnknownName("core", compute.core, cores())))
             if not compute.peak:
                 yield Problem(f"compute.{compute.name}.peak", "expected the peak of at least one number format")
+        yield from self._idle_fields()
         levels = {m.name for m in self.memory}
         roots = [m.name for m in self.memory if not m.inside]
         if len(roots) != 1:
@@ -296,6 +297,25 @@ class Machine:
             if level.name in seen:
                 yield Problem(f"memory.{memory.name}.inside", "levels nest in a circle")
                 break
+
+    def _idle_fields(self) -> Iterator[Problem]:
+        """Fields of arrays and levels that say nothing without another one."""
+        for c in self.compute:
+            for name in ("gates", "skips", "converter_bits", "serial_weight_bits"):
+                if getattr(c, name) and not (c.rows and c.columns):
+                    yield Problem(f"compute.{c.name}.{name}", "expected an array, with rows and columns")
+            if not c.skips and (c.queue or c.settles != "output"):
+                name = "queue" if c.queue else "settles"
+                yield Problem(
+                    f"compute.{c.name}.{name}", "expected skips: multipliers wait for each other if they skip"
+                )
+        for m in self.memory:
+            if m.inside and m.holds and set(m.packs) - set(m.holds):
+                words = f"expected what the level holds ({', '.join(m.holds)}), got {', '.join(m.packs)}"
+                yield Problem(f"memory.{m.name}.packs", words)
+            for name in ("nodes", "ports", "link_bandwidth_bytes_per_s", "link_energy_j_per_byte", "multicast"):
+                if not m.network and getattr(m, name) != Memory.__dataclass_fields__[name].default:
+                    yield Problem(f"memory.{m.name}.{name}", "expected a network: bus, mesh or tree")
 
     @property
     def root(self) -> Memory:

@@ -41,7 +41,7 @@ from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
 from steelyard.machine.process import memory_area_m2, multiplier_area_m2
 from steelyard.provenance import content_hash
-from steelyard.search.chip_space import ChipSpace, follows
+from steelyard.search.chip_space import ChipSpace, follows, nodes_of
 from steelyard.search.chip_work import Work
 from steelyard.writing import whole_file
 
@@ -225,17 +225,21 @@ class _Pricer:
             probe_j = joules[probes].copy()
             probe_j[:, -1, 0] *= done[i]
             kept = layer_levels(layer, levels, self.bits, self.keeps, path, engine, density)
-            laid, fixed = self._laid(engine, i, density, pass_inputs(layer, kept, self.bits, engine.dataflow))
+            laid, fixed = self._laid(
+                engine, p.columns[one], i, density, pass_inputs(layer, kept, self.bits, engine.dataflow)
+            )
             found[i], count = search_nests(layer, laid, fixed, kept, self.bits, rates[probes], probe_j, np.array(goals))
             weighed += count
         cycles, energy = np.zeros((len(at), len(work.counts))), np.zeros((len(at), len(work.counts)))
         price_points(found, work.counts, done, rates, joules, np.array(exponents), cycles, energy)
         return cycles, energy, weighed
 
-    def _laid(self, engine: Compute, i: int, density: Density, inputs: float) -> tuple[Laid, Floats]:
-        e, layer, path = engine, self.work.layers[i], self.space.base.path(self.space.engine)
+    def _laid(self, engine: Compute, columns: float, i: int, density: Density, inputs: float) -> tuple[Laid, Floats]:
+        e, layer, base = engine, self.work.layers[i], self.space.engine
         key = (e.rows, e.columns, e.depth, e.units, e.dataflow, e.overlaps, e.skips, i, inputs)
         if key not in self.laid:
+            much = e.rows * columns * e.depth * e.units
+            path = tuple(replace(m, nodes=nodes_of(m, base, much)) for m in self.space.base.path(base))
             ways = ways_of(layer, e)[: WAYS if e.units == 1 else 2 * WAYS]
             links = links_of(path, ways, e)
             which, laid = laid_out(coarse_nests(layer, ways, self.most, inputs), layer, ways, inputs, links)

@@ -125,8 +125,7 @@ class ChipSpace:
             else:
                 changed.setdefault("capacity_bytes", level.capacity_bytes * more)
             faster = rate if more != 1.0 or follows(level, self.engine) else 1.0
-            if level.network and level.nodes == self.engine.multipliers:
-                changed["nodes"] = engine.multipliers
+            changed["nodes"] = nodes_of(level, self.engine, engine.multipliers)
             for name in ("bandwidth_bytes_per_s", "write_bandwidth_bytes_per_s"):
                 changed.setdefault(name, getattr(level, name) * faster)
             area = level.area_m2 * changed["capacity_bytes"] / level.capacity_bytes
@@ -146,6 +145,11 @@ class ChipSpace:
 def follows(level: Memory, engine: Compute) -> bool:
     """Whether a level has a copy for each multiplier, and so grows with their number."""
     return level.copies > 1 and level.copies == engine.multipliers
+
+
+def nodes_of(level: Memory, engine: Compute, multipliers: float) -> float:
+    """Nodes of a level's network where the array has so many multipliers: one for each if the base has."""
+    return multipliers if level.network and level.nodes == engine.multipliers else level.nodes
 
 
 def read_space(path: str | Path) -> ChipSpace:

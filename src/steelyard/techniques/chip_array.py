@@ -90,6 +90,8 @@ class ChipArray(NetTechnique):
         def changed(level: Memory) -> Memory:
             if level.name == machine.root.name and self.memory_bytes_per_s:
                 return replace(level, bandwidth_bytes_per_s=self.memory_bytes_per_s)
+            if level.network and level.nodes == engine.multipliers:
+                level = replace(level, nodes=other.multipliers)
             if level.copies > 1 and level.copies == engine.multipliers:
                 level = replace(
                     level,
