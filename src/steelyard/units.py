@@ -17,8 +17,19 @@ if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
 
-__all__ = ["PREFIXES", "Quantity", "figure", "format_quantity", "parameters_text", "parse_quantity", "power_text"]
+__all__ = [
+    "HOURS_PER_YEAR",
+    "PREFIXES",
+    "Quantity",
+    "figure",
+    "format_quantity",
+    "parameters_text",
+    "parse_quantity",
+    "power_text",
+]
 
+#: Of a mean year, of 365.25 days.
+HOURS_PER_YEAR = 8766.0
 #: Multipliers of SI and binary prefixes.
 PREFIXES: dict[str, float] = {
     "f": 1e-15,

@@ -114,7 +114,6 @@ def test_a_damaged_answer_is_set_aside_and_said(tmp_path: Path) -> None:
     shown = Shown({"schema": "x"}, [{"a": 1}], [], {"title": "t"})
     store.put(question, shown)
     assert store.get(question) == shown and store.notices == []
-    assert [one["query"] for one in store.kept("estimate")] == ["model=a&on=b"]
     (path,) = tmp_path.glob("*.json")
     whole = path.read_bytes()
     damages = (whole[:40], whole[:-5], whole.replace(b'"a": 1', b'"a": 2'), b"", b"\xff\xfe", b"{}\n{}")
@@ -127,14 +126,6 @@ def test_a_damaged_answer_is_set_aside_and_said(tmp_path: Path) -> None:
         assert len(aside) == i + 1 and damage in {p.read_bytes() for p in aside}
     store.put(question, shown)
     assert Store(tmp_path).get(question) == shown
-
-
-def test_what_is_no_answer_is_not_listed(tmp_path: Path) -> None:
-    """A link to nothing, a folder and a pipe without a writer, which would be waited for."""
-    (tmp_path / "link.json").symlink_to(tmp_path / "gone")
-    (tmp_path / "folder.json").mkdir()
-    os.mkfifo(tmp_path / "pipe.json")
-    assert Store(tmp_path).kept("simulate") == []
 
 
 def test_answers_are_kept_in_memory_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -84,19 +84,19 @@ def test_bought_devices_draw_power_and_last_for_years() -> None:
     assert three is not None and one is not None
     capex, watts = find_machine("l40s").capex_usd, 0.0
     bought = three.by_name["bought"].usd_per_hour
-    watts = (bought - capex / (3 * 8760)) / 0.1 * 1000
+    watts = (bought - capex / (3 * 8766)) / 0.1 * 1000
     assert 30 < watts < 1000
-    assert one.by_name["bought"].usd_per_hour == pytest.approx(capex / 8760 + watts / 1000 * 0.5)
+    assert one.by_name["bought"].usd_per_hour == pytest.approx(capex / 8766 + watts / 1000 * 0.5)
     assert three.use_frac is not None and 0 < three.use_frac < 1
 
 
 def test_a_price_without_a_rental_counts_the_power() -> None:
     machine, ledger = find_machine("xeon_8480"), Ledger()
     found = hourly_price(machine, None, ledger)
-    assert found.usd_per_hour == pytest.approx(machine.capex_usd / (3 * 8760) + machine.tdp_w / 1000 * 0.10)
+    assert found.usd_per_hour == pytest.approx(machine.capex_usd / (3 * 8766) + machine.tdp_w / 1000 * 0.10)
     assert "power at 0.10 USD/kWh" in found.note and f"{machine.tdp_w:,.0f} W" in ledger.assumptions[0]
     assert hourly_price(machine, 2.0, ledger).usd_per_hour == 2.0
-    assert Purchase(1, 0.0).usd_per_hour(8760, 1e6) == 1.0
+    assert Purchase(1, 0.0).usd_per_hour(8766, 1e6) == 1.0
 
 
 @pytest.mark.parametrize("text", ["soon", "5min,start=x", "5min,5min", "5min,stop=3s", "-1s", "1e9"])

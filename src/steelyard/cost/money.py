@@ -8,11 +8,9 @@ from typing import NamedTuple
 from steelyard.machine.catalogue import find_whole, price_of
 from steelyard.machine.component import Machine
 from steelyard.provenance import Ledger
-from steelyard.units import power_text
+from steelyard.units import HOURS_PER_YEAR, power_text
 
-__all__ = ["HOURS_PER_YEAR", "HourlyPrice", "Purchase", "hourly_price", "mean_price"]
-
-HOURS_PER_YEAR = 8760.0
+__all__ = ["HourlyPrice", "Purchase", "hourly_price", "mean_price"]
 
 
 class Purchase(NamedTuple):

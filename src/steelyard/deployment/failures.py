@@ -20,7 +20,7 @@ from steelyard.documents import build_file
 from steelyard.errors import InputError, UnknownName
 from steelyard.folders import catalogue_files
 from steelyard.interval import Z80
-from steelyard.units import Quantity
+from steelyard.units import HOURS_PER_YEAR, Quantity
 
 __all__ = ["KINDS", "NEVER", "Cluster", "Failures", "Rate", "failing_clusters", "parse_failures", "typical_failures"]
 
@@ -42,8 +42,8 @@ _PERIODS: Final = {
     **dict.fromkeys(("h", "hr", "hour"), 3600.0),
     **dict.fromkeys(("d", "day"), DAY_S),
     "week": 7 * DAY_S,
-    "month": 365.25 / 12 * DAY_S,
-    "year": 365.25 * DAY_S,
+    "month": HOURS_PER_YEAR / 12 * 3600.0,
+    "year": HOURS_PER_YEAR * 3600.0,
 }
 _THINGS: Final = {"node": "node", "server": "node", "host": "node", "gpu": "device", "device": "device", "job": "job"}
 _RATE = re.compile(

@@ -25,13 +25,12 @@ import numpy as np
 
 from steelyard.documents import build_file
 from steelyard.errors import InputError, Problem, raise_all
+from steelyard.units import HOURS_PER_YEAR
 
 __all__ = ["Made", "Service", "die_yield", "dies_per_wafer", "in_service", "silicon"]
 
 #: Diameter of a wafer, m.
 WAFER_M = 0.3
-#: Hours of a mean year, of 365.25 days.
-YEAR_H = 8766.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +168,6 @@ def in_service(
     if not pue >= 1:
         problems.append(Problem("pue", f"expected at least 1, got {pue:g}"))
     raise_all(problems)
-    kwh = np.asarray(power_w, dtype=np.float64) / 1e3 * years * YEAR_H * pue
+    kwh = np.asarray(power_w, dtype=np.float64) / 1e3 * years * HOURS_PER_YEAR * pue
     carbon = made.carbon_kg + kwh * kg_per_kwh
     return Service(kwh, made.usd + kwh * usd_per_kwh, carbon, made.carbon_kg / carbon)

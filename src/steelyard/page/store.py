@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,8 @@ from steelyard.writing import write_text
 __all__ = ["Store"]
 
 SCHEMA = "steelyard.page_answer/1"
-#: Largest answer kept, and most answers listed.
-MAX_BYTES, MAX_LISTED = 256 * 2**20, 200
+#: Largest answer kept.
+MAX_BYTES = 256 * 2**20
 
 
 class Store:
@@ -76,22 +75,6 @@ class Store:
             self._memory[key] = shown
             self._say(f"answers are kept in memory only: {error}")
 
-    def kept(self, screen: str) -> list[Mapping[str, Any]]:
-        """The questions of a screen whose answers are kept, the newest first: ``query``, ``version``."""
-        if self._folder is None or not self._folder.is_dir():
-            return []
-        dated = [(written, p) for p in self._folder.glob("*.json") if (written := _written(p)) is not None]
-        found: list[Mapping[str, Any]] = []
-        for _, path in sorted(dated, reverse=True)[:MAX_LISTED]:
-            try:
-                with path.open(encoding="utf-8") as stream:
-                    head = json.loads(stream.readline(2**16))
-            except (OSError, ValueError):
-                continue
-            if isinstance(head, dict) and head.get("screen") == screen and isinstance(head.get("query"), str):
-                found.append({"query": head["query"], "version": str(head.get("version", ""))})
-        return found
-
     def _set_aside(self, path: Path, why: str) -> None:
         aside = next(p for i in range(10_000) if not (p := path.with_suffix(f".damaged{i or ''}")).exists())
         try:
@@ -103,15 +86,6 @@ class Store:
     def _say(self, words: str) -> None:
         if words not in self.notices:
             self.notices.append(words)
-
-
-def _written(path: Path) -> float | None:
-    """When a file was written; None: it is none, or another server has just set it aside."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime if stat.S_ISREG(found.st_mode) else None
 
 
 def _read(path: Path) -> Shown:
