@@ -217,6 +217,14 @@ def test_limits_leave_less_and_what_none_keeps_is_said(space: Path) -> None:
         search_chip(space, ["resnet18"], power_w=1e-3)
 
 
+def test_limits_are_quantities_and_wrong_words_are_told_at_once(space: Path) -> None:
+    text = search_chip(space, "resnet18", area_m2="0.6mm2")
+    assert text.to_dict() == search_chip(space, ["resnet18"], area_m2=0.6e-6).to_dict()
+    with pytest.raises(InputError) as error:
+        search_chip(space, ["resnet18"], area_m2="25kg", power_w=-1.0, latency_s=float("nan"), batch=0, context=-1)
+    assert {p.field for p in error.value.problems} == {"area_m2", "power_w", "latency_s", "batch", "context"}
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -46,7 +46,7 @@ def search_bits(
     model: Any,
     *,
     on: str,
-    bits: str | Sequence[str] = "4,8,w8a16",
+    bits: str | int | Sequence[str | int] = "4,8,w8a16",
     sensitivity: str = "noise",
     latency: Any = None,
     energy: Any = None,
@@ -90,9 +90,9 @@ def search_bits(
     return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 
-def _pairs(bits: str | Sequence[str]) -> list[tuple[int, int]]:
+def _pairs(bits: str | int | Sequence[str | int]) -> list[tuple[int, int]]:
     """Widths of weights and activations. Raises :class:`InputError`."""
-    texts = [t.strip() for t in bits.split(",")] if isinstance(bits, str) else [str(b) for b in bits]
+    texts = [t.strip() for t in str(bits).split(",")] if isinstance(bits, str | int) else [str(b) for b in bits]
     found = []
     for text in texts:
         match = _CHOICE.fullmatch(text)

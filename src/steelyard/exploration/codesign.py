@@ -28,7 +28,7 @@ from steelyard.exploration.scores import Score, read_score
 from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.pareto import front_of
 from steelyard.scenario.words import Problems
-from steelyard.search.chip import ChipPoint, chip_point
+from steelyard.search.chip import ChipPoint, chip_point, read_asked
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
 from steelyard.search.chip_work import Work, read_parts
@@ -92,12 +92,12 @@ def is_space(name: str) -> bool:
 @complete
 def search_codesign(
     space: str | Path | ChipSpace,
-    workloads: Sequence[str],
+    workloads: str | Sequence[str],
     *,
     score: Any = "entropy",
-    area_m2: float = np.inf,
-    power_w: float = np.inf,
-    latency_s: float = np.inf,
+    area_m2: float | str = np.inf,
+    power_w: float | str = np.inf,
+    latency_s: float | str = np.inf,
     solver: str = "auto",
     budget: int = 5000,
     seed: int = 0,
@@ -138,7 +138,9 @@ def search_codesign(
     if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
         problems.add([Problem("budget", f"expected 1 to 10,000,000 pairs, got {show(budget)}")])
     check_seed(seed, problems)
-    named = [name.strip() for name in workloads if name.strip()]
+    asked = {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s}
+    given, limits = read_asked(workloads, asked, (batch, context), problems)
+    named = [name.strip() for name in given if name.strip()]
     spaces = [name for name in named if is_space(name)]
     if len(spaces) != 1:
         problems.add([Problem("workloads", f"expected one space of networks, got {show(', '.join(spaces) or 'none')}")])
@@ -153,9 +155,8 @@ def search_codesign(
     scores = _scores(score, networks, chips.formats)
     beside = [name for name in named if not is_space(name)]
     works = {n: read_parts(networks, beside, precision_named(n), batch, context) for n in chips.formats}
-    limits = {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s}
     task = _Task(
-        price_chips(chips, works, area_m2, jobs, state, watch),
+        price_chips(chips, works, limits["area_m2"], jobs, state, watch),
         networks,
         (spaces[0], *beside),
         works[chips.formats[0]],

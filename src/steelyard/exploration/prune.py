@@ -50,7 +50,7 @@ def search_prune(
     model: Any,
     *,
     on: str,
-    keep: str | Sequence[float] = "1,0.75,0.5,0.25",
+    keep: str | float | Sequence[float] = "1,0.75,0.5,0.25",
     step: int = 8,
     sensitivity: str = "width",
     latency: Any = None,
@@ -101,10 +101,10 @@ def search_prune(
     return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 
-def _shares(keep: str | Sequence[float]) -> list[float]:
+def _shares(keep: str | float | Sequence[float]) -> list[float]:
     """Shares, largest first. Raises :class:`InputError`."""
     found = []
-    for text in keep.split(",") if isinstance(keep, str) else keep:
+    for text in str(keep).split(",") if isinstance(keep, str | float | int) else keep:
         try:
             value = float(text)
         except ValueError:

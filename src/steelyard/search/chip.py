@@ -12,16 +12,19 @@ from numpy.typing import NDArray
 
 from steelyard._display import Result
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import DoesNotFit
+from steelyard.errors import DoesNotFit, Problem, show
 from steelyard.machine.die import dies_per_wafer, silicon
 from steelyard.pareto import front_of
+from steelyard.scenario.words import Problems
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
 from steelyard.search.chip_work import Work, read_work
+from steelyard.units import parse_quantity
 
-__all__ = ["ChipPoint", "ChipSearch", "chip_point", "search_chip"]
+__all__ = ["ChipPoint", "ChipSearch", "chip_point", "read_asked", "search_chip"]
 
 Floats = NDArray[np.float64]
+_LIMITS: Mapping[str, str] = {"area_m2": "m2", "power_w": "W", "latency_s": "s"}
 #: Points of the front that an answer holds.
 SHOWN = 200
 
@@ -68,11 +71,11 @@ class ChipSearch(Result):
 
 def search_chip(
     space: str | Path | ChipSpace,
-    workloads: Sequence[str],
+    workloads: str | Sequence[str],
     *,
-    area_m2: float = np.inf,
-    power_w: float = np.inf,
-    latency_s: float = np.inf,
+    area_m2: float | str = np.inf,
+    power_w: float | str = np.inf,
+    latency_s: float | str = np.inf,
     batch: int = 1,
     context: int = 512,
     jobs: int = 2,
@@ -84,7 +87,7 @@ def search_chip(
     Args:
         space: the file of a space, or what was read of one.
         workloads: networks, and models that are served with what they do (``llama-3.2-1b:decode``).
-        area_m2: most silicon, arrays and memories on chip, m2.
+        area_m2: most silicon, arrays and memories on chip, m2; this and the next also as text, ``25mm2``.
         power_w: most mean power while a workload runs, W.
         latency_s: most time of a pass of every workload, s.
         batch: items of a pass.
@@ -97,9 +100,39 @@ def search_chip(
         InputError: space, workloads or limits are wrong.
         DoesNotFit: no chip keeps the limits.
     """
-    found = space if isinstance(space, ChipSpace) else read_space(space)
-    works = {name: read_work(workloads, precision_named(name), batch, context) for name in found.formats}
-    return _search(found, works, area_m2, power_w, latency_s, jobs, state, watch, batch, context)
+    problems = Problems()
+    names, limits = read_asked(
+        workloads, {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s}, (batch, context), problems
+    )
+    found = space if isinstance(space, ChipSpace) else problems.read(read_space, space)
+    problems.done()
+    assert found is not None
+    works = {name: read_work(names, precision_named(name), batch, context) for name in found.formats}
+    return _search(found, works, **limits, jobs=jobs, state=state, watch=watch, batch=batch, context=context)
+
+
+def read_asked(
+    workloads: str | Sequence[str], limits: Mapping[str, Any], counts: tuple[int, int], problems: Problems
+) -> tuple[list[str], dict[str, float]]:
+    """Workloads by name, and limits in SI units.
+
+    Args:
+        workloads: a list, or separated by commas.
+        limits: ``area_m2``, ``power_w``, ``latency_s``: numbers, or text such as ``25mm2``.
+        counts: items of a pass and tokens.
+        problems: those that are no quantity above 0, or no number of items or tokens.
+    """
+    names = workloads.split(",") if isinstance(workloads, str) else [str(name) for name in workloads]
+    found: dict[str, float] = {}
+    for name, value in limits.items():
+        limit = problems.read(parse_quantity, value, _LIMITS[name], name)
+        if limit is not None and not limit > 0:
+            problems.add([Problem(name, f"expected a limit above 0, got {limit:g}")])
+        found[name] = np.inf if limit is None else limit
+    for name, count in zip(("batch", "context"), counts, strict=True):
+        if not isinstance(count, int) or not 1 <= count <= 1_000_000:
+            problems.add([Problem(name, f"expected 1 to 1,000,000, got {show(str(count))}")])
+    return names, found
 
 
 def _search(
