@@ -10,11 +10,14 @@ README.md of espressif/esp-tflite-micro (person detection at 240 MHz; its arena 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from statistics import mean, median
 
+import numpy as np
 import pytest
 
 import steelyard as sy
+from steelyard.errors import DoesNotFit
 from steelyard.estimation.network import NetEstimate
 from steelyard.estimation.network_remedy import network_remedy
 from steelyard.report.figures import figures_of
@@ -100,6 +103,36 @@ def test_memory_at_every_op_and_what_would_fit() -> None:
         assert found.fits or network_remedy(found) == remedy
     assert network_remedy(_asked("mobilenetv2_035_tiny", "stm32f412", "tinyengine")) == "--with patch-inference:2"
     assert network_remedy(_asked("mcunet_in4", "stm32f746", "tinyengine")).startswith("none")
+
+
+SPACE = """
+family = "mobile"
+config = { stem = 16, head = 0, classes = 10 }
+size = [96, 96]
+stage = [
+  { row = "ds 8" },
+  { row = "mb 16 k{kernel} s2 x{expand}", choose = { kernel = [3, 7], expand = [3, 6] } },
+  { row = "mb {channels} s2 x{expand} n2", choose = { channels = [24, 40], expand = [3, 6] } },
+]
+"""
+
+
+@pytest.mark.parametrize("runtime", ["tinyengine", "cmsis_nn"])
+def test_a_search_weighs_the_memory_that_an_estimate_says(runtime: str, tmp_path: Path) -> None:
+    (tmp_path / "space.toml").write_text(SPACE)
+    space = str(tmp_path / "space.toml")
+    asked = {"on": "stm32f746", "runtime": runtime, "score": "macs"}
+    found = sy.search_network(space, **asked)
+    assert found.peak_memory_bytes is not None
+    for architecture, held in zip(found.architectures, found.peak_memory_bytes, strict=True):
+        one = sy.estimate(f"{space}:{architecture}", on="stm32f746", runtime=runtime)
+        assert one.peak_memory_bytes == held  # type: ignore[union-attr]
+    limit = float(np.median(found.peak_memory_bytes))
+    fewer = sy.search_network(space, memory=limit, **asked)
+    assert fewer.peak_memory_bytes is not None and fewer.peak_memory_bytes.max() <= limit
+    assert found.peak_memory_bytes.max() > limit and fewer.score[0] < found.score[0]
+    with pytest.raises(DoesNotFit, match=r"of memory of 1\.00 KiB on stm32f746"):
+        sy.search_network(space, memory="1KiB", **asked)
 
 
 def test_flash() -> None:

@@ -26,6 +26,7 @@ class Wanted:
     ] = "entropy"
     macs: Annotated[str, option("multiply-accumulates at most", topic=FIRST)] = ""
     parameters: Annotated[str, option("parameters at most", topic=FIRST)] = ""
+    memory: Annotated[str, option("of microcontrollers: activations at once at most: 256KiB", topic=FIRST)] = ""
     sure: Annotated[str, option("probability of keeping the limits of time: 0.9", topic=FIRST)] = ""
     batch: Annotated[str, option("items of a pass", topic=FIRST)] = ""
     runtime: Annotated[str, option("runtime, as for estimate", topic=FIRST)] = ""

@@ -28,10 +28,12 @@ from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
 __all__ = [
+    "Held",
     "arena_bytes",
     "check_counted",
     "extents",
     "held_over",
+    "held_parts",
     "instructions",
     "kernel_cycles",
     "library_of",
@@ -199,6 +201,44 @@ def _own_bytes(graph: TensorGraph, runtime: Runtime) -> float:
     library = library_of(runtime)
     channels = sum(_channels(graph, n) for n in graph.nodes if is_product(n)) * library.arena_channel_bytes
     return channels + _steps(graph, runtime) * library.arena_node_bytes + library.arena_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Memory of a pass in parts: its peak is the largest of ``tensors``, that of ``buffers``, and all of ``own``."""
+
+    steps: list[str]
+    """Module of each op of the library."""
+    tensors: Array
+    """Bytes alive together at each."""
+    modules: list[str]
+    """Module of each op of the graph."""
+    buffers: Array
+    """Bytes beside the tensors that its kernel needs."""
+    own: Array
+    """Bytes that the library keeps of it."""
+    fixed: float
+    """What it keeps whatever runs."""
+
+
+def held_parts(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> Held:
+    """Memory of a pass by module, for one scenario; a planner that leaves gaps needs more (:func:`arena_bytes`)."""
+    library = library_of(runtime)
+    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
+    found = _lives(graph, given, runtime, precision)
+    rows = np.array([float(np.max(size)) for size, _, _ in found.lives])
+    times = np.array([(first, last) for _, first, last in found.lives])
+    alive = [rows[(times[:, 0] <= t) & (t <= times[:, 1])].sum() for t in range(2 * len(found.names))]
+    buffers = [float(np.max(_buffers(graph, n, given, library)[0])) * library.buffers_beside for n in graph.nodes]
+    own = [
+        (_is_step(n, runtime) + bool(np.any(_bordered(graph, n, given, library)))) * library.arena_node_bytes
+        + (_channels(graph, n) * library.arena_channel_bytes if is_product(n) else 0.0)
+        for n in graph.nodes
+    ]
+    steps = [name.partition(",")[0] for name in found.names]
+    fixed = found.kept + library.arena_bytes
+    peaks = np.max(np.reshape(alive, (-1, 2)), axis=1)
+    return Held(steps, peaks, [n.name for n in graph.nodes], np.array(buffers), np.array(own), fixed)
 
 
 @dataclass(frozen=True, slots=True)

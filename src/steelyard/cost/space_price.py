@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.cost.net_cycles import Held
 from steelyard.cost.net_price import NetPrice
 from steelyard.workload.networks.search_space import Space
 from steelyard.workload.tensor_counts import macs
@@ -36,6 +37,16 @@ class SpacePrices:
     shared: Mapping[str, float]
     choices: Mapping[str, Floats]
     """``[features]``."""
+    peaks: Mapping[str, tuple[float, Floats]] = field(default_factory=dict)
+    """Of what the largest counts, and not the sum: of all architectures, and of every choice; none: not known."""
+
+    def peak_bytes(self, counts: Floats) -> Floats | None:
+        """Memory that an architecture needs at once: its largest tensors and buffers, and what is kept of all of it."""
+        if not self.peaks:
+            return None
+        taken = counts > 0
+        most = [np.maximum(shared, np.where(taken, each, 0.0).max(axis=1)) for shared, each in self.peaks.values()]
+        return np.asarray(sum(most) + self["held"](counts), dtype=np.float64)
 
     def __getitem__(self, name: str) -> Callable[[Floats], Floats]:
         """What makes sums of counts ``[n, features]``."""
@@ -43,7 +54,10 @@ class SpacePrices:
 
 
 def price_space(
-    space: Space, graph_of: Callable[[Sequence[int]], TensorGraph], price: Callable[[TensorGraph], NetPrice] | None
+    space: Space,
+    graph_of: Callable[[Sequence[int]], TensorGraph],
+    price: Callable[[TensorGraph], NetPrice] | None,
+    held: Callable[[TensorGraph], Held] | None = None,
 ) -> SpacePrices:
     """Sums of every choice.
 
@@ -51,8 +65,13 @@ def price_space(
         space: the space.
         graph_of: the network of an architecture.
         price: prices a network for one scenario; None: multiply-accumulates and parameters alone.
+        held: memory of a network by module, where it is planned; peaks of modules that several choices share are not
+            known.
     """
-    names = (*_OPS, *((*_KERNELS, "step_s") if price else ()))
+    if any(len(part.groups) > 1 for part in space.parts):
+        held = None
+    names = (*_OPS, *((*_KERNELS, "step_s") if price else ()), *(("held",) if held else ()))
+    most = {name: np.zeros(len(space.features) + 1) for name in (("tensors", "buffers") if held else ())}
     shared: dict[str, list[float]] = {name: [] for name in names}
     found = {name: np.zeros(len(space.features)) for name in names}
     for code in space.probes():
@@ -62,13 +81,23 @@ def price_space(
             parts += _of_kernels(price(graph))
         row = np.array([code])
         at = [int(part.groups[0].features(row)[0]) for part in space.parts]
+        if held:
+            memory = held(graph)
+            parts.append(("held", [*memory.modules, ""], [*memory.own, memory.fixed]))
+            for name, modules, sizes in (
+                ("tensors", memory.steps, memory.tensors),
+                ("buffers", memory.modules, memory.buffers),
+            ):
+                places = [[*at, -1][part_of(space, module)] for module in modules]
+                np.maximum.at(most[name], places, sizes)
         for name, modules, values in parts:
             sums = np.zeros(len(at) + 1)
             np.add.at(sums, [part_of(space, module) for module in modules], values)
             shared[name].append(float(sums[-1]))
             for part, feature, total in zip(space.parts, at, sums, strict=False):
                 found[name][feature] = total / len(part.groups)
-    return SpacePrices(space, {name: float(np.mean(values)) for name, values in shared.items()}, found)
+    peaks = {name: (float(values[-1]), values[:-1]) for name, values in most.items()}
+    return SpacePrices(space, {name: float(np.mean(values)) for name, values in shared.items()}, found, peaks)
 
 
 def part_of(space: Space, module: str) -> int:

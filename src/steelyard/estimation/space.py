@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
+from steelyard.cost.net_cycles import Held, held_parts
 from steelyard.cost.net_price import NetPrice, energy_j, log_spread, price_net, reach_of
 from steelyard.cost.space_price import SpacePrices, price_space
 from steelyard.interval import interval80
@@ -52,6 +53,8 @@ class SpaceEstimate(Result):
     hourly_usd: float | None
     """Rent of a device; None: no price is known."""
     ledger: Ledger
+    peak_memory_bytes: Floats | None = None
+    """Of a microcontroller's memory for activations; None: it is not planned."""
 
     def __len__(self) -> int:
         return len(self.latency_s)
@@ -121,6 +124,7 @@ def answer_space(scenario: SpaceScenario, prices: SpacePrices | None = None) -> 
         limit_s=limit,
         hourly_usd=usd,
         ledger=ledger,
+        peak_memory_bytes=prices.peak_bytes(counts),
     )
 
 
@@ -153,7 +157,12 @@ def space_prices(scenario: SpaceScenario) -> SpacePrices:
             effects=network.effects,
         )
 
-    return price_space(space, graph_of, price if network else None)
+    def held(graph: TensorGraph) -> Held:
+        assert network is not None
+        return held_parts(graph, {"batch": scenario.batch}, network.runtime, network.precision)
+
+    planned = network is not None and network.runtime.library is not None and not network.effects
+    return price_space(space, graph_of, price if network else None, held if planned else None)
 
 
 def provenance_of(scenario: SpaceScenario) -> Mapping[str, Any]:

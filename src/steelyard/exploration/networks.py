@@ -60,7 +60,7 @@ class NetworkSearch(Result):
     macs: Floats
     parameters: Floats
     limits: Mapping[str, float]
-    """Limits by name: ``latency_s.DEVICE``, ``macs``, ``parameters``."""
+    """Limits by name: ``latency_s.DEVICE``, ``macs``, ``parameters``, ``memory``."""
     sure: float
     how: str
     """``every architecture``, ``integer programs``, or the solver."""
@@ -73,6 +73,8 @@ class NetworkSearch(Result):
     ended: str
     ledger: Ledger
     provenance: Mapping[str, Any]
+    peak_memory_bytes: Floats | None = None
+    """Activations at once, the most of the devices that plan them; None: none does."""
 
     def __len__(self) -> int:
         return len(self.architectures)
@@ -118,8 +120,9 @@ def search_network(
         seed: of the solver.
         log: a file that keeps what a solver tried; one that is there is gone on from.
         progress: is called with networks tried and the budget.
-        words: fields of ``estimate`` that hold for every network: ``batch``, ``runtime``, ``precision``, ``size`` ...
-            and ``executor``, who calls a score ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``.
+        words: fields of ``estimate`` that hold for every network: ``batch``, ``runtime``, ``precision``, ``size`` ...,
+            ``memory``, bytes of activations at most on microcontrollers (else what each has); and ``executor``, who
+            calls a score ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``.
 
     Raises:
         InputError: a field is wrong.
@@ -174,9 +177,9 @@ def read_task(space: str, words: Mapping[str, Any], problems: Problems) -> _Task
         )
     chance = problems.read(_sure, sure)
     limits = problems.read(_limits, latency, names) or {}
-    for name in ("macs", "parameters"):
+    for name, unit in (("macs", "1"), ("parameters", "1"), ("memory", "B")):
         if (value := said.pop(name, None)) is not None:
-            found = problems.read(parse_quantity, value, "1", name)
+            found = problems.read(parse_quantity, value, unit, name)
             if found is not None and not found > 0:
                 problems.add([Problem(name, f"expected a number above 0, got {show(value)}")])
             limits[name] = found or math.nan
@@ -187,6 +190,9 @@ def read_task(space: str, words: Mapping[str, Any], problems: Problems) -> _Task
     problems.done()
     assert judged is not None
     found_sheets = [s for s in sheets if s is not None]
+    if "memory" in limits and not any(sheet.plans for sheet in found_sheets):
+        words = "only of microcontrollers and spaces whose blocks are chosen one by one: elsewhere it is not planned"
+        raise InputError(words, field="memory")
     return _Task(known, found_sheets, judged, limits, quantile(chance), tuple(names), chance)
 
 
@@ -221,6 +227,19 @@ class _Sheet:
 
     def of(self, codes: Codes) -> SpaceEstimate:
         return answer_space(replace(self.scenario, codes=codes), self.prices)
+
+    @property
+    def plans(self) -> bool:
+        """Whether the memory of activations is known of every architecture."""
+        return self.memory_bytes < math.inf and bool(self.prices.peaks)
+
+    @property
+    def memory_bytes(self) -> float:
+        """What activations may take where they have a memory of their own."""
+        network = self.scenario.network
+        machine = None if network is None else network.cluster.machine
+        apart = None if machine is None else machine.apart
+        return math.inf if machine is None or apart is None else apart.capacity_bytes - machine.reserved_bytes
 
     @property
     def room(self) -> float:
@@ -320,8 +339,26 @@ class _Task:
             over = np.maximum(over, slow / limit - 1.0)
         for name, limit in self.most.items():
             over = np.maximum(over, getattr(found[0], name) / limit - 1.0)
+        for sheet, f in zip(self.sheets, found, strict=True):
+            if sheet.plans:
+                over = np.maximum(over, f.peak_memory_bytes / self._memory(sheet) - 1.0)
         values[np.isnan(scores)] = np.inf
         return Figures(values, over)
+
+    def _memory(self, sheet: _Sheet) -> float:
+        """Bytes that activations may take at once on a device."""
+        return min(sheet.memory_bytes, self.limits.get("memory", math.inf))
+
+    def _refused(self) -> list[tuple[Sum, float]]:
+        """That no choice is taken whose tensors alone, with the largest buffers and all that is kept, are too much."""
+        found = []
+        for sheet in self.sheets:
+            if sheet.plans:
+                (_, tensors), (shared, buffers) = (sheet.prices.peaks[name] for name in ("tensors", "buffers"))
+                kept = sheet.prices["held"](self.space.counts(np.array(self.space.probes()))).max()
+                room = self._memory(sheet) - max(shared, buffers.max()) - kept
+                found.append((Sum(0.0, (tensors > room).astype(np.float64)), 0.5))
+        return found
 
     def _sums(self, sheet: _Sheet, spread: float) -> list[Sum]:
         """Sums that a time must not pass: the device's kernels and its host, or what was measured."""
@@ -344,6 +381,7 @@ class _Task:
             for name, limit in self.most.items()
             if limit < math.inf
         ]
+        fixed += self._refused()
         spreads = [self._spread(sheet) for sheet in self.sheets]
         sums = [self._sums(sheet, self.z * s) for sheet, s in zip(self.sheets, spreads, strict=True)]
         hard = [self.limits.get(f"latency_s.{sheet.name}", math.inf) for sheet in self.sheets]
@@ -394,6 +432,9 @@ class _Task:
             least = float(getattr(found[0], name).min())
             if least > limit:
                 told.append(f"{least:,.0f} {name} of {limit:,.0f}")
+        for sheet, f in zip(self.sheets, found, strict=True):
+            if sheet.plans and (held := float(np.min(f.peak_memory_bytes))) > (limit := self._memory(sheet)):
+                told.append(f"{format_quantity(held, 'B')} of memory of {format_quantity(limit, 'B')} on {sheet.name}")
         return f"the least of {len(codes):,} tried: " + ", ".join(told)
 
     def _drawn(self) -> Codes:
@@ -421,14 +462,18 @@ class _Task:
                 chance = np.minimum(chance, [normal.cdf(v) for v in z.tolist()])
         for sheet in self.sheets:
             if sheet.scenario.network is not None and sheet.scenario.network.cluster.machine.kind == "mcu":
-                ledger.assume(f"{sheet.name} holds {sheet.room:,.0f} weights; activations and code are not weighed")
+                room = format_quantity(self._memory(sheet), "B")
+                rest = f" and activations of {room}; code is" if sheet.plans else "; activations and code are"
+                ledger.assume(f"{sheet.name} holds {sheet.room:,.0f} weights{rest} not weighed")
         if self.score.proxy:
             ledger.assume(f"{self.score.name} is a proxy, {self.score.title}: it is no accuracy")
 
         def stack(name: str) -> Floats:
             return np.stack([getattr(f, name) for f in found], axis=1)
 
+        held = [f.peak_memory_bytes for f in found if f.peak_memory_bytes is not None]
         return NetworkSearch(
+            peak_memory_bytes=np.max(held, axis=0) if held else None,
             space=self.space,
             devices=self.devices,
             score_name=self.score.name,

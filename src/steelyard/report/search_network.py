@@ -32,6 +32,8 @@ def flat_rows(found: NetworkSearch) -> list[dict[str, Any]]:
             "macs": float(found.macs[i]),
             "parameters": float(found.parameters[i]),
         }
+        if found.peak_memory_bytes is not None:
+            row["peak_memory_bytes"] = float(found.peak_memory_bytes[i])
         rows.append(row)
     return rows
 
@@ -48,6 +50,7 @@ def to_dict(found: NetworkSearch) -> dict[str, Any]:
             "chance": found.chance[i],
             "macs": found.macs[i],
             "parameters": found.parameters[i],
+            "peak_memory_bytes": None if found.peak_memory_bytes is None else found.peak_memory_bytes[i],
         }
         for i, architecture in enumerate(found.architectures)
     ]
@@ -88,9 +91,9 @@ def report(found: NetworkSearch, width: int | None = None) -> str:
 
 def effort(found: NetworkSearch) -> str:
     """Limits, how many networks were tried, and how."""
+    units = {"macs": "", "parameters": "", "memory": "B"}
     limits = ", ".join(
-        f"{name.removeprefix('latency_s.')} {q(v, 's')}" if name.startswith("latency") else f"{name} {q(v, '').strip()}"
-        for name, v in found.limits.items()
+        f"{name.removeprefix('latency_s.')} {q(v, units.get(name, 's')).strip()}" for name, v in found.limits.items()
     )
     how = f"exact, by {found.how}" if found.exact else f"{found.how}, {found.ended}"
     return f"{f'within {limits}; ' if limits else ''}{found.tried:,} tried, {how}"
@@ -102,7 +105,8 @@ def cells(found: NetworkSearch) -> tuple[list[str], list[list[str]]]:
     heads = ["score"]
     for device in found.devices:
         heads += [device, "80% interval"] if alone else [device]
-    heads += ["MACs", "parameters", *(["chance"] if found.limits else [])]
+    held = found.peak_memory_bytes
+    heads += ["MACs", "parameters", *(["memory"] if held is not None else []), *(["chance"] if found.limits else [])]
     rows = []
     for i in range(len(found)):
         row = [f"{i + 1}.", figure(float(found.score[i]))]
@@ -111,6 +115,7 @@ def cells(found: NetworkSearch) -> tuple[list[str], list[list[str]]]:
             if alone:
                 row.append(span(float(found.low_s[i, d]), float(found.high_s[i, d])))
         row += [q(float(v[i]), "").strip() for v in (found.macs, found.parameters)]
+        row += [q(float(held[i]), "B")] if held is not None else []
         rows.append([*row, *([f"{100 * float(found.chance[i]):.0f} %"] if found.limits else [])])
     return ["", *heads], rows
 
