@@ -191,8 +191,8 @@ def read_task(space: str, words: Mapping[str, Any], problems: Problems) -> _Task
     assert judged is not None
     found_sheets = [s for s in sheets if s is not None]
     if "memory" in limits and not any(sheet.plans for sheet in found_sheets):
-        words = "only of microcontrollers and spaces whose blocks are chosen one by one: elsewhere it is not planned"
-        raise InputError(words, field="memory")
+        why = "only of microcontrollers and spaces whose blocks are chosen one by one: elsewhere it is not planned"
+        raise InputError(why, field="memory")
     return _Task(known, found_sheets, judged, limits, quantile(chance), tuple(names), chance)
 
 
@@ -340,7 +340,7 @@ class _Task:
         for name, limit in self.most.items():
             over = np.maximum(over, getattr(found[0], name) / limit - 1.0)
         for sheet, f in zip(self.sheets, found, strict=True):
-            if sheet.plans:
+            if f.peak_memory_bytes is not None:
                 over = np.maximum(over, f.peak_memory_bytes / self._memory(sheet) - 1.0)
         values[np.isnan(scores)] = np.inf
         return Figures(values, over)
@@ -433,7 +433,8 @@ class _Task:
             if least > limit:
                 told.append(f"{least:,.0f} {name} of {limit:,.0f}")
         for sheet, f in zip(self.sheets, found, strict=True):
-            if sheet.plans and (held := float(np.min(f.peak_memory_bytes))) > (limit := self._memory(sheet)):
+            held = 0.0 if f.peak_memory_bytes is None else float(f.peak_memory_bytes.min())
+            if held > (limit := self._memory(sheet)):
                 told.append(f"{format_quantity(held, 'B')} of memory of {format_quantity(limit, 'B')} on {sheet.name}")
         return f"the least of {len(codes):,} tried: " + ", ".join(told)
 
