@@ -132,6 +132,11 @@ def test_wrong_questions_are_refused(folder: Path, workloads: list[str], words: 
         search_codesign(folder / "chips.toml", workloads, **words)
 
 
+def test_scores_that_are_no_number_are_told(folder: Path) -> None:
+    with pytest.raises(InputError, match="no network that was tried has a score"):
+        search_codesign(folder / "chips.toml", str(folder / "nets.toml"), score=lambda names: [np.nan] * len(names))
+
+
 def test_a_format_that_there_is_not_is_refused(folder: Path) -> None:
     wrong = folder / "wrong.toml"
     wrong.write_text(CHIPS.replace('"w4a4"', '"int5"'))

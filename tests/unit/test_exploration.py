@@ -19,6 +19,7 @@ from steelyard.exploration.additive import Sum, best_within
 from steelyard.exploration.explore import explore, front_kept, hypervolume
 from steelyard.exploration.networks import search_network
 from steelyard.exploration.predictors import search_predictor
+from steelyard.studies.answers import Chunk, Priced, failed
 from steelyard.testing.solvers import SIZES, prices
 from steelyard.workload.networks.search_space import find_space
 
@@ -254,6 +255,22 @@ def test_a_score_is_called_by_processes_as_by_this_one(tmp_path: Path) -> None:
             search_network("nb201", on="rtx_3090", score=score, executor=executor)
 
 
+def test_a_score_that_ends_every_process_ends_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def score(architectures):\n    return [1.0] * len(architectures)\n")
+
+    def dying(name: str, chunks: list[Chunk], jobs: int, work: object) -> object:
+        for chunk in chunks:
+            priced = Priced(chunk.kind)
+            for one in chunk.alone():
+                priced.add(failed(one, "the process died"))
+            yield chunk, priced
+
+    monkeypatch.setattr("steelyard.exploration.scores.execute", dying)
+    with pytest.raises(InputError, match=r"score of each of \d+ architectures: the process died"):
+        search_network("nb201", on="rtx_3090", score=f"{file}:score", solver="random", executor="process:2")
+
+
 def test_a_search_whose_process_is_killed_goes_on_without_loss(tmp_path: Path) -> None:
     file, log = tmp_path / "mine.py", tmp_path / "search.jsonl"
     slow = "def score(a):\n    import os, time\n    time.sleep(0.0 if os.environ.get('QUICK') else 0.1)\n"
@@ -330,7 +347,7 @@ def test_the_json_form(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_other_devices_make_a_mix_and_a_proxy(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space, rng = find_space("nb201"), np.random.default_rng(4)
-    codes = space.draw(60, seed=2)
+    codes = rng.permutation(np.unique(space.draw(80, seed=2), axis=0))[:60]
     costs = rng.gamma(2.0, 1e-4, (3, 5))
     seconds = space.counts(codes) @ costs.T + 1e-4
     spelt = [space.spell(c) for c in codes.tolist()]
@@ -346,9 +363,12 @@ def test_other_devices_make_a_mix_and_a_proxy(tmp_path: Path, capsys: pytest.Cap
     words = ["search", "predictor", "--measured", str(ten), "--space", "nb201", "--devices", str(table)]
     assert main([*words, "--predict", str(asked), "--csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 51
-    table.write_text(table.read_text().replace(f"{seconds[4, 1]}", "x"))
+    table.write_text("architecture,a,a,c\n" + "".join(rows).replace(f"{seconds[4, 1]}", "x") + rows[7])
     assert main(words) == 2
-    assert "expected seconds above 0" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "expected seconds above 0" in said
+    assert "two columns 'a'" in said
+    assert "row 62: is the network of row 9; give each once" in said
 
 
 def test_predictors_are_compared_on_measured_networks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

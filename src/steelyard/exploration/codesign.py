@@ -249,6 +249,8 @@ class _Task:
             how = "evolution" if solver == "auto" else solver
             found, tried, feasible, history, ended = self._solved(how, effort, progress)
         codes, chip, values, nearest = found
+        if not len(codes) and nearest <= 0:
+            raise InputError("no network that was tried has a score that is a finite number", field="score")
         if not len(codes):
             change = f"raise the limits by {100 * nearest:.0f} %" if np.isfinite(nearest) else ""
             raise DoesNotFit(f"no pair of {tried:,.0f} that were tried keeps the limits", change=change)

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.calibrate.networks import twice
 from steelyard.deployment.space_device import Prior, fit_prior, relative_costs
 from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, Problem, raise_all, show
@@ -104,6 +105,9 @@ def read_devices(path: str | Path, space: Space) -> KnownDevices:
                 seconds[n, k] = value
                 if not np.isfinite(value):
                     problems.append(Problem(f"{name}: row {n + 2}", f"expected seconds above 0, got {show(text)}"))
+    problems += [Problem(name, f"two columns {show(header[i][:60])}") for i in twice(header)]
+    again = list(twice([row.tobytes() for row in codes]).items())[:10]
+    problems += [Problem(f"{name}: row {i + 2}", f"is the network of row {j + 2}; give each once") for i, j in again]
     few = [header[i] for k, i in enumerate(others) if np.isfinite(seconds[:, k]).sum() < LEAST_NETWORKS]
     problems += [Problem(f"{name}: {d[:60]}", f"expected {LEAST_NETWORKS} measured networks at least") for d in few]
     raise_all(problems)

@@ -42,6 +42,8 @@ PROXIES = {
 }
 #: Architectures that a function is called with at once.
 _AT_ONCE = 4096
+#: Architectures whose process died after which a search ends, if no other was scored.
+_DIED = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,12 +90,16 @@ class Score:
         names = [space.spell(c) for c in codes.tolist()]
         size = max(1, -(-len(names) // (4 * max(self.jobs, 1))))
         chunks = [_chunk(self.file, self.name, names[at : at + size]) for at in range(0, len(names), size)]
-        found: dict[str, float] = {}
+        found, died = dict[str, float](), 0
         for _, priced in execute(self.executor, chunks, self.jobs, score_chunk):
             wrong = next((p for p, s in zip(priced.problems, priced.statuses, strict=True) if s == REFUSED), "")
             if wrong:
                 raise InputError(wrong, field="score")
             found |= dict(zip(priced.hashes, priced.columns.get("score", []), strict=False))
+            died += sum(status != OK for status in priced.statuses)
+            if died >= _DIED and not np.isfinite(list(found.values())).any():
+                said = next(p for p, s in zip(priced.problems, priced.statuses, strict=True) if s != OK)
+                raise InputError(f"{self.name} of each of {died:,} architectures: {said}", field="score")
         return np.array([found.get(n, np.nan) for n in names], dtype=np.float64)
 
     def _called(self, space: Space, codes: Codes) -> Floats:
