@@ -66,8 +66,6 @@ class NetworkSearch(Result):
     """``every architecture``, ``integer programs``, or the solver."""
     exact: bool
     tried: int
-    kept: int
-    """Of those tried, how many keep all limits."""
     cpu_s: float
     history: tuple[tuple[int, float], ...]
     ended: str
@@ -489,7 +487,6 @@ class _Task:
             macs=found[0].macs,
             parameters=found[0].parameters,
             limits=dict(self.limits),
-            kept=len(codes),
             cpu_s=time.process_time() - began,
             ledger=ledger,
             provenance={"inputs": dict(inputs), "hash": content_hash(dict(inputs)), "version": __version__},
