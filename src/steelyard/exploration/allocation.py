@@ -55,8 +55,8 @@ UNITS: Mapping[str, str] = {
 }
 #: Most places, points of a front, and rows of a table of losses.
 MOST_PLACES, MOST_POINTS, MOST_ROWS = 1000, 50, 100_000
-#: Relative distance from the optimum at which a program may stop: below what is shown, and three times as fast as 1e-6.
-GAP = 1e-4
+#: Relative distance from the optimum at which a program may stop.
+GAP = 1e-6
 #: Room given to a limit that is the figure of a solution itself.
 _ROOM = 1e-7
 
