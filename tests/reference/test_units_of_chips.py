@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from steelyard.cost.array_chip import GOALS, Chip, chip_of, layer_levels, mapped, ways_of
 from steelyard.cost.array_converters import read_sums, words_of
-from steelyard.cost.array_links import bisection_bytes_per_s, links_of, mesh_sides
+from steelyard.cost.array_links import bisection_bytes_per_s, links_of, mesh_sides, receivers
 from steelyard.cost.array_mapping import LEVELS, best_nests
 from steelyard.cost.array_zeros import done_share, largest_binomial, packed_share, run_entries
 from steelyard.cost.net_effect import DENSE, Density
@@ -296,3 +296,17 @@ def test_fields_of_units_that_say_nothing_alone_are_refused_together() -> None:
     said = str(refused.value)
     for path in ("compute.gpu.gates", "compute.gpu.queue", "memory.near.packs", "memory.near.nodes"):
         assert path in said
+
+
+def test_what_is_common_to_arrays_is_sent_to_all_of_them() -> None:
+    """Four arrays of 16 x 16: outputs side by side share inputs, pixels apart weights, inputs apart add their sums."""
+    engine = Compute("array", "matrix", 4, {"int8": 1.0}, rows=16, columns=16, dataflow="weight_stationary")
+    ways = np.array([[1, 64, 16, 1, 1, 1, 1, 1], [1, 16, 16, 2, 2, 1, 1, 1], [1, 16, 64, 1, 1, 1, 1, 1]], dtype=float)
+    np.testing.assert_array_equal(receivers(ways, engine, 4), [[1, 4, 1], [4, 1, 1], [1, 1, 4]])
+
+
+def test_an_estimate_says_what_converters_lose() -> None:
+    chip = find_machine("albireo")
+    read = chip.but(name="read", compute=(replace(chip.compute[0], converter_bits=8),))
+    found = estimate("finn_kws", on=read, precision="int8")
+    assert any("converters of 8 bits lose" in line for line in found.ledger.assumptions)

@@ -1,6 +1,7 @@
 """What converters lose of analogue sums: bits beside those of the largest sum, and the noise of their steps.
 
-A column adds ``R`` products of ``v`` bits of an input with ``w`` bits of a cell::
+A column adds ``R`` products of ``v`` bits of an input with ``w`` bits of a cell; ``R`` are the rows of an array that
+keeps weights, and the ``depth`` of an element::
 
     bits of a sum   ceil(log2(R (2^v - 1) (2^w - 1) + 1))       converters of so many lose nothing
     signal          R (E[x^2] E[y^2] - E[x]^2 E[y]^2)           digits of inputs and cells all equally likely
@@ -46,18 +47,24 @@ def read_sums(engine: Compute, input_bits: float, weight_bits: float) -> Read:
         input_bits: of an input, of which a turn has ``serial_bits``.
         weight_bits: of a weight, of which a column has ``cell_bits``.
     """
-    products = engine.rows * engine.depth
+    products = engine.depth * (engine.rows if engine.dataflow in ("", "weight_stationary") else 1.0)
     v, w = engine.serial_bits or input_bits, engine.cell_bits or weight_bits
-    x, y = np.arange(2.0**v), np.arange(2.0**w)
-    most = products * x[-1] * y[-1]
+    most = products * (2.0**v - 1.0) * (2.0**w - 1.0)
     bits = float(np.ceil(np.log2(most + 1.0)))
     lost = max(0.0, bits - engine.converter_bits)
     if not lost:
         return Read(products, v, w, bits, 0.0, np.inf, bits)
-    signal = products * ((x**2).mean() * (y**2).mean() - x.mean() ** 2 * y.mean() ** 2)
+    (x, xx), (y, yy) = _moments(v), _moments(w)
+    signal = products * (xx * yy - x**2 * y**2)
     noise = (most / (2.0**engine.converter_bits - 1.0)) ** 2 / 12.0
     snr = float(10.0 * np.log10(signal / noise))
     return Read(products, v, w, bits, lost, snr, (snr - 1.76) / 6.02)
+
+
+def _moments(bits: float) -> tuple[float, float]:
+    """Means of a digit of so many bits, and of its square."""
+    most = 2.0**bits - 1.0
+    return most / 2.0, most * (2.0 * most + 1.0) / 6.0
 
 
 def words_of(read: Read, converter_bits: float) -> str:
