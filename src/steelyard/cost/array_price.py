@@ -19,7 +19,7 @@ from steelyard.errors import InputError
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["ArrayPrice", "is_mapped", "on_array"]
+__all__ = ["ArrayPrice", "has_weights", "is_mapped", "on_array", "sees_image"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +48,14 @@ def sees_image(graph: TensorGraph, node: Node) -> bool:
     return graph.tensors[graph.storage(node.inputs[0])].role == "input"
 
 
+def has_weights(graph: TensorGraph, node: Node) -> bool:
+    """Whether a product is with weights, and not of two maps."""
+    return len(node.inputs) > 1 and graph.tensors[graph.storage(node.inputs[1])].role == "weight"
+
+
 def _density(graph: TensorGraph, node: Node, density: Density) -> Density:
     """What is not zero of a product; one of two maps has no weights."""
-    second = node.inputs[1] if len(node.inputs) > 1 else node.inputs[0]
-    weights = density.weights if graph.tensors[graph.storage(second)].role == "weight" else 1.0
+    weights = density.weights if has_weights(graph, node) else 1.0
     return Density(weights, 1.0 if sees_image(graph, node) else density.inputs, density.outputs)
 
 

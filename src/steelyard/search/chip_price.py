@@ -219,7 +219,7 @@ class _Pricer:
         goals += [(*GOALS[n], float(middle)) for n in GOALS if GOALS[n] != exponents]
         found = np.empty((len(work.layers), len(goals), MOVED + 4))
         weighed, engine = 0, p.engine(self.space, one)
-        densities = [self.space.density(bool(image)) for image in work.images]
+        densities = [self.space.density(*map(bool, operands)) for operands in work.operands]
         done = work.macs * np.array([done_share(engine, density) for density in densities])
         for i, (layer, density) in enumerate(zip(work.layers, densities, strict=True)):
             probe_j = joules[probes].copy()
@@ -367,7 +367,7 @@ def _folder(state: str | Path, space: ChipSpace, work: Work, count: int, most: i
             "needs": str(space.needs),
             "layers": work.layers.tolist(),
             "counts": work.counts.tolist(),
-            "zeros": [space.density(False), work.images.tolist()],
+            "zeros": [space.zeros, work.operands.tolist()],
             "points": count,
             "most": most,
             "version": __version__,

@@ -73,10 +73,10 @@ class ChipSpace:
     zeros: tuple[float, float] = (1.0, 1.0)
     """Shares of the weights and of the values between layers that are not zero."""
 
-    def density(self, image: bool) -> Density:
-        """What is not zero in a layer; ``image``: the first, whose inputs are all there."""
+    def density(self, weighted: bool, image: bool) -> Density:
+        """What is not zero in a layer that has weights, and one that sees what the network is given."""
         weights, maps = self.zeros
-        return Density(weights, 1.0 if image else maps, maps)
+        return Density(weights if weighted else 1.0, 1.0 if image else maps, maps)
 
     @property
     def choices(self) -> Choices:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.array_chip import layers_of
-from steelyard.cost.array_price import is_mapped, sees_image
+from steelyard.cost.array_price import has_weights, is_mapped, sees_image
 from steelyard.cost.net_lower import lower_net
 from steelyard.cost.space_price import part_of
 from steelyard.deployment.runtime import Precision, find_runtime
@@ -43,8 +43,8 @@ class Work:
     """How often a pass of each workload runs each, ``[workloads, layers]``."""
     others: tuple[NDArray[np.float64], ...]
     """Of each workload its other kernels: bytes of activations, of weights, operations, how often, ``[kernels, 4]``."""
-    images: NDArray[np.bool_]
-    """Layers that see what a network is given, ``[layers]``: none of it is zero."""
+    operands: NDArray[np.bool_]
+    """Whether each layer has weights, and sees what a network is given, ``[layers, 2]``."""
 
     @property
     def macs(self) -> NDArray[np.float64]:
@@ -83,7 +83,7 @@ def _gathered(names: Sequence[str], found: Sequence[_Kernels]) -> Work:
         for loops, count in loops_of.items():
             counts[i, at[loops]] = count
     layers = np.array(list(at))
-    return Work(tuple(names), layers[:, :-1], counts, tuple(others for _, others in found), layers[:, -1] > 0.0)
+    return Work(tuple(names), layers[:, :-2], counts, tuple(others for _, others in found), layers[:, -2:] > 0.0)
 
 
 def read_parts(space: Space, beside: Sequence[str], precision: Precision, batch: int = 1, context: int = 512) -> Work:
@@ -164,8 +164,9 @@ def _lowered(
             yield kernels.names[i], {}, [other]
             continue
         found: dict[_Loops, float] = {}
+        operands = float(has_weights(graph, node)), float(sees_image(graph, node))
         for columns, count in layers_of(graph, node, sizes):
-            loops = (*(float(np.max(x)) for x in columns), float(sees_image(graph, node)))
+            loops = (*(float(np.max(x)) for x in columns), *operands)
             found[loops] = found.get(loops, 0.0) + count
         yield kernels.names[i], found, []
 
@@ -192,4 +193,5 @@ def _served(name: str, step: str, batch: int, context: int) -> _Kernels:
 
 def _loops(op: Op) -> _Loops:
     m, n, k, groups = (float(np.max(x)) for x in op.gemm_shape())
-    return (1.0, n, k, m, 1.0, 1.0, 1.0, groups, 1.0, 1.0, 1.0, 1.0, 0.0)
+    weighted = float(any(operand.role == "weight" for operand in op.inputs))
+    return (1.0, n, k, m, 1.0, 1.0, 1.0, groups, 1.0, 1.0, 1.0, 1.0, weighted, 0.0)
