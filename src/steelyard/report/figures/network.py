@@ -81,7 +81,7 @@ def _memory(found: NetEstimate) -> Figure:
 
 
 def _roofs(found: NetEstimate, rows: list[dict[str, Any]]) -> Figure | None:
-    if not found.prices:
+    if not found.prices or found.prices[0].stream is not None:  # engines of an FPGA have no roof in common
         return None
     machine, site = found.scenario.cluster.machine, found.prices[0].site
     total = sum(r["time_s"] * r["repeats"] for r in rows) or 1.0
@@ -113,7 +113,7 @@ def _time(found: NetEstimate, rows: list[dict[str, Any]]) -> Figure:
 
 def _energy(found: NetEstimate) -> Figure | None:
     whole, arithmetic = found.energy_j_per_item, found.arithmetic_j_per_item
-    if not whole > 0:
+    if not whole > 0 or arithmetic > whole:  # the rated power binds: what the arithmetic would draw is no part of it
         return None
     watts = whole * found.throughput_per_s / found.scenario.cluster.count
     says = f"{q(whole, 'J')} per item, {power_text(watts)} per device; of it arithmetic {q(arithmetic, 'J')}."
