@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 import steelyard as sy
+from steelyard.exploration.codesign import Codesign
 from steelyard.exploration.predictors import Leaderboard
 from steelyard.search.chip import ChipSearch
 from steelyard.workload.networks.search_space import find_space
@@ -16,13 +18,23 @@ from steelyard.workload.networks.search_space import find_space
 IMAGES = Path(__file__).parents[1] / "guide/img"
 
 
-def _chips() -> ChipSearch:
-    """The search of the guide, from the files that it shows."""
+def _chips() -> tuple[ChipSearch, Codesign]:
+    """The searches of the guide, from the files that it shows."""
     page = (IMAGES.parent / "search-chip.md").read_text()
     with tempfile.TemporaryDirectory() as folder:
         for name, text in re.findall(r'```toml title="([^"]+)"\n(.*?)```', page, re.DOTALL):
             (Path(folder) / name).write_text(text)
-        return sy.search_chip(Path(folder) / "npu.toml", ["resnet18"], area_m2=25e-6, power_w=2.0)
+        chips = sy.search_chip(Path(folder) / "npu.toml", ["resnet18"], area_m2=25e-6, power_w=2.0)
+        return chips, sy.search_codesign(Path(folder) / "both.toml", ["nb201"], score=_worse_in_four_bits())
+
+
+def _worse_in_four_bits() -> dict[str, Callable[[list[str]], list[float]]]:
+    """A score that counts convolutions of three pixels, and is a fifth lower in four bits."""
+
+    def counted(names: list[str]) -> list[float]:
+        return [name.count("3x3") + 0.4 * name.count("1x1") for name in names]
+
+    return {"int8": counted, "w4a4": lambda names: [0.8 * value for value in counted(names)]}
 
 
 def _predictors() -> Leaderboard:
@@ -36,6 +48,7 @@ def _predictors() -> Leaderboard:
 
 def main() -> None:
     """Write every picture."""
+    chips, both = _chips()
     answers = {
         "search-network": sy.search_network(
             "nb201", on="rtx_3090", latency="6ms", score="macs", solver="evolution", budget=2000
@@ -45,7 +58,8 @@ def main() -> None:
         "search-placement": sy.search_placement(
             "resnet50", on="rk3588,jetson_orin_nano", goal="throughput", link="4GB/s"
         ),
-        "search-chip": _chips(),
+        "search-chip": chips,
+        "search-codesign": both,
         "search-predictor": _predictors(),
         "search-cost": sy.search_cost(
             "ofa",

@@ -6,10 +6,13 @@ again from its own record.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Ledger", "content_hash"]
+from steelyard._version import __version__
+
+__all__ = ["Ledger", "content_hash", "provenance_of"]
 
 
 @dataclass(slots=True)
@@ -50,3 +53,18 @@ def content_hash(value: Any) -> str:
 
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str, allow_nan=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def provenance_of(inputs: Mapping[str, Any], **files: Any) -> dict[str, Any]:
+    """What is needed to run a question again.
+
+    Args:
+        inputs: its words; empty ones are left out.
+        files: what was read of files that words name, for the hash.
+    """
+    kept = {k: v for k, v in inputs.items() if v not in (None, "")}
+    return {
+        "inputs": kept,
+        "hash": content_hash({"version": __version__, **kept, **files}),
+        "version": __version__,
+    }

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 
 from steelyard.cli.main import main
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_price import price_net
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.estimation.estimate import estimate
+from steelyard.machine.die import in_service, silicon
 from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
 from steelyard.pareto import front_of
 from steelyard.search.chip import ChipPoint, ChipSearch, search_chip
+from steelyard.search.chip_mix import Service, read_mix
 from steelyard.search.chip_price import price_chips
 from steelyard.search.chip_space import read_space
 from steelyard.search.chip_work import read_work
@@ -168,6 +171,61 @@ def test_arrays_of_bits_and_several_arrays_cost_what_an_estimate_says(
     alone = price_net(load_net("resnet18"), {"batch": np.array([1.0])}, chip, runtime, precision_named("int8"))
     assert point.latency_s["resnet18"] == pytest.approx(float(alone.time_s[0]), rel=0.05)
     assert point.energy_j["resnet18"] == pytest.approx(float(alone.energy_j[0]), rel=0.1)
+
+
+def test_years_of_service_cost_silicon_and_electricity(space: Path) -> None:
+    words = {"passes": "resnet18:3", "front": "usd,carbon", "years": 2, "rate": 5, "power_price": 0.2, "carbon": 300}
+    found = search_chip(space, ["resnet18", "googlenet"], **words)
+    every = [p for chip in found.space.codes for p in found.front if p.codes == tuple(chip)]
+    static = static_power_w(found.space.base)
+    for p in every:
+        together = [3 * x["resnet18"] + x["googlenet"] for x in (p.latency_s, p.energy_j)]
+        assert p.service_w == pytest.approx(static + 5 * (together[1] - static * together[0]), rel=1e-9)
+        made = silicon(p.area_m2, p.chosen["process_nm"])
+        spent = in_service(made, p.service_w, 2, usd_per_kwh=0.2, kg_per_kwh=0.3)
+        assert (p.service_usd, p.service_kg) == pytest.approx((spent.usd, spent.carbon_kg), rel=1e-9)
+        assert 5 * together[0] <= 1.0
+    assert found.best["usd"].service_usd == min(p.service_usd for p in every) == found.front[0].service_usd
+    assert found.best["carbon"].service_kg == min(p.service_kg for p in every if p.service_kg)
+    with pytest.raises(DoesNotFit, match=r"a mix is at least .* \(limit 100 µs\)"):
+        search_chip(space, ["resnet18"], years=2, rate=1e4)
+    assert found.to_dict()["service"]["years"] == 2
+    assert found.provenance["inputs"]["passes"] == [3.0, 1.0]
+
+
+def test_workloads_become_one_figure_by_sum_worst_or_quantile(found: ChipSearch, space: Path) -> None:
+    times = np.array([[1.0, 8.0, 30.0], [2.0, 4.0, 40.0], [3.0, 4.0, 20.0]])
+    every = np.arange(3)
+
+    def one(over: str, passes: str = "") -> list[float]:
+        return read_mix(("a", "b", "c"), passes, over, "", Service()).one(times, every).tolist()
+
+    assert one("mix", "a:10") == [48.0, 64.0, 54.0]
+    assert one("worst") == [2.0, 2.0, 3.0]
+    assert one("p60") == [1.5, 2.0, 1.0]
+    assert one("p60", "a:8") == [1.0, 2.0, 3.0]
+    robust = search_chip(space, ["resnet18", "bert-base"], context=128, over="worst", front="latency")
+    least = {n: min(p.latency_s[n] for p in (*found.front, *robust.front)) for n in found.work.names}
+    worst = {p.codes: max(p.latency_s[n] / least[n] for n in least) for p in (*found.front, *robust.front)}
+    assert worst[robust.front[0].codes] == min(worst.values())
+    assert robust.front_size >= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--front", "latency,energ"], "--front: unknown figure of a chip 'energ'; did you mean 'energy'"),
+        (["--passes", "resnet1:3"], "--passes: unknown workload 'resnet1'; did you mean 'resnet18'"),
+        (["--over", "p100"], "--over: expected mix, worst, or a quantile such as p90, got 'p100'"),
+        (["--years", "3"], "--rate: expected a number above 0: years need passes a second"),
+        (["--front", "carbon", "--years", "3", "--rate", "1"], "--carbon: expected the g of CO2 of a kWh"),
+    ],
+)
+def test_wrong_words_of_a_mix_are_refused(
+    space: Path, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "chip", "--space", str(space), "--workloads", "resnet18", *words]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_more_of_everything_is_fastest_and_nothing_on_the_front_is_beaten(found: ChipSearch) -> None:

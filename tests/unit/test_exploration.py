@@ -19,8 +19,10 @@ from steelyard.exploration.additive import Sum, best_within
 from steelyard.exploration.explore import explore, front_kept, hypervolume
 from steelyard.exploration.networks import search_network
 from steelyard.exploration.predictors import search_predictor
+from steelyard.search.missed import missed, nearer, nearest_of
 from steelyard.studies.answers import Chunk, Priced, failed
 from steelyard.testing.solvers import SIZES, prices
+from steelyard.units import format_quantity
 from steelyard.workload.networks.search_space import find_space
 
 
@@ -204,7 +206,7 @@ def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
         (lambda names: [float("nan")] * len(names), "is no finite number for any of 2 networks"),
         (lambda names: names.clear() or [], "expected 2 numbers, one for each architecture"),
         (lambda names: 1 / 0, "ZeroDivisionError"),
-        ("size=64,1\nsize=64,2\n", "row 3: is of the architecture of row 2; give each once"),
+        ("size=64,1\nsize=64,2\n", "line 3: is of the architecture of line 2; give each once"),
         (f"{'x' * 200_000},1\n", "no CSV file"),
         ("\0,1\n", "score: .* is not a text file"),
     ],
@@ -294,13 +296,32 @@ def test_a_search_whose_process_is_killed_goes_on_without_loss(tmp_path: Path) -
 
 
 def test_limits_that_nothing_keeps_say_what_would() -> None:
-    with pytest.raises(DoesNotFit, match="no network keeps") as found:
-        search_network("nb201", on="rtx_3090", latency="1us")
-    assert "raise the limits by" in str(found.value)
+    every = sy.estimate("nb201:all", on="rtx_3090").latency_s.min()
+    with pytest.raises(DoesNotFit, match=r"no network of 15,625 keeps .* latency on rtx_3090 is at least") as found:
+        search_network("nb201", on="rtx_3090", latency="1us", macs=1e9)
+    assert found.value.change == f"latency on rtx_3090 {format_quantity(float(every), 's')}"
+    two = {"time": (np.array([1.0, 2.0, 4.0]), 1.5, "s"), "area": (np.array([4.0, 2.0, 1.0]), 1.5, "1")}
+    assert missed("chip", nearest_of(two)).args[0].startswith("no chip keeps the limits: each is kept by some, all by")
+    assert missed("chip", nearest_of(two)).change == "time 2.00 s, area 2"
+    some = [{n: (v[part], most, unit) for n, (v, most, unit) in two.items()} for part in (slice(1), slice(1, 3))]
+    assert nearer(nearer({}, nearest_of(some[0])), nearest_of(some[1])) == nearest_of(two)
+
+
+def test_a_wrong_architecture_of_a_file_is_named_by_its_line(tmp_path: Path) -> None:
+    table, good = tmp_path / "scores.csv", find_space("nb201").example
+    table.write_text(f"# mine\narchitecture,score\n{good},1\n\n{good.replace('none', 'nun')},2\n")
+    with pytest.raises(InputError, match="line 5: nb201: unknown operation 'nun'"):
+        search_network("nb201", on="rtx_3090", score=str(table))
+    table.write_text(f"# mine\narchitecture,score\n\n{good},one\n")
+    with pytest.raises(InputError, match="line 4: expected a number, got 'one'"):
+        search_network("nb201", on="rtx_3090", score=str(table))
+    table.write_text(f"# mine\n\n{good}\n{good[3:]}\n")
+    with pytest.raises(InputError, match="line 4: nb201"):
+        sy.estimate(f"nb201:{table}", on="rtx_3090")
 
 
 def test_networks_of_a_microcontroller_fit_its_flash() -> None:
-    with pytest.raises(DoesNotFit, match="parameters of 1,048,576"):
+    with pytest.raises(DoesNotFit, match=r"parameters held by stm32f746 is at least 4,6.* \(limit 1,048,576\)"):
         search_network("ofa", on="stm32f746", score="macs")
     found = search_network("nb201", on="nrf5340", score="parameters")
     largest = search_network("nb201", on="rtx_3090", score="parameters").parameters.max()

@@ -36,6 +36,25 @@ class Limits:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
+class Serving:
+    """What is made small, and the years of a chip."""
+
+    front: Annotated[
+        str, option("front of: latency, energy, area, power, usd, carbon (default: the first three)", topic=FIRST)
+    ] = ""
+    passes: Annotated[str, option("of each workload in the mix, resnet50:10,bert-base:1", topic=FIRST)] = ""
+    over: Annotated[
+        str,
+        option("workloads as one figure: mix, or worst or p90 of multiples of the least (default: mix)", topic=FIRST),
+    ] = ""
+    years: Annotated[str, option("in service: money and carbon with its electricity", topic=FIRST)] = ""
+    rate: Annotated[str, option("mixes a second in service, such as 20/s", topic=FIRST)] = ""
+    power_price: Annotated[str, option("USD of a kWh (default: 0.1)", topic=FIRST)] = ""
+    carbon: Annotated[str, option("g CO2 of a kWh", topic=FIRST)] = ""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
 class Networks:
     """How networks of a space are chosen, where a workload is one."""
 
@@ -53,6 +72,15 @@ class Networks:
     )
 
 
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Pricing:
+    """How chips are priced."""
+
+    state: Annotated[str, option("folder that keeps what is priced; a search that was stopped goes on", topic=RUN)] = ""
+    jobs: Annotated[int, option("threads; 0: as many as there are cores", topic=RUN)] = 0
+
+
 def search_chip(
     *,
     space: Annotated[
@@ -66,24 +94,24 @@ def search_chip(
         ),
     ] = "",
     limits: Limits = Limits(),
+    serving: Serving = Serving(),
     networks: Networks = Networks(),
     batch: Annotated[int, option("items of a pass (default: 1)", topic=FIRST)] = 1,
     context: Annotated[
         int, option("tokens of a prompt, or in the cache of a decode (default: 512)", topic=FIRST)
     ] = 512,
-    state: Annotated[
-        str, option("folder that keeps what is priced; a search that was stopped goes on", topic=RUN)
-    ] = "",
     best: Annotated[
         str,
         option("write the chip of least time x energy (of the best score) as a machine to this TOML file", topic=RUN),
     ] = "",
-    jobs: Annotated[int, option("threads; 0: as many as there are cores", topic=RUN)] = 0,
+    pricing: Pricing = Pricing(),
     page: Paged = Paged(),  # noqa: B008
     output: Output = Output(),  # noqa: B008
     problems: Wrong,
 ) -> None:
     """Search a space of chips: every point priced on workloads, limits, and the front of time, energy and area.
+
+    Or of what --front names: money and carbon are of making the silicon and, with --years, of its electricity.
 
     The space is a TOML file: a base machine whose array has a dataflow, and fields of it with the values to try (see
     docs/guide/search-chip.md). Each workload runs alone; times and energies are of a pass. Where a workload is a space
@@ -113,9 +141,11 @@ def search_chip(
         )
         words = "expected a space of networks among the workloads, such as nb201 or mine.toml"
         problems.add([Problem(said, words)])
+    if several and serving.over:
+        problems.add([Problem("over", "is for given workloads, not for a space of networks")])
     if best:
         problems.read(check_target, best, "best")
-    threads = problems.read(processes, jobs)
+    threads = problems.read(processes, pricing.jobs)
     problems.done()
     assert threads is not None
     with told("chip", output), status(output.quiet, "pricing chips") as say:
@@ -125,8 +155,9 @@ def search_chip(
             "latency_s": latency_s,
             "batch": batch,
             "context": context,
+            **{name: value for name, value in asdict(serving).items() if value != ""},
             "jobs": threads,
-            "state": state,
+            "state": pricing.state,
             "watch": lambda done, of: say(f"{done} of {of} arrays with their memories"),
         }
         found: Any

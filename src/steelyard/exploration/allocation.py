@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard.choices import Group
 from steelyard.documents import is_file, read_text
-from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.exploration.additive import Sum, least_within
 from steelyard.interval import interval80
 from steelyard.pareto import front_of
 from steelyard.provenance import Ledger
 from steelyard.scenario.space import rows_of
 from steelyard.scenario.words import Problems
-from steelyard.units import format_quantity, parse_quantity
+from steelyard.search.missed import Limited, missed
+from steelyard.units import parse_quantity
 
 __all__ = [
     "UNITS",
@@ -193,7 +194,7 @@ def allocate(
     solver = _Programs(task, goal, axis, [x for n, v in limits.items() for x in task.measures[n].within(v)])
     best = solver.best(math.inf)
     if best is None:
-        raise DoesNotFit(f"no allocation keeps the limits: {_least(task, limits)}", change=_change(task, limits))
+        raise missed("allocation", _limited(task, limits))
     found, wanted = [best], task.measures[axis]
     least = least_within(task, wanted.sums, solver.limits, GAP)
     low, high = (float(wanted.of(task, c[None])[0]) for c in (least if least is not None else best, best))
@@ -266,28 +267,21 @@ def _alike(task: Allocating) -> dict[str, Point]:
     return {n: p for n, p, ok in zip(names, _points(task, codes), able, strict=True) if ok}
 
 
-def _least(task: Allocating, limits: Mapping[str, float]) -> str:
-    """The least of every figure that cannot keep its limit even alone."""
-    said = []
-    for name, limit in limits.items():
-        code = least_within(task, task.measures[name].sums, [], GAP)
-        if code is None:
-            return "nothing can be chosen"
-        value = float(task.measures[name].of(task, code[None])[0])
-        if value > limit:
-            kind, _, device = name.partition(".")
-            what = kind if UNITS[kind] == "1" else kind.rpartition("_")[0] + (f" of {device}" if device else "")
-            said.append(f"{what} {format_quantity(value, UNITS[kind])} at least")
-    return ", ".join(said) or "each of them can be kept, not all at once"
+def _limited(task: Allocating, limits: Mapping[str, float]) -> dict[str, Limited]:
+    """Of every limited figure the least by itself, and what the allocation has that breaks them by the least factor."""
+    grown = [Sum(s.shared / v, s.choices / v) for n, v in limits.items() for s in task.measures[n].sums]
+    near = least_within(task, grown, [], GAP)
 
+    def of(name: str, code: Codes | None) -> float:
+        return math.inf if code is None else float(task.measures[name].of(task, code[None])[0])
 
-def _change(task: Allocating, limits: Mapping[str, float]) -> str:
-    """By how much all limits must rise together."""
-    grown = Measure(tuple(Sum(s.shared / v, s.choices / v) for n, v in limits.items() for s in task.measures[n].sums))
-    code = least_within(task, grown.sums, [], GAP)
-    if code is None:
-        return "fewer limits"
-    return f"raise the limits by {100 * (float(grown.of(task, code[None])[0]) - 1.0):.0f} %"
+    found = {}
+    for name, most in limits.items():
+        figure, _, device = name.partition(".")
+        least = of(name, least_within(task, task.measures[name].sums, [], GAP))
+        words = (figure.rpartition("_")[0] or figure) + (f" of {device}" if device else "")
+        found[words] = Limited(most, least, of(name, near), UNITS[figure])
+    return found
 
 
 def read_losses(path: str, layers: Sequence[str], columns: Sequence[str]) -> dict[str, dict[tuple[str, ...], float]]:

@@ -26,7 +26,8 @@ from steelyard.exploration.allocation import (
     read_losses,
     singles,
 )
-from steelyard.exploration.one_network import OneNetwork, one_network, provenance_of
+from steelyard.exploration.one_network import OneNetwork, one_network
+from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
 
 __all__ = ["PROXIES", "search_bits"]
@@ -86,7 +87,8 @@ def search_bits(
     said = {k: v for k, v in words.items() if v not in (None, "")}
     network = one_network(model, on, said)
     task = _task(network, pairs, sensitivity)
-    inputs = {"model": str(model), "on": on, "bits": bits, "sensitivity": sensitivity, **given, "front": front, **said}
+    inputs = {"model": str(model), "on": on, "bits": bits, "sensitivity": sensitivity, **given}
+    inputs |= {"front": front, "points": points, **said}
     return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 

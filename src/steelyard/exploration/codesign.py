@@ -19,19 +19,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.space_price import SpacePrices
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import DoesNotFit, InputError, Problem, complete, show
+from steelyard.errors import InputError, Problem, complete, show
 from steelyard.estimation.space import graph_prices
 from steelyard.exploration.explore import Figures, explore
 from steelyard.exploration.scores import Score, read_score
 from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.pareto import front_of
+from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
-from steelyard.search.chip import ChipPoint, chip_point, read_asked
+from steelyard.search.chip import ChipPoint, chip_point, files_of, inputs_of, read_asked
+from steelyard.search.chip_mix import WORDS, Mix, mix_of
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
 from steelyard.search.chip_work import Work, read_parts
+from steelyard.search.missed import Limited, missed, nearer, nearest_of
 from steelyard.workload.networks.search_space import SPACES, Space, find_space
 
 __all__ = ["Codesign", "Pair", "is_space", "search_codesign"]
@@ -42,8 +46,6 @@ Floats = NDArray[np.float64]
 LISTED, _PRICES, _CELLS, _SHOWN = 5_000_000, 20_000_000, 4_000_000, 200
 #: Of the pricing of chips, unless given.
 _PRICED: Mapping[str, Any] = {"batch": 1, "context": 512, "jobs": 2, "state": "", "watch": None}
-#: What is made small, beside the score.
-_FIGURES = ("latency", "energy", "area")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,7 @@ class Pair:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Codesign(Result):
-    """The front of score, time, energy and area, best score first."""
+    """The front of score, time, energy and area, or of what was named beside the score; best score first."""
 
     space: ChipSpace
     networks: Space
@@ -65,6 +67,7 @@ class Codesign(Result):
     """Workloads, the space of networks first."""
     scores: Mapping[str, Score]
     """By number format."""
+    mix: Mix
     words: Mapping[str, Any]
     chips: int
     pairs: float
@@ -80,7 +83,8 @@ class Codesign(Result):
     front: tuple[Pair, ...]
     front_size: int
     best: Mapping[str, Pair]
-    """Best ``score`` (of equal ones the fastest), and least ``latency``, ``energy``, ``area``."""
+    """Best ``score`` (of equal ones the least in what the front names first), and least of what the front is of."""
+    provenance: Mapping[str, Any]
 
 
 def is_space(name: str) -> bool:
@@ -123,15 +127,17 @@ def search_codesign(
         seed: of the solver.
         log: file that keeps what a solver tried; one that is there is gone on from.
         progress: called with pairs tried and all.
-        words: ``batch``, ``context``, ``jobs``, ``state`` and ``watch`` of :func:`steelyard.search.chip.search_chip`.
+        words: ``batch``, ``context``, ``passes``, ``front``, ``years``, ``rate``, ``power_price``, ``carbon``,
+            ``jobs``, ``state`` and ``watch`` of :func:`steelyard.search.chip.search_chip`.
 
     Raises:
         InputError: spaces, workloads or limits are wrong.
         DoesNotFit: no pair keeps the limits.
     """
     problems = Problems()
-    for name in sorted(words.keys() - _PRICED.keys()):
-        problems.add([Problem(name, f"expected {', '.join(_PRICED)}")])
+    known = {*_PRICED, *WORDS} - {"over"}
+    for name in sorted(words.keys() - known):
+        problems.add([Problem(name, f"expected {', '.join(sorted(known))}")])
     batch, context, jobs, state, watch = ({**_PRICED, **words}[name] for name in _PRICED)
     if solver != "auto":
         problems.read(SOLVERS.get, solver)
@@ -146,14 +152,15 @@ def search_codesign(
         problems.add([Problem("workloads", f"expected one space of networks, got {show(', '.join(spaces) or 'none')}")])
     chips = space if isinstance(space, ChipSpace) else problems.read(read_space, space)
     networks = problems.read(find_space, spaces[0]) if spaces else None
+    beside = [name for name in named if not is_space(name)]
+    mix = problems.read(mix_of, (*spaces[:1], *beside), {n: v for n, v in words.items() if n in WORDS})
     problems.done()
-    assert chips is not None and networks is not None
+    assert chips is not None and networks is not None and mix is not None
     cells = len(chips) * len(networks.features)
     if cells > _PRICES:
         product = f"{len(chips):,} chips x {len(networks.features):,} choices of networks"
         raise InputError(f"expected at most {_PRICES:,} prices, got {cells:,}: {product}", field="space")
     scores = _scores(score, networks, chips.formats)
-    beside = [name for name in named if not is_space(name)]
     works = {n: read_parts(networks, beside, precision_named(n), batch, context) for n in chips.formats}
     task = _Task(
         price_chips(chips, works, limits["area_m2"], jobs, state, watch),
@@ -162,6 +169,7 @@ def search_codesign(
         works[chips.formats[0]],
         scores,
         limits,
+        mix,
     )
     return task.run({**limits, "batch": batch, "context": context, "seed": seed}, (solver, budget, seed, log), progress)
 
@@ -187,6 +195,7 @@ class _Task:
     work: Work
     scores: Mapping[str, Score]
     limits: Mapping[str, float]
+    mix: Mix
 
     @cached_property
     def formats(self) -> NDArray[np.int64]:
@@ -199,6 +208,11 @@ class _Task:
     def prices(self) -> SpacePrices:
         """What is counted of every choice, for proxies."""
         return graph_prices(self.networks)
+
+    @property
+    def told(self) -> dict[str, str]:
+        """What each format's score is called."""
+        return {name: score.name for name, score in self.scores.items()}
 
     def score(self, codes: Codes) -> Floats:
         """Scores of networks in every format, ``[networks, formats]``."""
@@ -222,15 +236,35 @@ class _Task:
 
         return of(self.chips.time_s), of(self.chips.energy_j)
 
+    def limited(self, time: Floats, joule: Floats, chip: Any) -> dict[str, tuple[Floats, float, str]]:
+        """What is limited of pairs, by words: figures, the limit, the unit."""
+        area, rate = np.broadcast_to(self.chips.area_m2[chip], len(time)), self.mix.service.rate_per_s
+        found = {
+            "area": (area, self.limits["area_m2"], "m2"),
+            "power": ((joule / time).max(axis=1), self.limits["power_w"], "W"),
+            "latency": (time.max(axis=1), self.limits["latency_s"], "s"),
+            "a mix": (self.mix.sums(time), 1.0 / rate if rate else np.inf, "s"),
+        }
+        return {name: one for name, one in found.items() if np.isfinite(one[1])}
+
     def figures(self, scores: Floats, time: Floats, joule: Floats, chip: Any) -> Figures:
         """Figures of pairs, and by how much limits are broken."""
-        area = np.broadcast_to(self.chips.area_m2[chip], len(scores))
-        values = np.column_stack([-scores, time.sum(axis=1), joule.sum(axis=1), area])
+        together, spent = self.mix.sums(time), self.mix.sums(joule)
+        known: dict[str, Floats] = {
+            "latency": together,
+            "energy": spent,
+            "area": np.broadcast_to(self.chips.area_m2[chip], len(scores)),
+            "power": (joule / time).max(axis=1),
+        }
+        if {"usd", "carbon"} & set(self.mix.front):
+            drawn = self.mix.service.power_w(static_power_w(self.chips.space.base), together, spent)
+            usd, kg = self.mix.service.costs(self.chips.area_m2[chip], self.chips.nm[chip], drawn)
+            known |= {"usd": usd, "carbon": kg}
+        values = np.column_stack([-scores, *(known[name] for name in self.mix.front)])
         values[np.isnan(scores)] = np.inf
         broken = np.zeros(len(values))
-        found = {"area_m2": area, "power_w": (joule / time).max(axis=1), "latency_s": time.max(axis=1)}
-        for name, figure in found.items():
-            broken = np.maximum(broken, figure / self.limits[name] - 1.0)
+        for figure, most, _ in self.limited(time, joule, chip).values():
+            broken = np.maximum(broken, figure / most - 1.0)
         return Figures(values, broken)
 
     def run(
@@ -248,20 +282,22 @@ class _Task:
         else:
             how = "evolution" if solver == "auto" else solver
             found, tried, feasible, history, ended = self._solved(how, effort, progress)
-        codes, chip, values, nearest = found
-        if not len(codes) and nearest <= 0:
+        codes, chip, values, near = found
+        if not len(codes) and all(one.nearest <= one.most for one in near.values()):
             raise InputError("no network that was tried has a score that is a finite number", field="score")
         if not len(codes):
-            change = f"raise the limits by {100 * nearest:.0f} %" if np.isfinite(nearest) else ""
-            raise DoesNotFit(f"no pair of {tried:,.0f} that were tried keeps the limits", change=change)
+            raise missed(f"pair of {tried:,.0f} that were tried", near)
         order = np.lexsort((values[:, 1], values[:, 0]))
         some = order[np.unique(np.rint(np.linspace(0, len(order) - 1, min(_SHOWN, len(order)))).astype(int))]
-        best = {"score": int(order[0])} | {n: int(np.argmin(values[:, i])) for i, n in enumerate(_FIGURES, 1)}
+        best = {"score": int(order[0])} | {n: int(np.argmin(values[:, i])) for i, n in enumerate(self.mix.front, 1)}
+        inputs = {**inputs_of(self.chips.space, self.names, self.mix, words), "scores": self.told}
+        inputs |= {"networks": self.networks.prefix, "solver": solver, "budget": budget}
         return Codesign(
             space=self.chips.space,
             networks=self.networks,
             names=self.names,
             scores=self.scores,
+            mix=self.mix,
             words=words,
             chips=len(self.chips.space),
             pairs=pairs,
@@ -274,6 +310,7 @@ class _Task:
             front=tuple(self._pair(codes[i], int(chip[i]), -float(values[i, 0])) for i in some),
             front_size=len(codes),
             best={n: self._pair(codes[i], int(chip[i]), -float(values[i, 0])) for n, i in best.items()},
+            provenance=provenance_of(inputs, **files_of(self.chips.space)),
         )
 
     def _pair(self, code: Codes, chip: int, score: float) -> Pair:
@@ -282,28 +319,32 @@ class _Task:
         macs = self.work.counts @ self.work.macs
         done = np.concatenate([counts @ macs[:n] + macs[n], macs[n + 1 :]])
         busy = done / self.chips.macs_per_s[chip] / time[0]
-        point = chip_point(self.chips, self.names, chip, time[0], joule[0], busy)
+        point = chip_point(self.chips, self.names, chip, time[0], joule[0], busy, self.mix)
         return Pair(self.networks.spell(code.tolist()), score, point)
 
     def _listed(self, codes: Codes, progress: Callable[[int, int], object] | None) -> Any:
         """Every pair: the front of each chip, whose area is one, block by block, then of these."""
         kept = [np.zeros((0, 2), dtype=np.int64)]
-        values, least, feasible = [np.zeros((0, 4))], np.inf, 0
+        values, feasible = [np.zeros((0, 1 + len(self.mix.front)))], 0
+        near: dict[str, Limited] = {}
+        of_pair = [0, *(i for i, name in enumerate(self.mix.front, 1) if name != "area")]
         block = max(100, _CELLS // max(1, len(self.networks.features)))
         for at in range(0, len(codes), block):
             counts, scores = self.networks.counts(codes[at : at + block]), self.score(codes[at : at + block])
             for chip in range(len(self.chips.codes)):
                 figures = self.figures(scores[:, self.formats[chip]], *self.costs(counts, chip), chip)
                 good = np.flatnonzero((figures.broken <= 0) & np.isfinite(figures.values).all(axis=1))
-                least, feasible = min(least, float(figures.broken.min())), feasible + len(good)
-                good = good[front_of(figures.values[good, :3])] if len(good) else good
+                feasible += len(good)
+                if not feasible:
+                    near = nearer(near, nearest_of(self.limited(*self.costs(counts, chip), chip)))
+                good = good[front_of(figures.values[good][:, of_pair])] if len(good) else good
                 values.append(figures.values[good])
                 kept.append(np.column_stack([good + at, np.full(len(good), chip)]))
                 if progress is not None and chip % 50 == 0:
                     progress(at * len(self.chips.codes) + chip * len(counts), len(codes) * len(self.chips.codes))
         every, pairs = np.concatenate(values), np.concatenate(kept)
         front = front_of(every) if len(every) else np.zeros(0, dtype=np.intp)
-        found = codes[pairs[front, 0]], pairs[front, 1], every[front], least
+        found = codes[pairs[front, 0]], pairs[front, 1], every[front], near
         return found, len(codes) * len(self.chips.codes), feasible, (), "every point"
 
     def _solved(self, name: str, effort: tuple[str, int, int, str], progress: Any) -> Any:
@@ -331,11 +372,12 @@ class _Task:
             "scores": {n: s.content for n, s in self.scores.items()},
             "limits": {n: v for n, v in self.limits.items() if np.isfinite(v)},
             "prices": [f"{x:.6e}" for x in (*chips.time_s.sum(0), *chips.energy_j.sum(0), chips.area_m2.sum())],
+            "mix": self.mix.inputs,
         }
         found = explore(
             price,
             (*sizes, *self.networks.sizes),
-            1 + len(_FIGURES),
+            1 + len(self.mix.front),
             solver=name,
             budget=budget,
             seed=seed,
@@ -345,10 +387,14 @@ class _Task:
         )
         front, good = found.front, int((found.broken <= 0).sum())
         chip, networks = split(found.codes[front])
-        least = float(found.broken.min(initial=np.inf))
+        near: dict[str, Limited] = {}
+        if not good:
+            tried, nets = split(found.codes)
+            small = np.maximum(tried, 0)
+            near = nearest_of(self.limited(*self.costs(self.networks.counts(nets), small), small))
         _, one = np.unique(np.column_stack([chip, networks]), axis=0, return_index=True)
         return (
-            (networks[one], chip[one], found.values[front][one], least),
+            (networks[one], chip[one], found.values[front][one], near),
             len(found.codes),
             good,
             found.history,

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.errors import DoesNotFit, InputError, Problem, complete, show
 from steelyard.estimation.space import SpaceEstimate, answer_space, space_prices
 from steelyard.exploration.additive import Sum, best_within
@@ -22,10 +21,11 @@ from steelyard.exploration.explore import Explored, Figures, explore, front_kept
 from steelyard.exploration.scores import Score, read_score
 from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.interval import Z80
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, provenance_of
 from steelyard.scenario.space import SpaceScenario, read_space_scenario
 from steelyard.scenario.words import Problems
 from steelyard.search.chance import quantile, read_chance
+from steelyard.search.missed import missed, nearest_of
 from steelyard.units import format_quantity, parse_quantity
 from steelyard.workload.networks.search_space import LARGEST, Space, find_space
 
@@ -137,7 +137,7 @@ def search_network(
     said = {k: v for k, v in words.items() if v not in (None, "") and k != "executor"}
     codes, tried, how, exact, history, ended = task.run(solver, budget, seed, log, progress)
     if not len(codes):
-        raise DoesNotFit(f"no network keeps the limits: {task.fewest()}", change=task.nearest())
+        raise task.missed()
     return task.answer(
         codes,
         {"sure": task.chance, "how": how, "exact": exact, "tried": tried, "history": history, "ended": ended},
@@ -417,33 +417,29 @@ class _Task:
             )
         return float(_spread(sheet.of(sheet.scenario.codes))[0])
 
-    def fewest(self) -> str:
-        """What the least of some thousand networks that are drawn needs of each thing that is limited."""
-        codes = self._drawn()
+    def missed(self) -> DoesNotFit:
+        """Why no network keeps the limits: of all, or of some thousand that are drawn of many."""
+        listed = self.space.all() if self.space.size <= _CHUNK else self.space.draw(4000)
+        codes = listed if self.score.codes is None else self.score.codes[:_CHUNK]
         found = [sheet.of(codes) for sheet in self.sheets]
-        told = [
-            f"{sheet.name} {format_quantity(float(f.latency_s.min()), 's')}"
+        figures = {
+            f"latency on {sheet.name}": (f.latency_s * np.exp(self.z * _spread(f)), limit, "s")
             for sheet, f in zip(self.sheets, found, strict=True)
-            if f"latency_s.{sheet.name}" in self.limits
-        ]
+            if (limit := self.limits.get(f"latency_s.{sheet.name}", math.inf)) < math.inf
+        }
+        small = min(self.sheets, key=lambda sheet: sheet.room)
         for name, limit in self.most.items():
-            least = float(getattr(found[0], name).min())
-            if least > limit:
-                told.append(f"{least:,.0f} {name} of {limit:,.0f}")
+            held = f" held by {small.name}" if name == "parameters" and limit == small.room else ""
+            if limit < math.inf:
+                figures[name + held] = getattr(found[0], name), limit, "1"
         for sheet, f in zip(self.sheets, found, strict=True):
-            held = 0.0 if f.peak_memory_bytes is None else float(f.peak_memory_bytes.min())
-            if held > (limit := self._memory(sheet)):
-                told.append(f"{format_quantity(held, 'B')} of memory of {format_quantity(limit, 'B')} on {sheet.name}")
-        return f"the least of {len(codes):,} tried: " + ", ".join(told)
-
-    def _drawn(self) -> Codes:
-        return self.space.draw(4000) if self.score.codes is None else self.score.codes[:_CHUNK]
-
-    def nearest(self) -> str:
-        """What the fastest drawn networks reach."""
-        figures = self._priced(self._drawn())
-        least = float(np.min(figures.broken))
-        return f"raise the limits by {100 * least:.0f} %" if least > 0 else "another solver or a larger budget"
+            if f.peak_memory_bytes is not None and self._memory(sheet) < math.inf:
+                figures[f"memory on {sheet.name}"] = f.peak_memory_bytes, self._memory(sheet), "B"
+        kept = np.all([values <= limit for values, limit, _ in figures.values()], axis=0)
+        if kept.any():
+            return DoesNotFit("no network that was tried keeps the limits", change="another solver or a larger budget")
+        drawn = "" if len(codes) == self.space.size or self.score.codes is not None else " that were drawn"
+        return missed(f"network of {len(codes):,}{drawn}", nearest_of(figures))
 
     def answer(self, codes: Codes, told: Mapping[str, Any], inputs: Mapping[str, Any], began: float) -> NetworkSearch:
         """The result of a front."""
@@ -489,7 +485,7 @@ class _Task:
             limits=dict(self.limits),
             cpu_s=time.process_time() - began,
             ledger=ledger,
-            provenance={"inputs": dict(inputs), "hash": content_hash(dict(inputs)), "version": __version__},
+            provenance=provenance_of(inputs),
             **told,
         )
 

@@ -10,19 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard._version import __version__
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_kernels import is_product
 from steelyard.cost.net_price import NetPrice, log_spread, price_net, reach_of
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import account
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger
 from steelyard.scenario.network import NetScenario, asks_net, read_net_scenario
 from steelyard.scenario.words import Problems
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["OneNetwork", "one_network", "provenance_of"]
+__all__ = ["OneNetwork", "named", "one_network"]
 
 Floats = NDArray[np.float64]
 
@@ -110,9 +109,3 @@ def named(names: Sequence[str]) -> tuple[str, ...]:
         seen[name] += 1
         found.append(name if total[name] == 1 else f"{name}#{seen[name]}")
     return tuple(found)
-
-
-def provenance_of(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What is needed to run a question again."""
-    kept = {k: v for k, v in inputs.items() if v not in (None, "")}
-    return {"inputs": kept, "hash": content_hash({"version": __version__, **kept}), "version": __version__}

@@ -20,8 +20,8 @@ from steelyard.choices import Group
 from steelyard.errors import InputError, Problem, complete, show
 from steelyard.exploration.additive import Sum
 from steelyard.exploration.allocation import Allocating, Allocation, Measure, allocate, read_limits
-from steelyard.exploration.one_network import OneNetwork, one_network, provenance_of
-from steelyard.provenance import Ledger
+from steelyard.exploration.one_network import OneNetwork, one_network
+from steelyard.provenance import Ledger, provenance_of
 from steelyard.scenario.words import Problems
 from steelyard.units import format_quantity, parse_quantity
 
@@ -88,7 +88,8 @@ def search_placement(
     problems.done()
     known = [n for n in networks if n is not None]
     task = _task(known, [d.name for d in devices], rate, wait, goal == "throughput", link is None)
-    inputs = {"model": str(model), "on": on, "goal": goal, "link": link, "link_latency": link_latency, **given, **said}
+    inputs = {"model": str(model), "on": on, "goal": goal, "link": link, "link_latency": link_latency, **given}
+    inputs |= {"points": points, **said}
     figure = "latency_s" if goal == "latency" else "period_s"
     kept = {**limits, **task.capacities}
     return allocate(task.allocating, figure, "energy_j", kept, points, provenance_of(inputs), progress)

@@ -26,7 +26,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.calibrate.space_samples import device_of, rank_of, suggested
 from steelyard.cost.space_price import SpacePrices
 from steelyard.deployment.runtime import find_runtime
@@ -37,7 +36,7 @@ from steelyard.exploration.known_devices import KnownDevices, read_devices
 from steelyard.interval import Z80
 from steelyard.machine.catalogue import find_machine
 from steelyard.machine.component import Machine
-from steelyard.provenance import content_hash
+from steelyard.provenance import provenance_of
 from steelyard.registry import Registry
 from steelyard.scenario.space import SpaceScenario, columns_of, read_space_scenario
 from steelyard.scenario.words import Problems
@@ -422,7 +421,7 @@ def search_predictor(
         asked=asked,
         rows=tuple((t.architecture, t.seconds, float(p)) for t, p in zip(device.timed, best, strict=True)),
         measure_next=following,
-        provenance={"inputs": inputs, "hash": content_hash(inputs), "version": __version__},
+        provenance=provenance_of(inputs),
     )
 
 
@@ -438,8 +437,8 @@ def _asked(predict: str | Sequence[str] | Codes, space: Space) -> Codes:
     if isinstance(predict, np.ndarray):
         return predict
     named = isinstance(predict, str) and predict
-    texts = columns_of(predict, ("architecture",), "predict")["architecture"] if named else predict  # type: ignore[arg-type]
-    return space.codes(t.removeprefix(f"{space.prefix}:") for t in texts)
+    columns = columns_of(predict, ("architecture",), "predict") if named else {"architecture": predict, "line": ()}  # type: ignore[arg-type]
+    return space.codes((t.removeprefix(f"{space.prefix}:") for t in columns["architecture"]), columns["line"])
 
 
 def _left_out(cls: type[Predictor], context: Context, codes: Codes, seconds: Floats) -> tuple[Floats, Floats]:

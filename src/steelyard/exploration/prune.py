@@ -28,7 +28,8 @@ from steelyard.exploration.allocation import (
     read_limits,
     read_losses,
 )
-from steelyard.exploration.one_network import OneNetwork, named, one_network, provenance_of
+from steelyard.exploration.one_network import OneNetwork, named, one_network
+from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
 from steelyard.workload import tensor_counts
 from steelyard.workload.channels import ChannelGroup, with_open_channels
@@ -97,7 +98,7 @@ def search_prune(
     network = one_network(model, on, said)
     task = _task(network, shares, step, sensitivity)
     inputs = {"model": str(model), "on": on, "keep": keep, "step": step, "sensitivity": sensitivity}
-    inputs |= {**given, "front": front, **said}
+    inputs |= {**given, "front": front, "points": points, **said}
     return allocate(task, "loss", axis, limits, points, provenance_of(inputs), progress)
 
 

@@ -184,18 +184,18 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
 def _table(path: str, space: Space) -> Score:
     columns = columns_of(path, ("architecture", "score"), "score")
     problems, values = [], []
-    for row, text in enumerate(columns["score"], 2):
+    for line, text in zip(columns["line"], columns["score"], strict=True):
         try:
             value = float(text)
         except ValueError:
             value = np.nan
         if not np.isfinite(value):
-            problems.append(Problem(f"score: row {row}", f"expected a number, got {show(text)}"))
+            problems.append(Problem(f"score: line {line}", f"expected a number, got {show(text)}"))
         values.append(value)
     raise_all(problems[:10])
-    codes = space.codes(a.removeprefix(f"{space.prefix}:") for a in columns["architecture"])
-    again = list(twice([row.tobytes() for row in codes]).items())[:10]
-    raise_all(
-        [Problem(f"score: row {i + 2}", f"is of the architecture of row {j + 2}; give each once") for i, j in again]
-    )
+    names = (a.removeprefix(f"{space.prefix}:") for a in columns["architecture"])
+    codes = space.codes(names, columns["line"])
+    again, lines = list(twice([row.tobytes() for row in codes]).items())[:10], columns["line"]
+    said = "is of the architecture of line {}; give each once"
+    raise_all([Problem(f"score: line {lines[i]}", said.format(lines[j])) for i, j in again])
     return Score(path, "a table", False, codes=codes, known=np.array(values))

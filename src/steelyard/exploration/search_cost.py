@@ -24,11 +24,10 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, complete, show
 from steelyard.estimation.network import estimates_of
 from steelyard.estimation.space import answer_space, space_prices
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, provenance_of
 from steelyard.scenario.fields import PRICE
 from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.network import asks_net
@@ -351,7 +350,7 @@ class _Search:
             candidate=self.names[""],
             step_s=mean.step_s,
             ledger=ledger,
-            provenance={"inputs": inputs, "hash": content_hash(inputs), "version": __version__},
+            provenance=provenance_of(inputs),
         )
 
 

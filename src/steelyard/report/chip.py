@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard._version import __version__
-from steelyard.report.paper import bullets, columns, render, spread, styled
+from steelyard.report.paper import bullets, columns, figure, render, spread, styled
 from steelyard.report.plain import plain
 from steelyard.units import format_quantity as q
 
 if TYPE_CHECKING:
     from steelyard.exploration.codesign import Codesign
     from steelyard.search.chip import ChipPoint, ChipSearch
+    from steelyard.search.chip_mix import Mix
 
 __all__ = [
     "SCHEMA",
     "assumed",
+    "assumed_of",
     "cells",
     "differ",
+    "front_words",
+    "heads",
     "limits_of",
+    "mixed",
+    "numbered",
     "parts",
     "point",
     "report",
@@ -29,11 +35,14 @@ __all__ = [
     "rows",
     "summary",
     "to_dict",
+    "together",
     "words",
     "words_of",
 ]
 
 SCHEMA = "steelyard.search/1"
+#: Figures of the years of a chip.
+_SERVICE = ("service_w", "service_usd", "service_kg")
 #: Chips of the front that a report shows.
 _SHOWN = 12
 
@@ -49,6 +58,7 @@ def point(point: ChipPoint) -> dict[str, Any]:
         "utilisation": dict(point.utilisation),
         "silicon_usd": point.silicon_usd,
         "carbon_kg": point.carbon_kg,
+        **({n: getattr(point, n) for n in _SERVICE} if point.service_w else {}),
     }
 
 
@@ -67,6 +77,7 @@ def to_dict(found: ChipSearch) -> dict[str, Any]:
             "batch": found.words["batch"],
             "context": found.words["context"],
             "limits": limits,
+            **mixed(found),
             "points": found.points,
             "feasible": found.feasible,
             "structures": found.structures,
@@ -74,9 +85,16 @@ def to_dict(found: ChipSearch) -> dict[str, Any]:
             "front": [point(p) for p in found.front],
             "best": {name: point(p) for name, p in found.best.items()},
             "assumptions": assumed(found),
-            "provenance": {"version": __version__},
+            "provenance": dict(found.provenance),
         }
     )
+
+
+def mixed(found: ChipSearch | Codesign) -> dict[str, Any]:
+    """How workloads become one figure, what the front is of, and the years of a chip."""
+    mix, names = found.mix, found.mix.names
+    told = {"passes": dict(zip(names, mix.passes.tolist(), strict=True)), "over": mix.over, "front_of": list(mix.front)}
+    return {**told, "service": asdict(mix.service) if mix.service.years else None}
 
 
 def rows(found: ChipSearch) -> list[dict[str, Any]]:
@@ -89,7 +107,8 @@ def row_of(fields: Sequence[str], workloads: Sequence[str], p: ChipPoint) -> dic
     row: dict[str, Any] = {name: p.chosen.get(name, "") for name in fields}
     for name in workloads:
         row |= {f"latency_s {name}": p.latency_s[name], f"energy_j {name}": p.energy_j[name]}
-    return row | {n: getattr(p, n) for n in ("area_m2", "power_w", "silicon_usd", "carbon_kg")}
+    served = _SERVICE if p.service_w else ()
+    return row | {n: getattr(p, n) for n in ("area_m2", "power_w", "silicon_usd", "carbon_kg", *served)}
 
 
 def summary(found: ChipSearch) -> str:
@@ -133,18 +152,80 @@ def words(found: ChipSearch | Codesign, p: ChipPoint, names: Sequence[str]) -> s
     return ", ".join(f"{_short(n, fields)} {_shown(n, p.chosen[n]) or 'nothing'}" for n in names if n in p.chosen)
 
 
+def together(found: ChipSearch | Codesign, p: ChipPoint) -> tuple[float, float]:
+    """Time and energy of a mix of the workloads on a chip, s and J."""
+    passes = dict(zip(found.mix.names, found.mix.passes.tolist(), strict=True))
+    return sum(n * p.latency_s[w] for w, n in passes.items()), sum(n * p.energy_j[w] for w, n in passes.items())
+
+
 def words_of(found: ChipSearch | Codesign, p: ChipPoint) -> str:
     """A chip in words: its figures, and what it chooses."""
-    shown = f"{q(sum(p.latency_s.values()), 's')}, {q(sum(p.energy_j.values()), 'J')}, {q(p.power_w, 'W')}"
+    time, joule = together(found, p)
+    shown = f"{q(time, 's')}, {q(joule, 'J')}, {q(p.power_w, 'W')}"
     size = f", {q(p.area_m2, 'm2')}" if p.area_m2 else ""
     return f"{shown}{size}\n{words(found, p, found.space.fields)}"
 
 
-def cells(found: ChipSearch | Codesign, workloads: Sequence[str], p: ChipPoint, names: Sequence[str]) -> list[str]:
-    """Figures of a chip and what it chooses of these fields, as people write them."""
-    times = [q(p.latency_s[n], "s") for n in workloads]
-    size = q(p.area_m2, "m2") if p.area_m2 else ""
-    return [*times, q(sum(p.energy_j.values()), "J"), size, q(p.power_w, "W"), words(found, p, names)]
+#: Columns of a table that are left for times of workloads; of one that has networks, too.
+_ROOM, _ROOM_BESIDE = 39, 20
+
+
+def heads(found: ChipSearch | Codesign, wide: bool = False) -> list[str]:
+    """What :func:`cells` are: a time of each workload where there is room (``wide``: always), else that of the mix."""
+    paid, green = _spent(found.mix)
+    times = list(found.mix.names) if _apart(found, wide) else ["time"]
+    return [*times, "energy", "area", "power", *(["money"] if paid else []), *(["CO2"] if green else [])]
+
+
+def _spent(mix: Mix) -> tuple[bool, bool]:
+    """Whether money and CO2 are told of each chip."""
+    paid = bool(mix.service.years) or bool({"usd", "carbon"} & set(mix.front))
+    return paid, paid and (not mix.service.years or mix.service.g_per_kwh is not None)
+
+
+def _apart(found: ChipSearch | Codesign, wide: bool = False) -> bool:
+    """Whether there is room for the time of every workload."""
+    room = (_ROOM_BESIDE if hasattr(found, "networks") else _ROOM) - 9 * sum(_spent(found.mix))
+    return len(found.mix.names) > 1 and (wide or sum(max(len(n), 7) + 2 for n in found.mix.names) <= room)
+
+
+def cells(found: ChipSearch | Codesign, p: ChipPoint, wide: bool = False) -> list[str]:
+    """Figures of a chip as people write them."""
+    time, joule = together(found, p)
+    shown = [q(p.latency_s[n], "s") for n in found.mix.names] if _apart(found, wide) else [q(time, "s")]
+    shown += [q(joule, "J"), q(p.area_m2, "m2") if p.area_m2 else "", q(p.power_w, "W")]
+    paid, green = _spent(found.mix)
+    shown += [f"${figure(p.service_usd or p.silicon_usd)}"] if paid else []
+    return [*shown, *([q((p.service_kg or p.carbon_kg) * 1e3, "g")] if green else [])]
+
+
+class numbered:  # noqa: N801 - a table's legend
+    """Chips by a number each, and what each chooses of some fields."""
+
+    def __init__(self, found: ChipSearch | Codesign, points: Sequence[ChipPoint]) -> None:
+        self.found, self.unlike = found, differ(found, points)
+        same = [n for n in found.space.fields if n not in self.unlike]
+        self.same = words(found, points[0], same)
+        self.numbers = {p.codes: i for i, p in reversed(list(enumerate({p.codes: p for p in points}.values(), 1)))}
+        self.told = {p.codes: self._told(p) for p in points}
+
+    def _told(self, p: ChipPoint) -> str:
+        """What a chip chooses; its times where they are no columns, of networks beside a space of networks."""
+        mix, said = self.found.mix, words(self.found, p, self.unlike)
+        if len(mix.names) == 1 or _apart(self.found) or hasattr(self.found, "networks"):
+            return said
+        times = ", ".join(f"{n} {q(p.latency_s[n], 's')}" for n in mix.names)
+        return f"{said}: {times}" if said else times
+
+    def number(self, p: ChipPoint) -> str:
+        """Of a chip."""
+        return str(self.numbers[p.codes])
+
+    def lines(self) -> list[Any]:
+        """The legend as renderables."""
+        by_number = sorted((i, self.told[codes]) for codes, i in self.numbers.items())
+        each = [f"{i}. {text}" for i, text in by_number if text]
+        return [*bullets("chips", each), *([styled(f"all chips: {self.same}"), ""] if self.same else [])]
 
 
 def _made(p: ChipPoint) -> str:
@@ -154,6 +235,33 @@ def _made(p: ChipPoint) -> str:
     return (
         f"making the silicon of least product: ${p.silicon_usd:.3g} and {q(p.carbon_kg * 1e3, 'g')} CO2 with a package"
     )
+
+
+#: Figures of a front, in words.
+_NAMES = {"latency": "time", "usd": "money", "carbon": "CO2"}
+
+
+def front_words(found: ChipSearch | Codesign, *first: str) -> str:
+    """What the front is of, in words."""
+    names = [*first, *(_NAMES.get(n, n) for n in found.mix.front)]
+    return f"front of {', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else f"least {names[0]}"
+
+
+def assumed_of(found: ChipSearch | Codesign) -> list[str]:
+    """What a mix and years in service mean."""
+    mix, said = found.mix, []
+    if mix.over != "mix":
+        several = "the largest multiple" if mix.over == "worst" else f"the {mix.over} over workloads of the multiples"
+        said.append(f"time and energy of the front: {several} of the least that any chip needs for a workload")
+    if mix.service.years:
+        s = mix.service
+        passes = ", ".join(f"{n:g} {name}" for n, name in zip(mix.passes, mix.names, strict=True))
+        said.append(f"{s.years:g} years of {s.rate_per_s:g} mixes a second, each {passes}; static power all the time")
+        price = f"{s.usd_per_kwh:g} USD" + ("" if s.g_per_kwh is None else f" and {s.g_per_kwh:g} g CO2")
+        said.append(f"a kWh has {price}; money and carbon are of making the silicon and of its electricity")
+    elif {"usd", "carbon"} & set(mix.front):
+        said.append("money and carbon are of making the silicon with a package")
+    return said
 
 
 def assumed(found: ChipSearch) -> list[str]:
@@ -169,7 +277,7 @@ def assumed(found: ChipSearch) -> list[str]:
         said.append(f"of weights {weights:.0%}, of maps between layers {maps:.0%} are not zero, anywhere alike")
     if served:
         said.append(f"of {', '.join(served)} products alone")
-    return said
+    return [*said, *assumed_of(found)]
 
 
 def limits_of(said: Mapping[str, Any]) -> list[str]:
@@ -183,29 +291,25 @@ def limits_of(said: Mapping[str, Any]) -> list[str]:
 
 def parts(found: ChipSearch) -> list[Any]:
     """The report as renderables."""
-    names = found.space.fields
     limits = limits_of(found.words)
     kept = f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
-    times = list(found.work.names) if len(found.work.names) > 1 else ["time"]
-    head = [*times, "energy", "area", "power"]
+    head = heads(found)
     some = spread(found.front, _SHOWN)
     of = f", {len(some)} of {found.front_size:,} shown" if len(some) < found.front_size else ""
-    every = [*some, *found.best.values()]
-    unlike = differ(found, every)
-    same = words(found, every[0], [n for n in names if n not in unlike])
-    bests = [[name, *cells(found, found.work.names, p, unlike)] for name, p in found.best.items()]
+    legend = numbered(found, [*some, *found.best.values()])
+    numeric = ["chip", *head]
+    rows = [[legend.number(p), *cells(found, p)] for p in some]
+    bests = [[name, legend.number(p), *cells(found, p)] for name, p in found.best.items()]
     return [
         styled("chips of ", (found.space.name, "bold"), f" for {', '.join(found.work.names)}"),
         styled(f"{found.points:,} chips{kept}; batch {found.words['batch']:,}, {found.space.precision}"),
         "",
-        styled((f"front of time, energy and area{of}", "bold")),
-        columns(
-            [*head, "chip"], [cells(found, found.work.names, p, unlike) for p in some], numeric=head, fold=["chip"]
-        ),
+        styled((f"{front_words(found)}{of}", "bold")),
+        columns(numeric, rows, numeric=numeric),
         "",
-        columns(["least", *head, "chip"], bests, numeric=head, fold=["chip"]),
+        columns(["least", *numeric], bests, numeric=numeric),
         "",
-        *([styled(f"all of them: {same}"), ""] if same else []),
+        *legend.lines(),
         *([styled(_made(found.best["product"])), ""] if found.best["product"].silicon_usd else []),
         *bullets("assumed", assumed(found)),
     ]

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard._version import __version__
 from steelyard.report import chip as chips
 from steelyard.report.paper import bullets, columns, figure, named, render, spread, styled
 from steelyard.report.plain import plain
@@ -48,6 +47,7 @@ def to_dict(found: Codesign) -> dict[str, Any]:
             "batch": found.words["batch"],
             "context": found.words["context"],
             "limits": limits,
+            **chips.mixed(found),
             "chips": found.chips,
             "pairs": found.pairs,
             "tried": found.tried,
@@ -60,7 +60,7 @@ def to_dict(found: Codesign) -> dict[str, Any]:
             "best": {name: _pair(found, p) for name, p in found.best.items()},
             "history": [{"tried": n, "hypervolume_frac": v} for n, v in found.history],
             "assumptions": assumed(found),
-            "provenance": {"version": __version__},
+            "provenance": dict(found.provenance),
         }
     )
 
@@ -95,6 +95,7 @@ def assumed(found: Codesign) -> list[str]:
         "a pass of each workload; power is the mean while the one that draws most runs",
         f"energies and areas by process where {found.space.base.name} states none, as docs/methods/chips.md says",
     ]
+    said += chips.assumed_of(found)
     return [*proxies, *(["a network scores alike in every number format"] if alike else []), *said]
 
 
@@ -103,40 +104,33 @@ def parts(found: Codesign) -> list[Any]:
     limits = chips.limits_of(found.words)
     kept = f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
     how = "exact, every pair" if found.exact else f"{found.how}, {found.ended}"
-    times = list(found.names) if len(found.names) > 1 else ["time"]
-    head = [score_name(found), *times, "energy", "area", "power"]
+    head = [score_name(found), *chips.heads(found)]
     some = spread(found.front, _SHOWN)
     of = f", {len(some)} of {found.front_size:,} shown" if len(some) < found.front_size else ""
     every = [*some, *found.best.values()]
-    unlike = chips.differ(found, [p.chip for p in every])
-    same = chips.words(found, every[0].chip, [n for n in found.space.fields if n not in unlike])
+    legend = chips.numbered(found, [p.chip for p in every])
     numbers: dict[str, int] = {}
     for pair in every:
         numbers.setdefault(pair.architecture, len(numbers) + 1)
 
     def cells(pair: Pair) -> list[str]:
-        figures = chips.cells(found, found.names, pair.chip, unlike)
-        return [figure(pair.score), *figures[:-1], f"{numbers[pair.architecture]}", figures[-1]]
+        shown = [figure(pair.score), *chips.cells(found, pair.chip)]
+        return [f"{numbers[pair.architecture]}", legend.number(pair.chip), *shown]
 
-    last = ["network", "chip"]
+    numeric = ["network", "chip", *head]
     count = f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
     formats = ", ".join(found.space.formats)
     return [
         styled((found.networks.title, "bold"), " on chips of ", (found.space.name, "bold")),
         styled(f"{count} pairs, {found.tried:,} tried{kept}; {how}; batch {found.words['batch']:,}, {formats}"),
         "",
-        styled((f"front of score, time, energy and area{of}", "bold")),
-        columns([*head, *last], [cells(p) for p in some], numeric=[*head, "network"], fold=["chip"]),
+        styled((f"{chips.front_words(found, 'score')}{of}", "bold")),
+        columns(numeric, [cells(p) for p in some], numeric=numeric),
         "",
-        columns(
-            ["best", *head, *last],
-            [[name, *cells(p)] for name, p in found.best.items()],
-            numeric=[*head, "network"],
-            fold=["chip"],
-        ),
+        columns(["best", *numeric], [[name, *cells(p)] for name, p in found.best.items()], numeric=numeric),
         "",
         *named("networks", numbers),
         "",
-        *([styled(f"all chips: {same}"), ""] if same else []),
+        *legend.lines(),
         *bullets("assumed", assumed(found)),
     ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from steelyard.exploration.predictors import Leaderboard
     from steelyard.exploration.search_cost import SearchCost
     from steelyard.report.compare import Comparison
-    from steelyard.search.chip import ChipSearch
+    from steelyard.search.chip import ChipPoint, ChipSearch
     from steelyard.search.training import TrainAnswer
     from steelyard.simulation.replay import Replay
     from steelyard.training.estimate import TrainEstimate
@@ -221,25 +221,29 @@ def _allocation(found: Allocation) -> dict[str, Any]:
 def _search_chip(found: ChipSearch) -> dict[str, Any]:
     from steelyard.report import chip
 
-    names = found.work.names
-    head = [*(names if len(names) > 1 else ["time"]), "energy", "area", "power", _CHIP]
+    head = [*chip.heads(found, wide=True), _CHIP]
     unlike = chip.differ(found, [*found.front, *found.best.values()])
     same = chip.words(found, found.best["product"], [n for n in found.space.fields if n not in unlike])
-    front = [chip.cells(found, names, p, unlike) for p in spread(found.front, _ROWS)]
-    least = [[what, *chip.cells(found, names, p, unlike)] for what, p in found.best.items()]
+
+    def cells(p: ChipPoint) -> list[str]:
+        return [*chip.cells(found, p, wide=True), chip.words(found, p, unlike)]
+
+    front = [cells(p) for p in spread(found.front, _ROWS)]
+    least = [[what, *cells(p)] for what, p in found.best.items()]
     robust = "worst: whose worst workload needs the smallest multiple of the time x energy that any chip reaches for it"
     robust = robust if "worst" in found.best else ""
     return {
-        "title": f"chips of {found.space.name} for {', '.join(names)}",
+        "title": f"chips of {found.space.name} for {', '.join(found.work.names)}",
         "about": [
             _points(f"{found.points:,} chips", found.feasible, found.words, found.front_size, len(front)),
             *([f"all of them: {same}"] if same else []),
         ],
         "tables": [
             ("The chip of least", Table(["", *head], least, words=_CHIP), robust),
-            ("The front of time, energy and area", Table(head, front, 0, words=_CHIP), ""),
+            (chip.front_words(found).capitalize(), Table(head, front, 0, words=_CHIP), ""),
         ],
         "ledger": {"assumptions": chip.assumed(found), "sources": {}, "guesses": {}},
+        "stamp": _stamp(found.provenance),
     }
 
 
@@ -259,12 +263,11 @@ def _codesign(found: Codesign) -> dict[str, Any]:
 
     how = "every pair" if found.exact else f"{found.how}, {found.tried:,} tried"
     count = f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
-    times = list(found.names) if len(found.names) > 1 else ["time"]
-    head = [codesign.score_name(found), *times, "energy", "area", "power", _CHIP, _NETWORK]
+    head = [codesign.score_name(found), *chip.heads(found, wide=True), _CHIP, _NETWORK]
     unlike = chip.differ(found, [p.chip for p in (*found.front, *found.best.values())])
     same = chip.words(found, found.best["score"].chip, [n for n in found.space.fields if n not in unlike])
     front = [
-        [figure(p.score), *chip.cells(found, found.names, p.chip, unlike), p.architecture]
+        [figure(p.score), *chip.cells(found, p.chip, wide=True), chip.words(found, p.chip, unlike), p.architecture]
         for p in spread(found.front, _ROWS)
     ]
     return {
@@ -275,6 +278,7 @@ def _codesign(found: Codesign) -> dict[str, Any]:
         ],
         "tables": [("The front, best score first", Table(head, front, 0, words=_NETWORK), "")],
         "ledger": {"assumptions": codesign.assumed(found), "sources": {}, "guesses": {}},
+        "stamp": _stamp(found.provenance),
     }
 
 

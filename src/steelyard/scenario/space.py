@@ -100,7 +100,8 @@ def _codes(space: Space, rest: str) -> NDArray[np.int64]:
     if rest.strip().lower() == "all":
         return space.all()
     if rest.lower().endswith(_FILES):
-        return space.codes(columns_of(rest, ("architecture",))["architecture"])
+        columns = columns_of(rest, ("architecture",))
+        return space.codes(columns["architecture"], columns["line"])
     return space.codes([rest])
 
 
@@ -120,31 +121,36 @@ def columns_of(path: str | Path, wanted: Sequence[str], field: str = "architectu
         wanted: names of the columns.
         field: what named the file, for messages.
 
+    Returns:
+        the cells of every column that is wanted, and the number of their line in the file as ``line``.
+
     Raises:
         InputError: no file, no rows, a column is missing, or too many rows.
     """
     name = Path(path).name
     if not is_file(path):
         raise InputError(f"no file at {show(str(path))}", field=field)
-    lines = [
-        line for line in read_text(path, field=field).splitlines() if line.strip() and not line.lstrip().startswith("#")
-    ]
+    every = enumerate(read_text(path, field=field).splitlines(), 1)
+    lines = {i: line for i, line in every if line.strip() and not line.lstrip().startswith("#")}
     if len(lines) > LARGEST:
         raise InputError(f"more than {LARGEST:,} rows", field=name)
-    rows = [[cell.strip() for cell in row] for row in rows_of("\n".join(lines), name)]
+    rows = [[cell.strip() for cell in row] for row in rows_of("\n".join(lines.values()), name)]
+    numbers = list(lines)
     header = [cell.lower() for cell in rows[0]] if rows else []
     if wanted[0] not in header and len(wanted) == 1 and all(len(row) == 1 for row in rows):
-        header, rows = list(wanted), [[], *rows]
+        header, rows, numbers = list(wanted), [[], *rows], [0, *numbers]
     absent = [column for column in wanted if column not in header]
     if absent:
         raise InputError(f"expected the columns {' and '.join(wanted)}, got {show(', '.join(header))}", field=name)
     if len(rows) < 2:
         raise InputError("no rows below the header", field=name)
     at = [header.index(column) for column in wanted]
-    short = next((i for i, row in enumerate(rows[1:], 2) if row and len(row) <= max(at)), 0)
+    numbered = list(zip(numbers[1:], rows[1:], strict=False))
+    short = next((i for i, row in numbered if row and len(row) <= max(at)), 0)
     if short:
-        raise InputError(f"row {short} has too few columns", field=name)
-    return {column: [row[i] for row in rows[1:] if row] for column, i in zip(wanted, at, strict=True)}
+        raise InputError(f"line {short} has too few columns", field=name)
+    found = {column: [row[i] for _, row in numbered if row] for column, i in zip(wanted, at, strict=True)}
+    return {**found, "line": [str(i) for i, row in numbered if row]}
 
 
 def read_question(words: Mapping[str, Any]) -> Scenario | NetScenario | SpaceScenario:

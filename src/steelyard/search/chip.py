@@ -11,17 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
+from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import DoesNotFit, Problem, show
-from steelyard.machine.die import dies_per_wafer, silicon
+from steelyard.errors import InputError, Problem, show
 from steelyard.pareto import front_of
+from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
+from steelyard.search.chip_mix import Mix, Service, mix_of
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
 from steelyard.search.chip_work import Work, read_work
+from steelyard.search.missed import missed, nearest_of
 from steelyard.units import parse_quantity
 
-__all__ = ["ChipPoint", "ChipSearch", "chip_point", "read_asked", "search_chip"]
+__all__ = ["ChipPoint", "ChipSearch", "chip_point", "files_of", "inputs_of", "read_asked", "search_chip"]
 
 Floats = NDArray[np.float64]
 _LIMITS: Mapping[str, str] = {"area_m2": "m2", "power_w": "W", "latency_s": "s"}
@@ -44,6 +47,12 @@ class ChipPoint:
     """What a good die of this area costs to make; 0: no area or process is known; infinite: larger than any."""
     carbon_kg: float
     """CO2 of making it, with a package."""
+    service_w: float
+    """Mean power in service; 0: no years were asked for."""
+    service_usd: float
+    """Making it, and the electricity of its years."""
+    service_kg: float | None
+    """CO2 of the same; None: the electricity's is not known."""
     codes: tuple[int, ...]
     """Places of the values chosen; the space makes a machine of them."""
 
@@ -54,6 +63,7 @@ class ChipSearch(Result):
 
     space: ChipSpace
     work: Work
+    mix: Mix
     words: Mapping[str, Any]
     points: int
     feasible: int
@@ -62,11 +72,12 @@ class ChipSearch(Result):
     front: tuple[ChipPoint, ...]
     front_size: int
     best: Mapping[str, ChipPoint]
-    """Least ``latency``, ``energy``, ``product`` of both, and ``area``.
+    """Least ``latency``, ``energy``, ``product`` of both, ``area``, and what else the front is of.
 
     Of several workloads ``worst`` besides: the chip whose worst workload needs the smallest multiple of the product
     that any chip reaches for it.
     """
+    provenance: Mapping[str, Any]
 
 
 def search_chip(
@@ -81,8 +92,9 @@ def search_chip(
     jobs: int = 2,
     state: str | Path = "",
     watch: Callable[[int, int], None] | None = None,
+    **words: Any,
 ) -> ChipSearch:
-    """Price every chip of a space on workloads and find the front of time, energy and area.
+    """Price every chip of a space on workloads and find the front of time, energy and area, or of what is named.
 
     Args:
         space: the file of a space, or what was read of one.
@@ -95,6 +107,12 @@ def search_chip(
         jobs: threads.
         state: folder that keeps what is priced; a search that was stopped goes on from there.
         watch: called with structures priced and all.
+        words: ``passes`` of each workload in the mix, ``resnet50:10,bert-base:1``, one where nothing is said;
+            ``over``, how workloads become one figure: their ``mix``, the ``worst`` multiple of the least time or
+            energy that any chip has for them, or a quantile of these multiples, ``p90``; ``front``, the figures that
+            it is of: ``latency``, ``energy``, ``area``, ``power``, ``usd``, ``carbon``; ``years`` in service (0:
+            money and carbon are those of making a chip), ``rate`` of mixes a second (slower chips are left out),
+            ``power_price`` in USD of a kWh, ``carbon`` in g CO2 of a kWh.
 
     Raises:
         InputError: space, workloads or limits are wrong.
@@ -105,10 +123,12 @@ def search_chip(
         workloads, {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s}, (batch, context), problems
     )
     found = space if isinstance(space, ChipSpace) else problems.read(read_space, space)
+    mix = problems.read(mix_of, [name.strip() for name in names if name.strip()], words)
     problems.done()
-    assert found is not None
+    assert found is not None and mix is not None
     works = {name: read_work(names, precision_named(name), batch, context) for name in found.formats}
-    return _search(found, works, **limits, jobs=jobs, state=state, watch=watch, batch=batch, context=context)
+    chips = price_chips(found, works, limits["area_m2"], jobs, state, watch)
+    return _answer(chips, works[found.formats[0]], mix, {**limits, "batch": batch, "context": context})
 
 
 def read_asked(
@@ -135,54 +155,79 @@ def read_asked(
     return names, found
 
 
-def _search(
-    space: ChipSpace,
-    works: Mapping[str, Work],
-    area_m2: float,
-    power_w: float,
-    latency_s: float,
-    jobs: int,
-    state: str | Path,
-    watch: Callable[[int, int], None] | None,
-    batch: int,
-    context: int,
-) -> ChipSearch:
-    chips = price_chips(space, works, area_m2, jobs, state, watch)
-    work, total, time, joule, area = works[space.formats[0]], len(space), chips.time_s, chips.energy_j, chips.area_m2
-    power = (joule / time).max(axis=1)
-    good = np.nonzero((power <= power_w) & (time.max(axis=1) <= latency_s))[0]
+def inputs_of(space: ChipSpace, names: Sequence[str], mix: Mix, words: Mapping[str, Any]) -> dict[str, Any]:
+    """The words of a question about chips, as its record has them."""
+    limits = {n: v for n, v in words.items() if not isinstance(v, float) or np.isfinite(v)}
+    return {"space": space.name, "base": space.base.name, "workloads": list(names), **limits, **mix.inputs}
+
+
+def files_of(space: ChipSpace) -> dict[str, Any]:
+    """What was read of the files of a space."""
+    return {"machine": str(space.base), "fields": space.fields, "values": str(space.values), "needs": str(space.needs)}
+
+
+def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> ChipSearch:
+    space, time, joule = chips.space, chips.time_s, chips.energy_j
+    power, slowest, together = (joule / time).max(axis=1), time.max(axis=1), mix.sums(time)
+    most_s = 1.0 / mix.service.rate_per_s if mix.service.rate_per_s else np.inf
+    limits = {
+        "power": (power, words["power_w"], "W"),
+        "latency": (slowest, words["latency_s"], "s"),
+        "a mix": (together, most_s, "s"),
+    }
+    good = np.flatnonzero(np.all([values <= most for values, most, _ in limits.values()], axis=0))
     if not len(good):
-        least = f"{power.min():.3g} W and {time.max(axis=1).min() * 1e3:.3g} ms at least, not of one chip"
-        raise DoesNotFit(f"no chip of {total:,} keeps the limits: {least}")
-    sums = np.column_stack([time.sum(axis=1), joule.sum(axis=1), area])[good]
-    kept = good[front_of(sums)]
-    macs = work.counts @ work.macs
-    busy = macs / chips.macs_per_s[:, None] / time
-
-    def point(i: int) -> ChipPoint:
-        return chip_point(chips, work.names, i, time[i], joule[i], busy[i])
-
-    shown = kept[np.unique(np.rint(np.linspace(0, len(kept) - 1, min(SHOWN, len(kept)))).astype(int))]
-    measures = {"latency": sums[:, 0], "energy": sums[:, 1], "product": sums[:, 0] * sums[:, 1], "area": sums[:, 2]}
+        some = nearest_of({n: of for n, of in limits.items() if np.isfinite(of[1])})
+        raise missed(
+            f"chip of {len(power):,} that are small enough" if len(power) < len(space) else f"chip of {len(space):,}",
+            some,
+        )
+    drawn = mix.service.power_w(static_power_w(space.base), together, mix.sums(joule))
+    usd, kg = mix.service.costs(chips.area_m2[good], chips.nm[good], drawn[good])
+    measures: dict[str, Floats] = {
+        "latency": mix.one(time, good)[good],
+        "energy": mix.one(joule, good)[good],
+        "product": mix.one(time, good)[good] * mix.one(joule, good)[good],
+        "area": chips.area_m2[good],
+        "power": power[good],
+        "usd": usd,
+        "carbon": kg,
+    }
+    if np.isnan(usd).any() and {"usd", "carbon"} & set(mix.front):
+        words_ = "money and carbon need process_nm and an area of every chip in the base machine"
+        raise InputError(f"{words_} {space.base.name}", field="front")
+    front = good[front_of(np.column_stack([measures[name] for name in mix.front]))]
     if len(work.names) > 1:
         product = (time * joule)[good]
         measures["worst"] = (product / product.min(axis=0)).max(axis=1)
-    words = {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s, "batch": batch, "context": context}
+    busy = (work.counts @ work.macs) / chips.macs_per_s[:, None] / time
+
+    def point(i: int) -> ChipPoint:
+        return chip_point(chips, work.names, i, time[i], joule[i], busy[i], mix)
+
+    shown = front[np.unique(np.rint(np.linspace(0, len(front) - 1, min(SHOWN, len(front)))).astype(int))]
+    told = dict.fromkeys(
+        ("latency", "energy", "product", "area", *mix.front, *(["worst"] if "worst" in measures else []))
+    )
     return ChipSearch(
         space=space,
         work=work,
+        mix=mix,
         words=words,
-        points=total,
+        points=len(space),
         feasible=len(good),
         structures=chips.structures,
         nests=chips.nests,
         front=tuple(point(int(i)) for i in shown),
-        front_size=len(kept),
-        best={n: point(int(good[int(np.argmin(v))])) for n, v in measures.items()},
+        front_size=len(front),
+        best={n: point(int(good[int(np.argmin(measures[n]))])) for n in told},
+        provenance=provenance_of(inputs_of(space, work.names, mix, words), **files_of(space)),
     )
 
 
-def chip_point(chips: Chips, names: Sequence[str], i: int, time: Floats, joule: Floats, busy: Floats) -> ChipPoint:
+def chip_point(
+    chips: Chips, names: Sequence[str], i: int, time: Floats, joule: Floats, busy: Floats, mix: Mix
+) -> ChipPoint:
     """A chip as it is told.
 
     Args:
@@ -192,16 +237,28 @@ def chip_point(chips: Chips, names: Sequence[str], i: int, time: Floats, joule: 
         time: of a pass of each workload, s.
         joule: energy of it, J.
         busy: share of the array's products that are of use.
+        mix: of its workloads, with its service.
     """
 
     def by(values: Floats) -> dict[str, float]:
         return {n: float(v) for n, v in zip(names, values, strict=True)}
 
     codes, area, nm = chips.codes[i], float(chips.area_m2[i]), float(chips.nm[i])
-    usd = carbon = 0.0 if not area or not nm else np.inf
-    if area and nm and dies_per_wafer(area) >= 1:
-        made = silicon(area, nm)
-        usd, carbon = float(made.usd), float(made.carbon_kg)
+    drawn = float(mix.service.power_w(static_power_w(chips.space.base), time @ mix.passes, joule @ mix.passes))
+    spent, made = (np.nan_to_num(s.costs(area, nm, drawn), posinf=np.inf) for s in (mix.service, Service()))
     power, places = float((joule / time).max()), tuple(int(c) for c in codes)
-    chosen = chips.space.chosen(codes)
-    return ChipPoint(chosen, by(time), by(joule), area, power, by(busy), usd, carbon, codes=places)
+    told = mix.service.years > 0
+    return ChipPoint(
+        chosen=chips.space.chosen(codes),
+        latency_s=by(time),
+        energy_j=by(joule),
+        area_m2=area,
+        power_w=power,
+        utilisation=by(busy),
+        silicon_usd=float(made[0]),
+        carbon_kg=float(made[1]),
+        service_w=drawn if told else 0.0,
+        service_usd=float(spent[0]) if told else 0.0,
+        service_kg=float(spent[1]) if told and mix.service.g_per_kwh is not None else None,
+        codes=places,
+    )

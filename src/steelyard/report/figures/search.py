@@ -194,13 +194,12 @@ def _sizes(areas: Sequence[float]) -> list[float]:
 
 def chip_figures(found: ChipSearch) -> list[Figure]:
     """Time and energy of the chips of the front, dots as large as their silicon."""
-    times = [sum(p.latency_s.values()) for p in found.front]
-    joules = [sum(p.energy_j.values()) for p in found.front]
+    times, joules = (list(x) for x in zip(*(chips.together(found, p) for p in found.front), strict=True))
     words = [chips.words_of(found, p) for p in found.front]
     points = dots("chips", times, joules, words=words, itemStyle={"color": colour(0), "opacity": 0.7})
     for point, size in zip(points["data"], _sizes([p.area_m2 for p in found.front]), strict=True):
         point["symbolSize"] = size
-    best = found.best["product"]
+    least = chips.together(found, found.best["product"])
     option = {
         "height": 320,
         "trigger": "item",
@@ -209,8 +208,8 @@ def chip_figures(found: ChipSearch) -> list[Figure]:
         "series": [points],
     }
     says = (
-        f"{found.front_size:,} of {found.points:,} chips are on the front of time, energy and area; "
-        f"least time x energy has {q(sum(best.latency_s.values()), 's')} and {q(sum(best.energy_j.values()), 'J')}."
+        f"{found.front_size:,} of {found.points:,} chips are on the {chips.front_words(found)}; "
+        f"least time x energy has {q(least[0], 's')} and {q(least[1], 'J')}."
     )
     rows = tuple(
         (w.replace("\n", ", "), t, j, p.area_m2, p.power_w)
@@ -224,7 +223,7 @@ def codesign_figures(found: Codesign) -> list[Figure]:
     """Score and time of the pairs of the front by number format, dots as large as the silicon; how a front grew."""
     name, front = codesigns.score_name(found), found.front
     sizes = _sizes([p.chip.area_m2 for p in front])
-    times = [sum(p.chip.latency_s.values()) for p in front]
+    times = [chips.together(found, p.chip)[0] for p in front]
     words = [f"{p.architecture}\n{name} {figure(p.score)}, {chips.words_of(found, p.chip)}" for p in front]
     series = []
     for i, form in enumerate(found.space.formats):
@@ -240,15 +239,15 @@ def codesign_figures(found: Codesign) -> list[Figure]:
         "yAxis": axis(name, "", zero=False),
         "series": series,
     }
-    best, fast = found.best["score"], found.best["latency"]
+    best, fast = found.best["score"], min(front, key=lambda p: chips.together(found, p.chip)[0])
     says = (
-        f"{found.front_size:,} pairs are on the front of score, time, energy and area, from {figure(fast.score)} in "
-        f"{q(sum(fast.chip.latency_s.values()), 's')} to {figure(best.score)} in "
-        f"{q(sum(best.chip.latency_s.values()), 's')}."
+        f"{found.front_size:,} pairs are on the {chips.front_words(found, 'score')}, from {figure(fast.score)} in "
+        f"{q(chips.together(found, fast.chip)[0], 's')} to {figure(best.score)} in "
+        f"{q(chips.together(found, best.chip)[0], 's')}."
     )
     heads = ("network and chip", name, "time, s", "energy, J", "area, m2", "power, W")
     rows = tuple(
-        (w.replace("\n", ", "), p.score, t, sum(p.chip.energy_j.values()), p.chip.area_m2, p.chip.power_w)
+        (w.replace("\n", ", "), p.score, t, chips.together(found, p.chip)[1], p.chip.area_m2, p.chip.power_w)
         for w, t, p in zip(words, times, front, strict=True)
     )
     drawn = [Figure("front", "Networks on chips", says, option, heads, rows)]

@@ -108,8 +108,16 @@ class Space:
         """Any choices of the sizes made those of an architecture."""
         return codes
 
-    def codes(self, architectures: Iterable[str]) -> NDArray[np.int64]:
-        """Choices ``[n, places]`` of architectures as text. Raises :class:`InputError`: the first ten wrong ones."""
+    def codes(self, architectures: Iterable[str], lines: Sequence[str] = ()) -> NDArray[np.int64]:
+        """Choices ``[n, places]`` of architectures as text.
+
+        Args:
+            architectures: without the prefix of the space.
+            lines: numbers of their lines in a file, which errors name; empty: they are of none.
+
+        Raises:
+            InputError: the first ten wrong ones.
+        """
         rows: list[tuple[int, ...]] = []
         problems: list[Problem] = []
         for number, text in enumerate(architectures):
@@ -118,7 +126,8 @@ class Space:
             try:
                 rows.append(self.read(str(text)))
             except InputError as error:
-                problems += error.problems
+                where = f"line {lines[number]}: " if lines else ""
+                problems += [Problem(f"{where}{p.field}", p.message) for p in error.problems]
                 if len(problems) >= 10:
                     break
         raise_all(problems)
