@@ -4,7 +4,8 @@
 spread over the array that this package likes best, least energy and least cycles of two searches. Two arrays of 1,024
 multipliers of 8 bits: ``ws``, the tool's file tpu_like, 32 inputs x 32 outputs with weights in place, and ``os``, its
 edge_tpu_like with pixels in one dimension, 8 inputs x 8 outputs x 16 pixels with sums in place, 32 KiB of weights.
-Both have 2 MiB of inputs and outputs and one port of 64 bits to the outermost memory.
+Both have 2 MiB of inputs and outputs and one port of 64 bits to the outermost memory. ``in_turn``: its least cycles
+where weights and inputs pass that port one after the other; by itself the tool takes the longer of both.
 
 ``accelforge.csv``: accelforge 1.0.467, least energy and least time, of ``plain``: as ``ws`` with one weight in a
 multiplier, sums of 8 bits in the buffer and nothing loaded before the array starts. It tiles by divisors alone.
@@ -17,7 +18,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from steelyard.cost.array_chip import Chip, chip_of, mapped
@@ -81,21 +81,22 @@ def layer(row: dict[str, str]) -> tuple[float, ...]:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r['array']} {r['layer']}")
 def test_a_layer_costs_what_the_tool_says(row: dict[str, str]) -> None:
-    """Nine of the tool's times are less than its outermost port takes for every tensor once: there this is the time."""
+    """The tool moves four of the seven rows of what it lays out in turns of two rows, ``os`` and 7 x 7 pixels."""
     one = layer(row)
-    k, c, p, q, r, s, g, stride = one[1:9]
-    sides = [n if stride > f else (n - 1) * stride + f for n, f in ((p, r), (q, s))]
-    least = g * (k * c * r * s + c * np.prod(sides) + k * p * q) / 8
     energy, time = mapped(one, array(row["array"], "energy")), mapped(one, array(row["array"], "time"))
     stem = row["array"] == "os" and row["layer"] == "resnet18 stem"  # seven filter rows in four turns of two
     assert energy.energy_j == pytest.approx(float(row["energy_pj"]) * PJ, rel=0.12 if stem else 0.1)
-    assert time.cycles == pytest.approx(max(float(row["cycles"]), least), rel=0.1)
+    k, c, p, q, r = one[1:6]
+    missed = 3 / 7 * (k + c) * p * q / 8 if row["array"] == "os" and p == 7 and r == 1 else 0.0
+    assert time.cycles == pytest.approx(float(row["in_turn"]) + missed, rel=0.1)
 
 
-def test_the_tool_is_below_its_port_in_nine_of_the_rows_alone() -> None:
+def test_the_tool_is_below_its_port_by_what_it_loads_at_once() -> None:
+    """Of 58 rows nine are a tenth below; with loads in turn three are, and none with all seven rows."""
     assert len(ROWS) == 58
-    below = [r for r in ROWS if float(r["cycles"]) < 0.9 * mapped(layer(r), array(r["array"], "time")).cycles]
-    assert len(below) == 9
+    for column, below in (("cycles", 9), ("in_turn", 3)):
+        ours = (mapped(layer(r), array(r["array"], "time")).cycles for r in ROWS)
+        assert sum(float(r[column]) < cycles / 1.1 for r, cycles in zip(ROWS, ours, strict=True)) == below
 
 
 @pytest.mark.parametrize("row", PLAIN, ids=lambda r: r["layer"])

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.array_links import links_of
-from steelyard.cost.array_mapping import LEVELS, MOST, MOVED, best_nests
+from steelyard.cost.array_mapping import FLEXIBLE, LEVELS, MOST, MOVED, best_nests
 from steelyard.cost.array_unroll import MAPPED, unrollings
 from steelyard.cost.array_zeros import done_share, near_shares, packed_share, turns_left
 from steelyard.cost.energy import DEFAULT_ENERGY_J_PER_OP
@@ -258,6 +258,7 @@ def _mapped(layer: NDArray[np.float64], chip: Chip, most: int, density: Density)
     links = links_of(chip.path, ways, chip.engine)
     goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
     inputs = pass_inputs(layer, levels, chip.bits, chip.engine.dataflow)
+    most = most * FLEXIBLE if chip.engine.dataflow == "flexible" else most
     found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs, links)
     row, count = found[0], len(chip.levels)
     return Mapped(

@@ -26,6 +26,7 @@ from steelyard.cost.jit import njit, njit_inline
 
 __all__ = [
     "DIMS",
+    "FLEXIBLE",
     "LAYER",
     "LEVEL",
     "LEVELS",
@@ -48,9 +49,9 @@ MOVED = 3 + 5 * LEVELS
 #: Columns of a level: capacity, copies, what it holds (3), tiles, waits, whole; bits of weights, inputs and outputs
 #: there over plain ones, and accesses of each beside the multipliers over those of an array that takes every zero.
 LEVEL = 14
-#: Nests that are weighed of a layer, about. Eight times as many change what is least by 0.05 % in the mean and 3 % at
-#: most on flexible arrays, by 0.3 % at most on others (layers of four networks on six arrays).
-MOST = 50_000
+#: Nests that are weighed of a layer, about, and how many times as many on flexible arrays. Ten times as many change
+#: what is least by 0.1 % at most, on flexible arrays by 0.05 % in the mean and 3 % at most (four networks, ten arrays).
+MOST, FLEXIBLE = 20_000, 4
 #: How often sizes of tiles around the best are looked at.
 ROUNDS = 6
 #: Which tensor has which loop: weights, inputs, outputs.
@@ -110,8 +111,9 @@ def _grow(one: Any, layer: Any, d: Any, bound: Any, j: Any, tile: Any, held: Any
     for x in range(8):
         tile[one, j + 1, x] = tile[one, j, x]
     tile[one, j + 1, d] = min(tile[one, j, d] * bound, layer[d])
-    for t in range(3):
-        held[3 * one + t, j + 1] = _elements(t, tile[one, j + 1], layer)
+    held[3 * one, j + 1] = _elements(0, tile[one, j + 1], layer)
+    held[3 * one + 1, j + 1] = _elements(1, tile[one, j + 1], layer)
+    held[3 * one + 2, j + 1] = _elements(2, tile[one, j + 1], layer)
 
 
 @njit_inline
@@ -131,8 +133,8 @@ def _step(
     for t in range(3):
         own = has[t, d]
         turns[t, j + 1] = turns[t, j] * (bound if own else whole)
-        turns[3 + t, j + 1] = turns[3 + t, j] * (1.0 if own else whole)
         used[t, j + 1] = used[t, j] if own else j + 1
+    turns[3, j + 1] = turns[3, j] * (1.0 if has[2, d] else whole)
     used[3, j + 1] = used[3, j] if has[1, d] else j + 1
     if 3 <= d <= 6:
         side = (d - 3) % 2
@@ -161,115 +163,96 @@ def _whole(levels: Any, held: Any, ends: Any, bits: Any, v: Any, n: Any) -> Any:
 
 
 @njit_inline
-def _fit(v: Any, j: Any, n: Any, levels: Any, bits: Any, held: Any, used: Any, kept: Any, ends: Any) -> Any:
-    """Whether the inner ``j`` loops have room in a level; what it holds of them of each tensor into ``kept[v, j]``.
+def _room(
+    t: Any, v: Any, j: Any, n: Any, windows: Any, levels: Any, bits: Any, held: Any, used: Any, ends: Any
+) -> Any:  # fmt: skip
+    """Bytes that a tensor takes in a level that holds the inner ``j`` loops, up to the last that uses it again.
 
-    Rows that the next window needs again are kept where they have room.
+    With ``windows`` rows that the next one needs again are kept. What is held of the loops goes into ``ends[v]``.
     """
-    alone = 3 if levels[v, 1] > 1.0 else 0
-    for windows in range(1, -1, -1):
-        if windows == 0 and used[3, j] == used[1, j]:
-            break
-        size = 0.0
-        for t in range(3):
-            if levels[v, 2 + t] == 0.0:
-                continue
-            end = used[3 if t == 1 and windows > 0 else t, j]
-            if v > 0 and end < ends[v - 1, t] and levels[v - 1, 2 + t] > 0.0:
-                end = ends[v - 1, t]
-            kept[v, j, t] = end
-            each = held[alone + t, end] * _stored(levels, bits, v, t)
-            size += each if held[t, end] >= held[t, n] else each * levels[v, 5]
-        if size <= levels[v, 0]:
-            return True
-    return False
+    if levels[v, 2 + t] == 0.0:
+        return 0.0
+    end = used[3 if t == 1 and windows else t, j]
+    if v > 0 and levels[v - 1, 2 + t] > 0.0:
+        end = max(end, ends[v - 1, t])
+    ends[v, t] = end
+    size = held[3 + t if levels[v, 1] > 1.0 else t, end] * _stored(levels, bits, v, t)
+    return size if held[t, end] >= held[t, n] else size * levels[v, 5]
 
 
 @njit_inline
-def _ends(
-    v: Any, n: Any, known: Any, layer: Any, levels: Any, bits: Any, loops: Any, steps: Any, tile: Any, held: Any,
-    used: Any, kept: Any, ends: Any, after: Any,
+def _fit(
+    v: Any, j: Any, n: Any, layer: Any, levels: Any, bits: Any, loops: Any, steps: Any, tile: Any, held: Any, used: Any,
+    ends: Any, after: Any,
 ) -> Any:  # fmt: skip
-    """The inner loops that a level holds of each tensor, into ``ends[v]``: as many as fit, up to the last reuse.
-
-    ``known``: loops whose ``kept`` stands; ``after[9]``: those whose tiles of one multiplier do. Returns how many fit.
-    """
-    alone = levels[v, 1] > 1.0
-    most = 0
-    if alone and v > 0:
+    """Whether the inner ``j`` loops have room in a level, ``after[9]``: loops whose tiles of one multiplier stand."""
+    if levels[v, 1] > 1.0:
+        most = j
         for t in range(3):
-            if levels[v - 1, 2 + t] > 0.0:
+            if v > 0 and levels[v - 1, 2 + t] > 0.0:
                 most = max(most, ends[v - 1, t])
-    j = known
-    if not alone and _fit(v, n, n, levels, bits, held, used, kept, ends):
-        j = n
-    while j < n:
-        if alone:
-            while after[9] < max(j + 1, most):
-                _grow(1, layer, loops[after[9]], steps[after[9]], after[9], tile, held)
-                after[9] += 1
-        if not _fit(v, j + 1, n, levels, bits, held, used, kept, ends) and j >= 0:
-            break
-        j += 1
-    for t in range(3):
-        ends[v, t] = kept[v, j, t]
-    return j
+        while after[9] < most:
+            _grow(1, layer, loops[after[9]], steps[after[9]], after[9], tile, held)
+            after[9] += 1
+    beside = _room(0, v, j, n, False, levels, bits, held, used, ends)
+    beside += _room(2, v, j, n, False, levels, bits, held, used, ends)
+    if used[3, j] != used[1, j] and beside + _room(1, v, j, n, True, levels, bits, held, used, ends) <= levels[v, 0]:
+        return True
+    return beside + _room(1, v, j, n, False, levels, bits, held, used, ends) <= levels[v, 0]
 
 
 @njit_inline
 def _moved(
-    count: Any, n: Any, has: Any, levels: Any, bits: Any, loops: Any, turns: Any, held: Any, ends: Any, links: Any,
-    out: Any,
+    t: Any, count: Any, n: Any, has: Any, levels: Any, bits: Any, loops: Any, turns: Any, held: Any, ends: Any,
+    links: Any, out: Any,
 ) -> None:  # fmt: skip
-    """What one order of loops moves, into ``out`` (:data:`MOVED`), whose cycles stay.
+    """What one order of loops moves of a tensor, added to ``out`` (:data:`MOVED`).
 
     ``links``: of each level links and entries of a byte of every tensor.
     """
-    out[1:] = 0.0
-    for t in range(3):
-        total = held[t, n]
-        child = -1  # the array itself: an element for each multiplier
-        for v in range(count):
-            if levels[v, 2 + t] == 0.0:
-                continue
-            end = 0 if child < 0 else ends[child, t]
-            first = end
-            while first < n and not has[t, loops[first]]:
-                first += 1
-            near = levels[v, 11 + t] if child < 0 else 1.0
-            if t < 2:
-                # a window that moves brings only what is new
-                slides = t == 1 and child >= 0 and first < n and (loops[first] == 3 or loops[first] == 4)
-                start = first + 1 if slides else first
-                one = held[t, start] if slides else held[t, end]
-                size = max(one * (turns[t, n] / turns[t, start]), total) * bits[t] / 8.0
-                sent = size * levels[v, 8 + t] * near
-                back = 0.0
-                out[3 + v] += sent
-                if child >= 0:
-                    out[3 + LEVELS + child] += size * levels[child, 8 + t]
-                    if levels[child, 6] > 0.0:
-                        out[3 + 2 * LEVELS + child] += size * levels[child, 8 + t]
-                if v == count - 1:
-                    if t == 1 and child >= 0 and levels[child, 7] > 0.0:
-                        end = _whole(levels, held, ends, bits, child, n)
-                    out[1] += held[t, end] * bits[t] / 8.0 * levels[v, 8 + t]
-            else:
-                again = turns[3 + t, n] / turns[3 + t, first] - 1.0
-                back = total * again * bits[3] / 8.0 * near  # partial sums that come back
-                done = total * bits[2] / 8.0
-                sent = back + done * levels[v, 10]
-                out[3 + LEVELS + v] += sent
-                out[3 + v] += back
-                if child >= 0:
-                    out[3 + child] += back + done
-                    out[3 + LEVELS + child] += back
-                if v == count - 1:
-                    out[2] += held[t, end] * bits[2] / 8.0 * levels[v, 10]
-            if links.shape[0] > 0:
-                out[3 + 3 * LEVELS + v] += (sent + back) * links[6 * v + t]
-                out[3 + 4 * LEVELS + v] += (sent + back) * links[6 * v + 3 + t]
-            child = v
+    total = held[t, n]
+    child = -1  # the array itself: an element for each multiplier
+    for v in range(count):
+        if levels[v, 2 + t] == 0.0:
+            continue
+        end = 0 if child < 0 else ends[child, t]
+        first = end
+        while first < n and not has[t, loops[first]]:
+            first += 1
+        near = levels[v, 11 + t] if child < 0 else 1.0
+        if t < 2:
+            # a window that moves brings only what is new
+            slides = t == 1 and child >= 0 and first < n and (loops[first] == 3 or loops[first] == 4)
+            start = first + 1 if slides else first
+            one = held[t, start] if slides else held[t, end]
+            size = max(one * (turns[t, n] / turns[t, start]), total) * bits[t] / 8.0
+            sent = size * levels[v, 8 + t] * near
+            back = 0.0
+            out[3 + v] += sent
+            if child >= 0:
+                out[3 + LEVELS + child] += size * levels[child, 8 + t]
+                if levels[child, 6] > 0.0:
+                    out[3 + 2 * LEVELS + child] += size * levels[child, 8 + t]
+            if v == count - 1:
+                if t == 1 and child >= 0 and levels[child, 7] > 0.0:
+                    end = _whole(levels, held, ends, bits, child, n)
+                out[1] += held[t, end] * bits[t] / 8.0 * levels[v, 8 + t]
+        else:
+            again = turns[3, n] / turns[3, first] - 1.0
+            back = total * again * bits[3] / 8.0 * near  # partial sums that come back
+            done = total * bits[2] / 8.0
+            sent = back + done * levels[v, 10]
+            out[3 + LEVELS + v] += sent
+            out[3 + v] += back
+            if child >= 0:
+                out[3 + child] += back + done
+                out[3 + LEVELS + child] += back
+            if v == count - 1:
+                out[2] += held[t, end] * bits[2] / 8.0 * levels[v, 10]
+        if links.shape[0] > 0:
+            out[3 + 3 * LEVELS + v] += (sent + back) * links[6 * v + t]
+            out[3 + 4 * LEVELS + v] += (sent + back) * links[6 * v + 3 + t]
+        child = v
 
 
 @njit_inline
@@ -308,7 +291,7 @@ def _value(time: Any, energy: Any, of_time: Any, of_energy: Any) -> Any:
 def _search(
     layer: Any, nests: Any, spans: Any, orders: Any, fixed: Any, levels: Any, bits: Any, rates: Any, joules: Any,
     goals: Any, best: Any, found: Any, has: Any, part_bounds: Any, steps: Any, turns: Any, tile: Any, held: Any,
-    out: Any, part_dims: Any, many: Any, loops: Any, after: Any, used: Any, kept: Any, ends: Any, fits: Any,
+    out: Any, part_dims: Any, many: Any, loops: Any, after: Any, used: Any, ends: Any, fits: Any,
 ) -> Any:  # fmt: skip
     """The best nest of a layer for every goal, into ``found``; how many were weighed.
 
@@ -321,7 +304,7 @@ def _search(
     for g in range(goals.shape[0]):
         best[g] = found[g, MOVED] = np.inf
     for i in range(nests.shape[0]):
-        nest = nests[i]
+        nest, links = nests[i], nests[i, 11:]
         _parts(layer, nest, part_dims, part_bounds, many)
         turns_of_array = 1.0
         for d in range(8):
@@ -329,7 +312,7 @@ def _search(
             tile[0, 0, d], tile[1, 0, d] = nest[d], 1.0
         for t in range(3):
             held[t, 0], held[3 + t, 0] = _elements(t, tile[0, 0], layer), _elements(t, tile[1, 0], layer)
-            turns[t, 0] = turns[3 + t, 0] = 1.0
+            turns[t, 0] = turns[3, 0] = 1.0
         used[:, 0] = 0
         for o in range(spans[i, 0], spans[i, 1]):
             same = 0  # parts that this order has in common with the one before
@@ -348,18 +331,35 @@ def _search(
                 after[at] = n
             after[9] = min(after[9], known) if same > 0 else 0
             changed = o == spans[i, 0]
+            k0, k1, k2 = 0, 0, 0
             for v in range(count):
                 if v == count - 1:
                     for t in range(3):
                         ends[v, t] = n
                 elif changed or fits[v] >= known:
-                    old = -1 if changed else known
-                    fits[v] = _ends(
-                        v, n, old, layer, levels, bits, loops, steps, tile, held, used, kept, ends, after
-                    )  # fmt: skip
+                    # what fits is mostly what fitted before
+                    j = start = min(fits[v], n)
+                    while True:
+                        if _fit(v, j, n, layer, levels, bits, loops, steps, tile, held, used, ends, after):
+                            if j < start or j == n:
+                                break
+                            k0, k1, k2 = ends[v, 0], ends[v, 1], ends[v, 2]
+                            j += 1
+                        elif j > start:
+                            ends[v, 0], ends[v, 1], ends[v, 2] = k0, k1, k2
+                            j -= 1
+                            break
+                        elif j == 0:
+                            break
+                        else:
+                            j -= 1
+                    fits[v] = j
                     changed = True
             out[0] = turns_of_array
-            _moved(count, n, has, levels, bits, loops, turns, held, ends, nest[11:], out)
+            out[1:] = 0.0
+            _moved(0, count, n, has, levels, bits, loops, turns, held, ends, links, out)
+            _moved(1, count, n, has, levels, bits, loops, turns, held, ends, links, out)
+            _moved(2, count, n, has, levels, bits, loops, turns, held, ends, links, out)
             weighed += 1
             for g in range(goals.shape[0]):
                 at = int(goals[g, 2])
@@ -458,7 +458,7 @@ def search_nests(
     found = np.full((len(goals), MOVED + 4), np.inf)  # stays where no nest has a finite price
     found[:, MOVED + 3] = 0.0
     floats = ((9, 2), (16,), (6, 16), (2, 16, 8), (6, 16), (MOVED,))
-    whole = ((9, 2), (9,), (16,), (10,), (4, 16), (LEVELS, 16, 3), (LEVELS, 3), (LEVELS,))
+    whole = ((9, 2), (9,), (16,), (10,), (4, 16), (LEVELS, 3), (LEVELS,))
     scratch: Any = [np.zeros(x) for x in floats] + [np.zeros(x, dtype=np.int64) for x in whole]
     best = np.zeros((len(goals), 2))
     count = _search(layer, *laid, fixed, levels, bits, rates, joules, goals, best, found, _HAS, *scratch)

@@ -7,9 +7,10 @@ arrays run. Source: A. Symons et al., LOMA, AICAS 2021.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import product
 from math import ceil, prod
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ __all__ = ["Laid", "Nest", "coarse_nests", "laid_out", "loop_orders", "nests_aro
 _PARTS = ("rs", "c1", "k1", "x1", "b", "c2", "k2", "p2")
 #: How many times as many nests are weighed where rows slide through the multipliers: few orders are left there, and
 #: sizes of tiles decide.
-SLIDING = 6
+SLIDING = 15
 _BITS = 1 << np.arange(len(_PARTS))
 #: An unrolling, and tiles of inputs, outputs and rows.
 Nest = tuple[int, float, float, float]
@@ -54,10 +55,31 @@ def loop_orders(active: tuple[bool, ...], slides: bool = False) -> NDArray[np.in
     return np.array([o + [-1] * (len(_PARTS) - len(o)) for o in orders], dtype=np.int64)
 
 
-@cache
-def _orders(code: int, slides: bool) -> NDArray[np.int64]:
-    """As :func:`loop_orders`, active parts as bits."""
-    return loop_orders(tuple(bool(code & bit) for bit in _BITS), slides)
+class _Table:
+    """Orders of all sets of active parts that were asked for; sets are bits."""
+
+    def __init__(self, slides: bool) -> None:
+        self._slides, self._lock = slides, Lock()
+        self._found = np.empty((0, len(_PARTS)), dtype=np.int64), np.zeros((1 << len(_PARTS), 2), dtype=np.int64)
+
+    def spans(self, codes: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """First and last order of each set, and the orders."""
+        rows, spans = self._found
+        found = spans[codes]
+        if found[:, 1].all():
+            return found, rows
+        with self._lock:
+            rows, spans = self._found
+            for code in {int(c) for c in codes if not spans[c, 1]}:
+                more = loop_orders(tuple(bool(code & bit) for bit in _BITS), self._slides)
+                spans = spans.copy()
+                spans[code] = len(rows), len(rows) + len(more)
+                rows = np.concatenate([rows, more])
+            self._found = rows, spans
+        return spans[codes], rows
+
+
+_TABLES = {slides: _Table(slides) for slides in (False, True)}
 
 
 @lru_cache(maxsize=65536)
@@ -90,9 +112,9 @@ def _sizes(left: NDArray[np.float64], fine: int, inputs: float) -> list[tuple[fl
 def _fineness(left: NDArray[np.float64], most: float, inputs: float) -> int:
     """Sizes of tiles to try of each loop, so that about so many nests are weighed."""
     active = _active(left, np.maximum(1.0, left[[2, 1, 3]] / 2))
-    orders = len(_orders(int(active @ _BITS), np.isfinite(inputs)))
+    (begin, end), *_ = _TABLES[inputs < np.inf].spans(active[None] @ _BITS)[0]
     for fine in range(16, 3, -1):
-        if orders * prod(len(sizes) for sizes in _sizes(left, fine, inputs)) <= most:
+        if (end - begin) * prod(len(sizes) for sizes in _sizes(left, fine, inputs)) <= most:
             return fine
     return 3
 
@@ -136,9 +158,6 @@ def laid_out(
     given = np.array(nests)
     which = given[:, 0].astype(np.int64)
     active = _active(np.ceil(layer[:8] / unrolls[which]), given[:, 1:])
-    codes, at = np.unique(active @ _BITS, return_inverse=True)
-    each = [_orders(code, np.isfinite(inputs)) for code in codes.tolist()]
-    ends = np.cumsum([len(table) for table in each])
-    spans = np.stack([ends - [len(table) for table in each], ends], axis=1)[at]
+    spans, orders = _TABLES[inputs < np.inf].spans(active @ _BITS)
     rows = [unrolls[which], given[:, 1:], *([] if links is None else [links[which]])]
-    return which, (np.hstack(rows), spans, np.concatenate(each))
+    return which, (np.hstack(rows), spans, orders)
