@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,10 @@ def test_splitfuse_of_mii_fills_steps_of_768_tokens() -> None:
     found = sy.simulate("llama-2-7b", "a100_sxm", engine="mii", rate="inf", isl=1500, osl=20, requests=20)
     steps = found.iterations.prefill_tokens + found.iterations.decode_tokens
     assert steps.max() == 768 and found.config.block_size == 64
+
+
+def test_every_engine_says_where_its_figures_are_from() -> None:
+    assert [e.name for e in engines().values() if not re.search(r"(19|20)\d\d|\d{4}\.\d{5}", e.source)] == []
 
 
 def test_generations_are_found_by_the_version_they_belong_to() -> None:

@@ -279,6 +279,7 @@ class Engine:
     ] = field(default_factory=dict)
     version: Annotated[str, "release that its figures and defaults are of"] = ""
     released: Annotated[str, "year and month of that release; empty = not known"] = ""
+    source: Annotated[str, "where its defaults and figures are from, with the date they were read"] = ""
     generation_of: Annotated[str, "the engine this is an earlier generation of"] = ""
     baseline: Annotated[bool, "what papers compare with: runs only where it is named"] = False
     runs_on: Annotated[

@@ -39,7 +39,7 @@ _MACHINE = (*list(_COLUMNS)[:5], "released", "guesses", "source")
 #: Columns that may wrap.
 _FOLDED = ("title", "also", "source", "math", "parameters", "effect", "verbs")
 #: Lists whose sources are too long for a terminal (``steelyard show`` has them), and are not searched.
-_WORDY = ("machines", "models", "networks")
+_WORDY = ("engines", "machines", "models", "networks")
 
 
 def rows(kind: str, filter_text: str = "") -> list[dict[str, Any]]:
@@ -218,13 +218,19 @@ def _formats() -> Iterator[dict[str, Any]]:
         yield {"name": f.name, "bits": f.bits, "stored_bits": round(f.stored_bits, 4), **also}
 
 
+#: Limits of an engine, and the heads of their columns.
+_SIZES = {"block_tokens": "block", "max_batched_tokens": "max_batched_tokens", "max_sequences": "sequences"}
+
+
 def _engines() -> Iterator[dict[str, Any]]:
     from steelyard.deployment.engine import engines
 
     for e in engines().values():
-        sizes = {"block": e.block_tokens, "max_batched_tokens": e.max_batched_tokens, "sequences": e.max_sequences}
+        sizes = {column: getattr(e, name) for name, column in _SIZES.items()}
         first = _fields(e, "name", "title", "version", "released", "memory_frac")
-        yield {**first, **sizes, **_fields(e, "step_s", "request_s"), "guesses": len(e.guess)}
+        last = _fields(e, "step_s", "request_s", "source")
+        guessed = {_SIZES.get(n, n): "not published" for n in e.guess}
+        yield {**first, **sizes, **last, "guesses": len(e.guess), "_guess": guessed}
 
 
 def _networks() -> Iterator[dict[str, Any]]:
