@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import steelyard as sy
+from steelyard.cost.net_cycles import held_parts
 from steelyard.errors import DoesNotFit
 from steelyard.estimation.network import NetEstimate
 from steelyard.estimation.network_remedy import network_remedy
@@ -133,6 +134,18 @@ def test_a_search_weighs_the_memory_that_an_estimate_says(runtime: str, tmp_path
     assert found.peak_memory_bytes.max() > limit and fewer.score[0] < found.score[0]
     with pytest.raises(DoesNotFit, match=r"of memory of 1\.00 KiB on stm32f746"):
         sy.search_network(space, memory="1KiB", **asked)
+
+
+def test_parts_of_the_first_stage() -> None:
+    whole = sy.estimate("mobilenetv2_100", on="stm32h743", runtime="tinyengine")
+    parts = sy.estimate("mobilenetv2_100", on="stm32h743", runtime="tinyengine", techniques="patch-inference:4")
+    assert isinstance(whole, NetEstimate) and isinstance(parts, NetEstimate)
+    tensors = [
+        held_parts(e.scenario.phases[0].graph, {"batch": 1}, e.scenario.runtime, e.scenario.precision).tensors.max()
+        for e in (whole, parts)
+    ]
+    assert tensors[0] / 1024 == 1372  # Lin et al., MCUNetV2, 2021, figure 1
+    assert tensors[1] / 1024 == pytest.approx(172, rel=0.15)  # without the residual beside what is written
 
 
 def test_flash() -> None:

@@ -52,7 +52,7 @@ def _window(a: _Attributes, rank: int, kernel: Sequence[int], x: Sequence[int], 
     facts = {"kernel": [int(k) for k in kernel], "stride": stride, "padding": padding, "dilation": dilation}
     if any(len(v) != rank for v in facts.values()) or min((*stride, *dilation, *facts["kernel"], 1)) < 1:
         raise InputError("a window has a stride, dilation or kernel below 1, or of another rank")
-    return facts
+    return {**facts, "same": True} if auto == "SAME_UPPER" else facts  # as TensorFlow lays its borders
 
 
 def _conv(
