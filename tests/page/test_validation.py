@@ -85,6 +85,10 @@ def test_a_row_opens_a_scenario_of_its_machine_or_model(server: Server) -> None:
     bench = measured.opened("llamacpp_gpu_mac_2024", "llama3_llamabench", "*", "attention: Meta-Llama-3-70B fp16")
     words = dict(parse_qsl(bench.partition("?")[2]))
     assert find_model(words["model"]).id == "meta-llama/Meta-Llama-3-70B" and words["weights"] == "fp16"
+    served = measured.opened("inferencex_silicon", "x", "h200_sxm", "gpt-oss-120b trtllm (cache full)")
+    words = dict(parse_qsl(served.partition("?")[2]))
+    assert (words["on"], words["engine"]) == ("h200_sxm:8", "trtllm")
+    assert "weights" not in words, "those of its own file, not what the settings' model has"
     assert measured.opened("aic_ops", "gemm", "h100_sxm") == measured.opened("timm_benchmarks", "x", "no_machine") == ""
 
 

@@ -1,7 +1,7 @@
 """A scenario as a table of measurements had it: what a row of the validation opens in Estimate, Simulate or Train.
 
-A table's settings are said once, with a model and machine of its own; a row of one model or one machine puts its own in
-their place. Tables of single kernels, and rows of models or machines that no catalogue knows, open nothing.
+A table's settings are said once, with a model and machine of its own; a row of one model, machine or engine puts its own
+in their place. Tables of single kernels, and rows of models or machines that no catalogue knows, open nothing.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ def opened(source: str, table: str, machine: str = "*", model: str = "*") -> str
         machine: name in the catalogue; ``*``: that of the settings. Their number of devices stays.
         model: as rows of the validation name it (``attention: Meta-Llama-3-8B q4_k_m``); ``*``: that of the settings.
     """
+    from steelyard.deployment.engine import engines
+    from steelyard.deployment.formats import formats
+
     setting = SETTINGS.get(f"{source}/{table}") or SETTINGS.get(source)
     if not setting:
         return ""
@@ -84,25 +87,27 @@ def opened(source: str, table: str, machine: str = "*", model: str = "*") -> str
             return ""
         words["on"] = ":".join([machine, *words["on"].split(":")[1:]])
     if model != "*":
-        name, weights = _model(model)
+        name, rest = _model(model)
         if not name:
             return ""
-        words["model"] = name
-        if weights and "weights" in words:
+        weights, engine = (next((x for x in rest if x in known), "") for known in (formats(), engines()))
+        if "weights" in words and weights:
             words["weights"] = weights
+        elif _models().get(normalise(words["model"])) != name:
+            words.pop("weights", None)  # as its file has them, not as the other model's
+        words["model"] = name
+        if engine and "engine" in words:
+            words["engine"] = engine
     return f"/{verb}?{urlencode(words, safe=':/,')}"
 
 
-def _model(said: str) -> tuple[str, str]:
-    """Name in the catalogues, and number format of the weights, of what a row calls its model; empty: none."""
-    from steelyard.deployment.formats import formats
-
+def _model(said: str) -> tuple[str, list[str]]:
+    """Name in the catalogues of what a row calls its model, and what else it says of it; empty: none."""
     words = said.rpartition(": ")[2].partition(" (")[0].partition(",")[0].split()
     for end in range(len(words), 0, -1):
         if name := _models().get(normalise(" ".join(words[:end]))):
-            rest = words[end].lower() if end < len(words) else ""
-            return name, rest if rest in formats() else ""
-    return "", ""
+            return name, [word.lower() for word in words[end:]]
+    return "", []
 
 
 @cache
