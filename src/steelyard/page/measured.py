@@ -1,7 +1,7 @@
 """A scenario as a table of measurements had it: what a row of the validation opens in Estimate, Simulate or Train.
 
-A table's settings are said once, with a model and machine of its own; a row of one model, machine or engine puts its own
-in their place. Tables of single kernels, and rows of models or machines that no catalogue knows, open nothing.
+A table's settings are said once, with a model and machine of its own; a row of one model, machine or engine puts its
+own in their place. Tables of single kernels, and rows of models or machines that no catalogue knows, open nothing.
 """
 
 from __future__ import annotations
