@@ -60,6 +60,8 @@ def test_a_convolutional_network_of_hls4ml_takes_a_cycle_a_pixel() -> None:
 
 
 def test_what_a_folding_cannot_be() -> None:
+    found = sy.estimate("jet_tagger", on="pynq-z2", runtime="hls4ml", folding="8")
+    assert not found.fits and "DSP blocks of 220" in " ".join(found.too_much)  # type: ignore[union-attr]
     for said, what in (
         ("5x", "expected a reuse factor"),
         ("1,1", "one for each of 4 layers"),

@@ -132,7 +132,7 @@ def test_a_search_weighs_the_memory_that_an_estimate_says(runtime: str, tmp_path
     fewer = sy.search_network(space, memory=limit, **asked)
     assert fewer.peak_memory_bytes is not None and fewer.peak_memory_bytes.max() <= limit
     assert found.peak_memory_bytes.max() > limit and fewer.score[0] < found.score[0]
-    with pytest.raises(DoesNotFit, match=r"of memory of 1\.00 KiB on stm32f746"):
+    with pytest.raises(DoesNotFit, match="memory on stm32f746 is at least"):
         sy.search_network(space, memory="1KiB", **asked)
 
 

@@ -86,6 +86,11 @@ class Stream:
     blocks: float
     """Look-up tables, DSP blocks and block RAMs of 18 Kb."""
 
+    @property
+    def constant(self) -> bool:
+        """Whether every product has a multiplier of its own, whose weight is then a constant of the logic."""
+        return all(f.pe * f.simd == e.outputs * e.depth for e, f in zip(self.engines, self.foldings, strict=True))
+
     def beyond(self, fabric: Fabric) -> list[str]:
         """What it takes more of than a device has, in words."""
         pairs = zip((self.luts, self.dsps, self.blocks), (fabric.luts, fabric.dsps, fabric.blocks), _NAMES, strict=True)

@@ -100,9 +100,17 @@ class NetEstimate(Result):
 
     @property
     def fits(self) -> bool:
-        """Whether weights and activations fit the device, and every kernel reaches all elements."""
+        """Whether weights and activations fit the device, every kernel reaches all elements, and an FPGA has enough of
+        everything that a given folding takes."""
         stored = not self.storage_capacity_bytes or self.weight_bytes <= self.storage_capacity_bytes
-        return self.peak_memory_bytes <= self.capacity_bytes and stored and not self.past_index
+        made = self.peak_memory_bytes <= self.capacity_bytes and stored and not self.past_index
+        return made and not self.too_much
+
+    @property
+    def too_much(self) -> list[str]:
+        """What the engines of an FPGA take more of than it has, in words; products of constants may take less."""
+        stream, fabric = self.prices[0].stream, self.scenario.cluster.machine.fabric
+        return [] if stream is None or fabric is None or stream.constant else stream.beyond(fabric)
 
     @property
     def utilisation(self) -> float | None:
@@ -279,7 +287,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
             f"{scenario.stored} are the element types that the network has itself; --precision asks for others"
         )
     ledger.assume(f"a pass over {scenario.batch} item(s); inputs and outputs lie in device memory")
-    if priced.stream is not None and machine.fabric is not None and (more := priced.stream.beyond(machine.fabric)):
+    stream, fabric = priced.stream, machine.fabric
+    if stream is not None and fabric is not None and stream.constant and (more := stream.beyond(fabric)):
         ledger.assume(f"it takes {' and '.join(more)}: only if synthesis leaves products by 0 and powers of two out")
     if priced.array is not None and priced.site.engine.converter_bits:
         from steelyard.cost.array_converters import read_sums, words_of

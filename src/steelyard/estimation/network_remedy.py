@@ -28,6 +28,8 @@ def network_remedy(found: NetEstimate) -> str:
     s = found.scenario
     if found.past_index:
         return f"--batch {max(1, s.batch // 2)}"
+    if found.too_much:
+        return "no --folding: multipliers are then chosen for the device"
     if found.storage_capacity_bytes:
         return next(_apart(found), "none: a smaller network or a larger machine")
     fixed = found.weight_bytes + s.cluster.machine.reserved_bytes

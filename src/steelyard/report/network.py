@@ -343,6 +343,8 @@ def shortfall(found: NetEstimate) -> str:
     if found.past_index:
         runtime = found.scenario.runtime
         return f"{runtime.title} reaches fewer than 2^31 elements in kernels of {', '.join(runtime.indexed)}"
+    if found.too_much:
+        return f"its engines take {' and '.join(found.too_much)}"
     used, capacity = found.peak_memory_bytes, found.capacity_bytes
     if found.storage_capacity_bytes and used <= capacity:
         used, capacity = found.weight_bytes, found.storage_capacity_bytes
