@@ -76,3 +76,7 @@ class Streaming:
     fill: Annotated[float, Quantity("1", "cycles of a pixel through an engine beside its adders", ge=0)] = 0.0
     levels: Annotated[float, Quantity("1", "levels of adders in a cycle; 0: not counted", ge=0)] = 0.0
     reads: Annotated[bool, "a pixel of the input that makes no output takes a cycle too"] = False
+    word: Annotated[
+        float,
+        Quantity("1", "cycles of an element of inputs and outputs, where a board's processor starts passes", ge=0),
+    ] = 0.0
