@@ -26,6 +26,7 @@ def test_every_verb_writes_its_page(name: str, tmp_path: Path, capsys: pytest.Ca
     assert main([*line.split(), "--html", str(page), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     source = page.read_text(encoding="utf-8")
+    assert "\ue000" not in source, "the letter that stands for an unbroken blank"
     figures = figures_in(source)
     assert figures and plain_markup(source).count("<figure ") == len(figures)
     if name == "estimate":

@@ -41,6 +41,7 @@ __all__ = [
     "spare_text",
     "spread",
     "styled",
+    "words_of",
 ]
 
 #: Units that are written with prefixes.
@@ -118,6 +119,11 @@ def render(parts: Sequence[RenderableType], width: int | None, *, piped: int = W
 def _whole(text: str) -> str:
     """Text in which no line breaks between a number and its unit."""
     return _NUMBER_AND_UNIT.sub(_KEPT, text)
+
+
+def words_of(part: str | Text) -> str:
+    """The words of a part, as they are read."""
+    return part if isinstance(part, str) else part.plain.replace(_KEPT, " ")
 
 
 def html(parts: Iterable[RenderableType], widest: int = 100) -> str:

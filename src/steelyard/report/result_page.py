@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from steelyard.report.figures import figures_of
 from steelyard.report.html import Table, rendered, write_html
-from steelyard.report.paper import spare_text, spread
+from steelyard.report.paper import spare_text, spread, words_of
 
 if TYPE_CHECKING:
     from steelyard.estimation.estimate import Estimate
@@ -51,7 +51,7 @@ def page(result: Any) -> str:
 
 def _words(parts: Sequence[Any]) -> list[str]:
     """Plain text of what a terminal shows in styles."""
-    return [x if isinstance(x, str) else x.plain for x in parts]
+    return [words_of(x) for x in parts]
 
 
 def _ledger(found: Any) -> dict[str, Any]:
@@ -119,15 +119,17 @@ def _train(found: TrainEstimate) -> dict[str, Any]:
     from steelyard.report import train, train_run
 
     title, *about = _words(train.title(found))
-    about += [] if found.fits else [f"it does not fit; {train.WERE_IT}"]
     spare = found.capacity_bytes - found.stages[found.peak_stage].reserved_bytes
     run = found.run
     tables = [] if run is None else [("The run", Table(train_run.HEADS, train_run.rows(run)), "")]
+    verdict = _fits(found.fits, spare, lambda: train.remedy(found))
+    if not found.fits:
+        verdict["because"] += "; what stands below is of a step were it to fit"
     facts = train.rate_lines(found) if run is None else [*train.rate_lines(found), *train_run.lines(found, run)]
     return {
         "title": title,
         "about": about,
-        **_fits(found.fits, spare, lambda: train.remedy(found)),
+        **verdict,
         "facts": facts,
         "tables": tables,
         "ledger": _ledger(found.ledger),
