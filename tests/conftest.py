@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -67,6 +68,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.nodeid.startswith(SLOW):
             item.add_marker("slow")
     items.sort(key=lambda item: not item.nodeid.startswith("tests/validation/"))
+
+
+@pytest.fixture(scope="session")
+def ray_nodes() -> Any:
+    """A local Ray cluster of two nodes of one CPU each."""
+    ray = pytest.importorskip("ray", reason="ray is not installed (the ray extra)")
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    try:
+        made = cluster_utils.Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "num_gpus": 0}
+        )
+        made.add_node(num_cpus=1, num_gpus=0)
+        ray.init(address=made.address, log_to_driver=False)
+    except Exception as error:
+        pytest.skip(f"no local Ray cluster can be started here: {error}")
+    yield made
+    ray.shutdown()
+    made.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -25,6 +25,6 @@ class TestSolvers(SolverContract):
 
 
 class TestPredictors(PredictorContract):
-    @pytest.fixture(params=["hierarchical", "macs", "priced", "proxy"])
+    @pytest.fixture(params=["counts", "hierarchical", "macs", "priced", "proxy"])
     def predictor(self, request: pytest.FixtureRequest) -> Any:
         return PREDICTORS.get(request.param)

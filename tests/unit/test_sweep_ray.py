@@ -20,23 +20,6 @@ from steelyard.studies.study import Study, parse_study
 from steelyard.studies.sweep import sweep
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Any:
-    """Two nodes of one CPU each."""
-    cluster_utils = pytest.importorskip("ray.cluster_utils")
-    try:
-        made = cluster_utils.Cluster(
-            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False, "num_gpus": 0}
-        )
-        made.add_node(num_cpus=1, num_gpus=0)
-        ray.init(address=made.address, log_to_driver=False)
-    except Exception as error:
-        pytest.skip(f"no local Ray cluster can be started here: {error}")
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
 @pytest.fixture
 def study() -> Study:
     return parse_study(
@@ -56,7 +39,7 @@ def _where(chunk: Chunk) -> Priced:
     return found
 
 
-def test_both_nodes_price(cluster: Any, study: Study) -> None:
+def test_both_nodes_price(ray_nodes: Any, study: Study) -> None:
     chunks = chunks_of("estimate", "", expand_study(study))
     nodes: set[str] = set()
     count = 0
@@ -67,7 +50,7 @@ def test_both_nodes_price(cluster: Any, study: Study) -> None:
     assert len(nodes) == 2
 
 
-def test_a_cluster_and_this_process_store_the_same_bytes(cluster: Any, study: Study, tmp_path: Path) -> None:
+def test_a_cluster_and_this_process_store_the_same_bytes(ray_nodes: Any, study: Study, tmp_path: Path) -> None:
     exported = []
     for executor in ("ray", "serial"):
         place = Store(tmp_path / f"{executor}.duckdb")

@@ -67,3 +67,12 @@ class PredictorContract:
         made.fit(codes[:40], seconds[:40])
         times, _ = made.predict(codes[40:])
         assert np.median(np.abs(np.log(times / seconds[40:]))) < np.log(2.0)
+
+    def test_its_interval_holds_networks_it_was_not_told(self, predictor: Any, context: Context) -> None:
+        """Of 200 others, measured with the same scatter of 10 %, more than half lie in the 80 % interval."""
+        codes, seconds = self._measured(context, 220)
+        seconds = seconds * np.exp(0.1 * np.random.default_rng(1).standard_normal(len(seconds)))
+        made = predictor(context)
+        made.fit(codes[:20], seconds[:20])
+        times, spreads = made.predict(codes[20:])
+        assert np.mean(np.abs(np.log(times / seconds[20:])) < 1.2816 * spreads) > 0.5

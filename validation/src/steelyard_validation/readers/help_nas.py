@@ -128,9 +128,7 @@ def _column(
         for phase, (time, spread) in {**{PHASES[n]: a for n, a in answers.items()}, "ten chosen": best}.items():
             low, high = interval80(time, spread)
             into = found.setdefault(phase, np.full((3, len(able)), np.nan))
-            into[0, mine] = time
-            if phase.startswith("ten"):
-                into[1, mine], into[2, mine] = low, high
+            into[0, mine], into[1, mine], into[2, mine] = time, low, high
     ceiling = counts[able] @ relative_costs(counts[able], seconds[able])
     found["all rows"] = np.array([ceiling * np.median(seconds[able] / ceiling), *np.full((2, len(able)), np.nan)])
     apart = ", estimators" if column in ESTIMATORS else ""
