@@ -40,6 +40,7 @@ TEXTS: dict[str, tuple[str, ...]] = {
     "layer-bits": ("layer-bits:0.5,few=8",),
     "fixed-point-training": ("fixed-point-training", "fixed-point-training:1,bits=8"),
     "chip-array": ("chip-array:flow=output_stationary", "chip-array:rows=16,columns=16,buffer=65536,memory=5e8"),
+    "depth-first": ("depth-first:1e6",),
 }
 PIPED = "denoiser-pruning few-steps guidance latent-optimisation patch-parallel step-cache stream-batch"
 NETS: dict[str, str] = {"frame-cache": "r3d_18", "unfused-attention": "deit_tiny_patch16_224"}
@@ -50,6 +51,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "fixed-point-training": {"train": True, "precision": "fp32"},
     "activation-zeros": {"on": "eyeriss", "precision": ""},
     "chip-array": {"on": "eyeriss", "precision": ""},
+    "depth-first": {"on": "eyeriss", "precision": ""},
     "low-bit": {"precision": ""},
     **{n: {"batch": 64} for n in ("spiking", "network-pruning", "shift-add", "layer-bits")},
 }

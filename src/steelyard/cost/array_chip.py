@@ -66,6 +66,8 @@ class Chip:
     bits: NDArray[np.float64]
     keeps: int = -1
     """The level where activations stay that fit it; -1: none."""
+    fuses: int = -1
+    """The level through which layers may run depth first; -1: none."""
 
     @cached_property
     def key(self) -> tuple[Any, ...]:
@@ -131,9 +133,9 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
     rate = np.array(rates)
     rate[:, [0, 1, 3]] /= engine.clock_hz
     bits = np.array([precision.stored_bits, precision.bits, precision.bits, max(engine.sum_bits, precision.bits)])
-    keeps = next((i for i, memory in enumerate(path[:-1]) if memory.keeps), -1)
+    keeps, fuses = (next((i for i, m in enumerate(path[:-1]) if getattr(m, n)), -1) for n in ("keeps", "fuses"))
     cycle = machine.idle_w / engine.clock_hz
-    return Chip(engine, path, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps)
+    return Chip(engine, path, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps, fuses)
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from steelyard.cost.array_chip import Chip, chip_of, layers_of, mapped
+from steelyard.cost.array_chip import GOALS, Chip, chip_of, layers_of, mapped
+from steelyard.cost.array_fused import Stack, stacks_of
 from steelyard.cost.array_zeros import done_share, taken_share
+from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_effect import DENSE, Density
 from steelyard.cost.net_kernels import PRODUCTS, NetKernels
 from steelyard.cost.net_terms import limits
@@ -36,6 +38,8 @@ class ArrayPrice:
     """Products that take a cycle."""
     arithmetic_j: Array
     """Of the energy, that of products."""
+    stacks: tuple[Stack, ...] = ()
+    """Layers that run depth first, of the first scenario."""
 
 
 def is_mapped(name: str, node: Node) -> bool:
@@ -103,4 +107,70 @@ def on_array(
                 kernel_j[i, j] += one.energy_j
                 macs[i, j] += float(np.prod(layer[:8])) * count * taken_share(chip.engine, own)
                 arithmetic_j[i, j] += float(np.prod(layer[:8])) * count * done_share(chip.engine, own) * chip.multiply_j
-    return ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j)
+    price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j)
+    return price if chip.fuses < 0 else _depth_first(graph, kernels, given, site, density, price, work)
+
+
+def _depth_first(
+    graph: TensorGraph,
+    kernels: NetKernels,
+    given: Mapping[str, Any],
+    site: Site,
+    density: Density,
+    apart: ArrayPrice,
+    work: Array,
+) -> ArrayPrice:
+    """Stacks of layers run tile by tile where that is better by what the compiler maps for; ``apart``: one by one."""
+    chip = apart.chip
+    v, near = chip.fuses, chip.path[chip.fuses]
+    kernel_s, kernel_j, busy_s = apart.kernel_s.copy(), apart.kernel_j.copy(), apart.busy_s.copy()
+    place = {id(node): k for k, node in enumerate(graph.nodes)}
+    where = [place[id(node)] for node in kernels.nodes]
+    bits, root, hz = chip.bits, chip.rates[-1] * chip.engine.clock_hz, chip.engine.clock_hz
+    of_time, of_energy = GOALS[chip.engine.maps_for]
+    taken: list[Stack] = []
+    for j in range(work.shape[1]):
+        sizes = {n: float(np.broadcast_to(x, work.shape[1])[j]) for n, x in given.items()}
+        batch, one = sizes.get("batch", 1.0), {**sizes, "batch": 1.0}
+        room = float(chip.levels[v, 0])
+        chosen = stacks_of(graph, sizes, set(where), room, bits[1] / 8.0, bits[0] / 8.0, chip.levels[v, 2] > 0.0)
+        for stack in chosen:
+            inside = [i for i, k in enumerate(where) if stack.first <= k < stack.last]
+            tiles = stack.rows * stack.columns
+            took, used, busy = np.zeros(len(inside)), np.zeros(len(inside)), np.zeros(len(inside))
+            outside = batch * (stack.read_bytes / root[0] + stack.written_bytes / root[1])
+            for n, i in enumerate(inside):
+                node = kernels.nodes[i]
+                if not is_mapped(kernels.classes[i], node):
+                    passing = kernels.read[i, j] + kernels.written[i, j]
+                    took[n] = max(work[i, j], passing / near.bandwidth_bytes_per_s)
+                    used[n] = passing * chip.joules[v, 0] + kernels.flops[i, j] / 2.0 * chip.multiply_j
+                    continue
+                for columns, count in layers_of(graph, node, one):
+                    layer = np.array([float(x) for x in columns])
+                    own = float(layer[[1, 2, 5, 6, 7]].prod()) * bits[0] / 8.0
+                    layer[3:5] = np.ceil(layer[3] / stack.rows), np.ceil(layer[4] / stack.columns)
+                    levels = chip.levels.copy()
+                    levels[v, 0] -= stack.lines_bytes + (stack.weights_bytes - own if stack.resident else 0.0)
+                    levels[v + 1 :, 2] *= 0.0 if stack.resident else 1.0
+                    tiled = replace(chip, levels=levels, keeps=v)
+                    found = mapped(tuple(layer.tolist()), tiled, density=_density(graph, node, density))
+                    all_of = found.times(count * batch * tiles)
+                    took[n] += all_of.cycles / hz
+                    busy[n] += all_of.busy / hz
+                    used[n] += all_of.energy_j
+                    outside += all_of.read[-1] / root[0] + all_of.written[-1] / root[1]
+            read = batch * stack.read_bytes + (stack.weights_bytes if stack.resident else 0.0)
+            outside += stack.weights_bytes / root[0] if stack.resident else 0.0
+            moved_j = read * (chip.joules[-1, 0] + chip.joules[v, 1])
+            moved_j += batch * stack.written_bytes * (chip.joules[-1, 1] + chip.joules[v, 0])
+            time, energy = max(float(took.sum()), outside), float(used.sum()) + moved_j
+            was_s, was_j = float(apart.kernel_s[inside, j].sum()), float(apart.kernel_j[inside, j].sum())
+            idle = static_power_w(site.machine)
+            gain = of_time * np.log(time / was_s)
+            gain += of_energy * np.log((energy + time * idle) / (was_j + was_s * idle))
+            if gain < 0.0:
+                kernel_s[inside, j], kernel_j[inside, j] = took * time / took.sum(), used * energy / used.sum()
+                busy_s[inside, j] = busy
+                taken += [stack] if j == 0 else []
+    return replace(apart, kernel_s=kernel_s, kernel_j=kernel_j, busy_s=busy_s, stacks=tuple(taken))

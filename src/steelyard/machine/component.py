@@ -159,6 +159,9 @@ class Memory:
     waits: Annotated[bool, "an array stands still while the level is filled"] = False
     whole: Annotated[bool, "inputs that have room are all here before an array starts; else those used first"] = False
     keeps: Annotated[bool, "what a layer of a network puts out stays here for the next where both fit"] = False
+    fuses: Annotated[
+        bool, "layers run depth first through it, tile by tile, where that is better: it holds what windows need again"
+    ] = False
     packs: Annotated[
         tuple[Literal["weights", "inputs", "outputs"], ...], "what lies here without its zeros, where that is less"
     ] = ()

@@ -170,7 +170,22 @@ def _chip(found: NetEstimate) -> list[Line]:
         return []
     area = chip_area_m2(found.scenario.cluster.machine)
     words = f"{found.utilisation:.0%} of its multipliers work" + (f", {q(area, 'm2')}" if area else "")
-    return [Line("chip", words)]
+    return [Line("chip", words), *_stacks(found)]
+
+
+def _stacks(found: NetEstimate) -> list[Line]:
+    """Layers that a chip runs depth first."""
+    said = []
+    for phase, price in zip(found.scenario.phases, found.prices, strict=True):
+        for stack in price.array.stacks if price.array is not None else ():
+            before, inside = (
+                sum(n.kind.group == "product" for n in phase.graph.nodes[a:b])
+                for a, b in ((0, stack.first), (stack.first, stack.last))
+            )
+            tiles = f"{stack.rows} x {stack.columns} tiles, {q(stack.lines_bytes, 'B')} of lines"
+            how = tiles if stack.rows > 1 else "whole maps on chip"
+            said.append(Line("depth first", f"products {before + 1} to {before + inside}: {how}"))
+    return said
 
 
 def parts(found: NetEstimate) -> list[Any]:

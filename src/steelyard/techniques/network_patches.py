@@ -14,7 +14,7 @@ stage that gathers over the whole map (squeeze-excite, attention) ends before it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar
@@ -24,10 +24,10 @@ from steelyard.techniques._base import Citation
 from steelyard.techniques.network_passes import NetTechnique, graphs_of, with_graphs
 from steelyard.units import Quantity
 from steelyard.workload.tensor_graph import Node, Tensor, TensorGraph
+from steelyard.workload.windows import maps_of, side, window
 
 __all__ = ["PatchInference"]
 
-_LOCAL = ("pointwise", "pool")
 #: Rows and columns of a tensor: first and one past the last, by axis.
 _Box = tuple[tuple[int, int], ...]
 
@@ -65,8 +65,8 @@ class PatchInference(NetTechnique):
             return graph
         count, tensor = found
         tensors, nodes = list(graph.tensors), list[Node]()
-        for rows in _parts(_side(graph, tensor, 0), self.patches):
-            for columns in _parts(_side(graph, tensor, 1), self.patches):
+        for rows in _parts(side(graph, tensor, 0), self.patches):
+            for columns in _parts(side(graph, tensor, 1), self.patches):
                 nodes += _part(graph, count, tensor, (rows, columns), tensors)
         image = _image(graph)
         tensors[image] = replace(tensors[image], role="constant")  # never whole in memory
@@ -80,33 +80,10 @@ def _image(graph: TensorGraph) -> int:
     return found[0] if len(shape) == 4 and all(isinstance(d, int) for d in shape[2:]) else -1
 
 
-def _side(graph: TensorGraph, tensor: int, axis: int) -> int:
-    """Rows or columns of a map."""
-    return int(str(graph.tensors[tensor].shape[2 + axis]))
-
-
 def _parts(size: int, count: int) -> list[tuple[int, int]]:
     """So many parts of a side, as equal as whole rows allow."""
     ends = [round(size * i / count) for i in range(count + 1)]
     return [(a, b) for a, b in pairwise(ends) if b > a]
-
-
-def _maps(graph: TensorGraph, node: Node) -> tuple[list[int], int] | None:
-    """Maps that a node reads and the one it writes; None: it looks further than a window."""
-    shapes = [graph.tensors[i].shape for i in (*node.inputs, *node.outputs)]
-    moving = [i for i in node.inputs if graph.tensors[i].role in ("input", "activation")]
-    local = node.op in ("conv", "batch_norm", "concat") or node.kind.group in _LOCAL
-    out = node.outputs[0]
-    if not local or node.facts.get("transposed") or len(graph.tensors[out].shape) != 4:
-        return None
-    if any(len(graph.tensors[i].shape) != 4 for i in moving) or not all(
-        isinstance(d, int) for shape in shapes for d in shape[2:]
-    ):
-        return None
-    widest = graph.tensors[out].shape[2:]
-    if node.op != "conv" and node.kind.group != "pool" and any(graph.tensors[i].shape[2:] != widest for i in moving):
-        return None  # a number for each channel, made of the whole map
-    return moving, out
 
 
 def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
@@ -115,7 +92,7 @@ def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
     image = _image(graph)
     if image < 0:
         return None
-    height = _side(graph, image, 0)
+    height = side(graph, image, 0)
     last: dict[int, int] = {graph.storage(o): len(graph) for o in graph.outputs}
     for k, node in enumerate(graph.nodes):
         last |= {graph.storage(i): max(k, last.get(graph.storage(i), 0)) for i in node.inputs}
@@ -123,12 +100,12 @@ def _cut(graph: TensorGraph, until: int) -> tuple[int, int] | None:
     best: tuple[int, int] | None = None
     least = float("inf")
     for k, node in enumerate(graph.nodes):
-        maps = _maps(graph, node)
+        maps = maps_of(graph, node)
         if maps is None:
             break
         alive[graph.storage(maps[1])] = maps[1]
         alive = {s: o for s, o in alive.items() if last.get(s, -1) > k}
-        size = _side(graph, maps[1], 0)
+        size = side(graph, maps[1], 0)
         if size * until < height:
             break
         if len(alive) == 1 and last.get(image, -1) <= k and size > 1:
@@ -143,7 +120,7 @@ def _part(graph: TensorGraph, count: int, left: int, wanted: _Box, tensors: list
     """The nodes of a stage for one part of the map that leaves it; their tensors are appended."""
     box: dict[int, _Box] = {graph.storage(left): wanted}
     for node in reversed(graph.nodes[:count]):
-        maps = _maps(graph, node)
+        maps = maps_of(graph, node)
         assert maps is not None
         out = box.get(graph.storage(maps[1]))
         for i in maps[0] if out is not None else ():
@@ -176,17 +153,8 @@ def _needed(graph: TensorGraph, node: Node, source: int, out: int, wanted: _Box)
     """Rows and columns of an input that a part of the output needs."""
     found = []
     for axis, (first, end) in enumerate(wanted):
-        size, made = _side(graph, source, axis), _side(graph, out, axis)
-        points, step, apart = (_fact(node.facts, n, axis) for n in ("kernel", "stride", "dilation"))
-        if node.kind.group == "pool" and "stride" not in node.facts:
-            step = max(round(size / made), 1)
-        reach = apart * (points - 1) + 1 if node.op == "conv" or node.kind.group == "pool" else 1
-        around = -(-max((made - 1) * step + reach - size, 0) // 2)
+        size = side(graph, source, axis)
+        step, reach, around = window(graph, node, source, out, axis)
         a, b = first * step - around, (end - 1) * step - around + reach
         found.append((max(min(a, size - 1), 0), min(max(b, 1), size)))
     return tuple(found)
-
-
-def _fact(facts: Mapping[str, Any], name: str, axis: int) -> int:
-    value = facts.get(name, 1)
-    return int(value[axis] if isinstance(value, list | tuple) else value)
