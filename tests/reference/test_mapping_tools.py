@@ -8,7 +8,7 @@ Both have 2 MiB of inputs and outputs and one port of 64 bits to the outermost m
 where weights and inputs pass that port one after the other; by itself the tool takes the longer of both.
 
 ``accelforge.csv``: accelforge 1.0.467, least energy and least time, of ``plain``: as ``ws`` with one weight in a
-multiplier, sums of 8 bits in the buffer and nothing loaded before the array starts. It tiles by divisors alone.
+multiplier, sums of 8 bits in the buffer and nothing loaded before the array starts.
 """
 
 from __future__ import annotations
@@ -99,16 +99,23 @@ def test_the_tool_is_below_its_port_by_what_it_loads_at_once() -> None:
         assert sum(float(r[column]) < cycles / 1.1 for r, cycles in zip(ROWS, ours, strict=True)) == below
 
 
+#: Layers whose loops fill the array in unlike ways here and there, by which energies differ by up to 8 %.
+UNLIKE = ("resnet18 stem", "resnet18 fc", "mobilenet_v2 3.expand", "mobilenet_v2 4.project")
+
+
 @pytest.mark.parametrize("row", PLAIN, ids=lambda r: r["layer"])
 def test_a_layer_costs_what_the_second_tool_says(row: dict[str, str]) -> None:
-    """Products agree; of convolutions the tool moves up to a sixth more, and the three of one point and two steps it
-    reads whole, where here the rows and columns that the stride leaves out stay."""
+    """The tool reads the register of a weight for every product, here once while the weight stays; and it brings the
+    pixels too that a stride leaves out. With both added energies are equal."""
     one = layer(row)
-    filters, stride = one[5], one[8]
-    if filters == 1 and stride == 2:
-        assert mapped(one, array("plain", "energy")).energy_j < float(row["energy_pj"]) * PJ
-        return
+    k, c, p, q, filters, _, _, stride = one[1:9]
     energy, time = mapped(one, array("plain", "energy")), mapped(one, array("plain", "time"))
-    assert energy.energy_j == pytest.approx(float(row["energy_pj"]) * PJ, rel=0.1 if filters == 1 else 0.17)
+    again = (k * c * p * q * filters**2 - energy.read[0]) * 0.095
+    left_out = (((p - 1) * stride + filters) * ((q - 1) * stride + filters) - p * q) * c if stride > filters else 0.0
+    moved = left_out * (700 + 378.4 / 32) / 8
+    wanted = float(row["energy_pj"])
+    assert energy.energy_j / PJ + again + moved == pytest.approx(wanted, rel=0.08 if row["layer"] in UNLIKE else 1e-3)
+    assert energy.energy_j / PJ == pytest.approx(wanted - moved, rel=0.17)
     steady = max(time.busy, (time.read[-1] + time.written[-1]) / 8)  # it counts no first and last tiles
-    assert steady == pytest.approx(float(row["cycles"]), rel=0.15 if filters == 7 else 0.1)
+    if stride <= filters:
+        assert steady == pytest.approx(float(row["cycles"]), rel=0.15 if filters == 7 else 0.1)
