@@ -1,7 +1,8 @@
-"""Every built-in solver and predictor keeps its contract."""
+"""Every built-in solver and predictor keeps its contract, and so does a space of a file."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,21 @@ from steelyard.exploration.predictors import PREDICTORS
 from steelyard.exploration.solver import SOLVERS
 from steelyard.testing.predictors import PredictorContract
 from steelyard.testing.solvers import SolverContract
+from steelyard.testing.spaces import SpaceContract
+from steelyard.workload.networks.search_space import Space, find_space
+
+SPACE = """
+family = "mobile"
+config = { stem = 8, head = 64 }
+
+[choose]
+size = [32, 48]
+
+[[stage]]
+row = "mb {channels} k{kernel} s2 x3 n{depth}"
+each = ["kernel"]
+choose = { channels = [16, 24], kernel = [3, 5], depth = [1, 2] }
+"""
 
 
 class TestSolvers(SolverContract):
@@ -28,3 +44,10 @@ class TestPredictors(PredictorContract):
     @pytest.fixture(params=["counts", "hierarchical", "macs", "priced", "proxy"])
     def predictor(self, request: pytest.FixtureRequest) -> Any:
         return PREDICTORS.get(request.param)
+
+
+class TestSpaces(SpaceContract):
+    @pytest.fixture
+    def space(self, tmp_path: Path) -> Space:
+        (tmp_path / "mine.toml").write_text(SPACE)
+        return find_space(str(tmp_path / "mine.toml"))

@@ -253,7 +253,7 @@ def _scenario(model: str, asked: Mapping[str, Any], field: str = "space") -> Net
     try:
         found = read_train_scenario({"model": model, **asked}, Problems())
     except InputError as error:
-        raise relabelled(error, "model", field) from None
+        raise relabelled(relabelled(error, "model", field), PRICE, "price") from None
     assert isinstance(found, NetTrainScenario)
     return found
 
