@@ -44,5 +44,7 @@ def test_depth_first_moves_less_and_is_told() -> None:
     assert deep.energy_j_per_item < 0.5 * apart.energy_j_per_item
     assert deep.latency_s < 0.5 * apart.latency_s
     assert "depth first  products 1 to " in report(deep)
+    none = sy.estimate("bert_tiny", on="tpu_v1", batch=1, techniques=["depth-first"])
+    assert "depth first  no layers: one by one is as good" in report(none)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="depth-first: h100_sxm has no array with a memory of inputs and outputs"):
         sy.estimate("vgg16", on="h100_sxm", techniques=["depth-first"])

@@ -185,7 +185,8 @@ def _stacks(found: NetEstimate) -> list[Line]:
             tiles = f"{stack.rows} x {stack.columns} tiles, {q(stack.lines_bytes, 'B')} of lines"
             how = tiles if stack.rows > 1 else "whole maps on chip"
             said.append(Line("depth first", f"products {before + 1} to {before + inside}: {how}"))
-    return said
+    fuses = any(price.array is not None and price.array.chip.fuses >= 0 for price in found.prices)
+    return said or [Line("depth first", "no layers: one by one is as good for each")] * fuses
 
 
 def parts(found: NetEstimate) -> list[Any]:
