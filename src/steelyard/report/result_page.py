@@ -242,7 +242,7 @@ def _search_chip(found: ChipSearch) -> dict[str, Any]:
         ],
         "tables": [
             ("The chip of least", Table(["", *head], least, words=_CHIP), robust),
-            (chip.front_words(found).capitalize(), Table(head, front, 0, words=_CHIP), ""),
+            (f"The {chip.front_words(found)}", Table(head, front, 0, words=_CHIP), ""),
         ],
         "ledger": {"assumptions": chip.assumed(found), "sources": {}, "guesses": {}},
         "stamp": _stamp(found.provenance),
