@@ -193,6 +193,24 @@ def test_years_of_service_cost_silicon_and_electricity(space: Path) -> None:
     assert found.provenance["inputs"]["passes"] == [3.0, 1.0]
 
 
+def test_silicon_in_several_dies_is_paid_by_their_yield(tmp_path: Path) -> None:
+    """Large dies are lost to defects, and each bond costs a share of the package."""
+    (tmp_path / "npu.toml").write_text(BASE)
+    path = tmp_path / "space.toml"
+    some = "base = 'npu.toml'\n[choose]\ncompute.array.units = [4]\ncompute.array.rows = [512]\n"
+    some += "compute.array.columns = [512]\ndies = [1, 4]\n"
+    path.write_text(some)
+    found = search_chip(path, ["resnet18"], front="usd,latency")
+    (one,) = found.front
+    assert one.chosen["dies"] == 4
+    assert one.silicon_usd == pytest.approx(float(silicon(one.area_m2, 28, 4).usd), rel=1e-9)
+    assert one.silicon_usd < 0.7 * float(silicon(one.area_m2, 28).usd)
+    assert found.space.machine(one.codes).dies == 4
+    path.write_text(some.replace("[4]\n", "[2]\n", 1))
+    with pytest.raises(InputError, match=r"dies: expected dies that divide compute.array.units, got 4 dies of 2"):
+        read_space(path)
+
+
 def test_workloads_become_one_figure_by_sum_worst_or_quantile(found: ChipSearch, space: Path) -> None:
     times = np.array([[1.0, 8.0, 30.0], [2.0, 4.0, 40.0], [3.0, 4.0, 20.0]])
     every = np.arange(3)

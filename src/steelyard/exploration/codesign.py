@@ -258,7 +258,8 @@ class _Task:
         }
         if {"usd", "carbon"} & set(self.mix.front):
             drawn = self.mix.service.power_w(static_power_w(self.chips.space.base), together, spent)
-            usd, kg = self.mix.service.costs(self.chips.area_m2[chip], self.chips.nm[chip], drawn)
+            of = (self.chips.area_m2[chip], self.chips.nm[chip], drawn, self.chips.dies[chip])
+            usd, kg = self.mix.service.costs(*of)
             known |= {"usd": usd, "carbon": kg}
         values = np.column_stack([-scores, *(known[name] for name in self.mix.front)])
         values[np.isnan(scores)] = np.inf

@@ -236,6 +236,9 @@ class Machine:
         float,
         Quantity("nm", "process, for energies and areas that are not stated; 0 = unknown", ge=0, le=500),
     ] = 0.0
+    dies: Annotated[
+        float, Quantity("1", "equal dies of its package; their links are the memory above the arrays", ge=1, le=1000)
+    ] = 1.0
     power_limit_w: Annotated[
         float, Quantity("W", "limit set on it, as by nvidia-smi -pl; 0 = its rated power", ge=0)
     ] = 0.0
@@ -278,6 +281,8 @@ class Machine:
                 yield Problem(f"compute.{compute.name}.core", str(UnknownName("core", compute.core, cores())))
             if not compute.peak:
                 yield Problem(f"compute.{compute.name}.peak", "expected the peak of at least one number format")
+        if self.dies != 1.0 and not any(c.units % self.dies == 0 for c in self.compute):
+            yield Problem("dies", f"expected a number that divides the units of an engine, got {self.dies:g}")
         yield from self._idle_fields()
         levels = {m.name for m in self.memory}
         roots = [m.name for m in self.memory if not m.inside]

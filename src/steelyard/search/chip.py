@@ -183,7 +183,7 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
             some,
         )
     drawn = mix.service.power_w(static_power_w(space.base), together, mix.sums(joule))
-    usd, kg = mix.service.costs(chips.area_m2[good], chips.nm[good], drawn[good])
+    usd, kg = mix.service.costs(chips.area_m2[good], chips.nm[good], drawn[good], chips.dies[good])
     measures: dict[str, Floats] = {
         "latency": mix.one(time, good)[good],
         "energy": mix.one(joule, good)[good],
@@ -220,9 +220,15 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
         nests=chips.nests,
         front=tuple(point(int(i)) for i in shown),
         front_size=len(front),
-        best={n: point(int(good[int(np.argmin(measures[n]))])) for n in told},
+        best={n: point(int(good[_least(measures[n], usd)])) for n in told},
         provenance=provenance_of(inputs_of(space, work.names, mix, words), **files_of(space)),
     )
+
+
+def _least(figure: Floats, usd: Floats) -> int:
+    """Place of the least figure; of equal ones the cheapest."""
+    ties = np.flatnonzero(figure == figure.min())
+    return int(ties[np.argmin(np.nan_to_num(usd[ties], nan=0.0))])
 
 
 def chip_point(
@@ -243,9 +249,9 @@ def chip_point(
     def by(values: Floats) -> dict[str, float]:
         return {n: float(v) for n, v in zip(names, values, strict=True)}
 
-    codes, area, nm = chips.codes[i], float(chips.area_m2[i]), float(chips.nm[i])
+    codes, area, nm, dies = chips.codes[i], float(chips.area_m2[i]), float(chips.nm[i]), float(chips.dies[i])
     drawn = float(mix.service.power_w(static_power_w(chips.space.base), time @ mix.passes, joule @ mix.passes))
-    spent, made = (np.nan_to_num(s.costs(area, nm, drawn), posinf=np.inf) for s in (mix.service, Service()))
+    spent, made = (np.nan_to_num(s.costs(area, nm, drawn, dies), posinf=np.inf) for s in (mix.service, Service()))
     power, places = float((joule / time).max()), tuple(int(c) for c in codes)
     told = mix.service.years > 0
     return ChipPoint(

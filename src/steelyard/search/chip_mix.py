@@ -46,16 +46,17 @@ class Service:
         """Mean power in service, W: of mixes of ``time_s`` and ``energy_j``, static power included."""
         return static_w + self.rate_per_s * (energy_j - static_w * np.asarray(time_s))
 
-    def costs(self, area_m2: Any, nm: Any, power_w: Any) -> tuple[Floats, Floats]:
-        """Money in USD and carbon in kg of making and years; infinite where no die of that area fits a wafer, NaN where
-        nothing is known of the area or the process."""
-        area, nm, power = (np.asarray(x, dtype=np.float64) for x in np.broadcast_arrays(area_m2, nm, power_w))
+    def costs(self, area_m2: Any, nm: Any, power_w: Any, dies: Any = 1.0) -> tuple[Floats, Floats]:
+        """Money in USD and carbon in kg of making, in so many equal dies, and years; infinite where no die of that area
+        fits a wafer, NaN where nothing is known of the area or the process."""
+        given = np.broadcast_arrays(area_m2, nm, power_w, dies)
+        area, nm, power, dies = (np.asarray(x, dtype=np.float64) for x in given)
         usd, kg = np.full(area.shape, np.nan), np.full(area.shape, np.nan)
         known = (area > 0) & (nm > 0)
         usd[known] = kg[known] = np.inf
-        able = known & (dies_per_wafer(np.where(known, area, 1.0)) >= 1)
+        able = known & (dies_per_wafer(np.where(known, area / dies, 1.0)) >= 1)
         if able.any():
-            made = silicon(area[able], nm[able])
+            made = silicon(area[able], nm[able], dies[able])
             told = {"usd_per_kwh": self.usd_per_kwh, "kg_per_kwh": (self.g_per_kwh or 0.0) / 1e3}
             spent = in_service(made, power[able], self.years, **told)
             usd[able], kg[able] = spent.usd, spent.carbon_kg

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -72,6 +73,11 @@ class Chips:
     nm: Floats
     structures: int
     nests: int
+
+    @cached_property
+    def dies(self) -> Floats:
+        """Of each package."""
+        return self.space.column("dies", self.space.base.dies, self.codes).astype(np.float64)
 
 
 @dataclass(frozen=True, eq=False)

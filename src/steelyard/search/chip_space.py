@@ -139,6 +139,7 @@ class ChipSpace:
             compute=compute,
             memory=tuple(memory),
             process_nm=said.get("process_nm", self.base.process_nm),
+            dies=said.get("dies", self.base.dies),
         )
 
 
@@ -180,6 +181,13 @@ def read_space(path: str | Path) -> ChipSpace:
         widest = max(zip(chosen.fields, chosen.values, strict=True), key=lambda pair: len(pair[1]))
         words = f"expected at most {most:,.0f} points, got {chosen.count:,.0f}"
         raise InputError(f"{words}; {widest[0]} has most values, {len(widest[1]):,}", field=f"{where}.choose")
+    if "dies" in chosen.fields:
+        units = found.column(f"compute.{engine.name}.units", engine.units, found.codes).astype(np.float64)
+        dies = found.column("dies", base.dies, found.codes).astype(np.float64)
+        if (units % dies).any():
+            words = f"expected dies that divide compute.{engine.name}.units, got {dies[units % dies > 0][0]:g}"
+            words += f" dies of {units[units % dies > 0][0]:g}; [[when]] chooses them for some units alone"
+            raise InputError(words, field=f"{where}.choose.dies")
     return found
 
 
@@ -192,7 +200,7 @@ def _value(base: Machine, engine: Compute, name: str, value: Any, at: str) -> An
     """A value of a field, as the machine takes it. Raises :class:`InputError`."""
     known = {f"compute.{engine.name}.{f}": unit for f, unit in _COMPUTE.items()}
     known |= {f"memory.{m.name}.{f}": unit for m in base.memory for f, unit in _MEMORY.items()}
-    known |= {"process_nm": "nm", "precision": ""}
+    known |= {"process_nm": "nm", "precision": "", "dies": "1"}
     if name not in known:
         raise InputError(UnknownName("field of a chip", name, known).message, field=at)
     if name == "precision":
