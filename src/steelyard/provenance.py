@@ -12,7 +12,7 @@ from typing import Any
 
 from steelyard._version import __version__
 
-__all__ = ["Ledger", "content_hash", "provenance_of"]
+__all__ = ["Ledger", "content_hash", "provenance_of", "record_of"]
 
 
 @dataclass(slots=True)
@@ -55,16 +55,20 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def provenance_of(inputs: Mapping[str, Any], **files: Any) -> dict[str, Any]:
-    """What is needed to run a question again.
+def record_of(inputs: Mapping[str, Any], **files: Any) -> dict[str, Any]:
+    """What is needed to run a question again: version, inputs and their hash.
 
     Args:
-        inputs: its words; empty ones are left out.
+        inputs: its words.
         files: what was read of files that words name, for the hash.
     """
-    kept = {k: v for k, v in inputs.items() if v not in (None, "")}
     return {
-        "inputs": kept,
-        "hash": content_hash({"version": __version__, **kept, **files}),
         "version": __version__,
+        "inputs": dict(inputs),
+        "hash": content_hash({"version": __version__, **inputs, **files}),
     }
+
+
+def provenance_of(inputs: Mapping[str, Any], **files: Any) -> dict[str, Any]:
+    """The record (:func:`record_of`) of what was said: empty words are left out."""
+    return record_of({k: v for k, v in inputs.items() if v not in (None, "")}, **files)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.cost.host_memory import notes
 from steelyard.cost.memory import tower_notes
 from steelyard.cost.money import hourly_price, mean_price
@@ -30,7 +29,7 @@ from steelyard.estimation.space import SpaceEstimate, answer_space
 from steelyard.estimation.static_batch import Figures, encoder_of, prefill_chunks, static_batch
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, record_of
 from steelyard.scenario.fields import GROUPS, UNSAID, fields_of
 from steelyard.scenario.network import NetScenario
 from steelyard.scenario.recipes import told as recipe_told
@@ -294,4 +293,4 @@ def provenance(scenario: Scenario) -> dict[str, Any]:
     unnamed = ("model", "on", "techniques", "generic", *(n for n in UNSAID if not scenario.words.get(n)))
     inputs |= {n: scenario.value(n) for n in fields_of("estimate") if n not in unnamed}
     inputs |= {"techniques": [str(t) for t in scenario.techniques]} if scenario.techniques else {}
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+    return record_of(inputs)

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_cycles import stored_bytes
@@ -26,7 +25,7 @@ from steelyard.errors import InputError
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import asks_again
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, record_of
 from steelyard.scenario.fields import NETWORK, PRICE, fields_of
 from steelyard.scenario.network import NetScenario
 from steelyard.workload.pipelines import Phase
@@ -347,4 +346,4 @@ def provenance_of(scenario: NetScenario) -> dict[str, Any]:
     known = fields_of("estimate")
     said = {n: words[n] for n in NETWORK if n not in inputs and n != "inputs" and words.get(n) != known[n].default}
     inputs |= {n: " + ".join(map(str, v)) if n == "techniques" else v for n, v in said.items()}
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+    return record_of(inputs)

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.cost.money import hourly_price
 from steelyard.cost.net_cycles import Held, held_parts
 from steelyard.cost.net_price import NetPrice, energy_j, log_spread, price_net, reach_of
 from steelyard.cost.space_price import SpacePrices, price_space
 from steelyard.interval import interval80
 from steelyard.machine.catalogue import account
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, record_of
 from steelyard.scenario.fields import PRICE
 from steelyard.scenario.network import NetScenario, sets_of
 from steelyard.scenario.space import SpaceScenario
@@ -180,4 +179,4 @@ def provenance_of(scenario: SpaceScenario) -> Mapping[str, Any]:
             "layout": network.layout,
         }
         inputs |= {n: network.words[n] for n in ("size", "set", "train") if network.words.get(n)}
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+    return record_of(inputs)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from steelyard.provenance import record_of
 from steelyard.report.paper import columns, figure, render, styled
 from steelyard.report.plain import plain
 from steelyard.report.simulation import served_by
@@ -30,8 +31,6 @@ def _entry(f: Figure) -> dict[str, Any]:
 
 def to_dict(found: Replay) -> dict[str, Any]:
     """The stable JSON form, SI units."""
-    from steelyard.simulation.run import provenance
-
     sim, log = found.simulation, found.log
     measures: dict[str, dict[str, Any]] = {}
     for f in found.figures:
@@ -54,7 +53,7 @@ def to_dict(found: Replay) -> dict[str, Any]:
             "preemptions": int(sim.totals["preemptions"]),
             "parting": {"where": found.where, "text": found.words, "parts_s": dict(found.parts_s)},
             "notes": [*log.recorded.notes, *log.recorded.rejected],
-            "provenance": provenance(sim),
+            "provenance": record_of(sim.inputs),
         }
     )
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.cost.energy import idle_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.deployment.failures import DAY_S
@@ -27,7 +26,7 @@ from steelyard.deployment.train_plan import REWARDED
 from steelyard.errors import Problem
 from steelyard.interval import Z80
 from steelyard.machine.cluster import Cluster, Mixed, mixed_cluster, parse_cluster
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, record_of
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.network import asks_net
 from steelyard.scenario.run_limits import limits_of
@@ -356,7 +355,7 @@ def provenance_of(question: TrainQuestion) -> dict[str, Any]:
     inputs = {
         n: v for n, v in question.words.items() if v != known[n].default and isinstance(v, str | int | float | bool)
     }
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+    return record_of(inputs)
 
 
 def why_not(answer: TrainAnswer, **layout: Any) -> str:

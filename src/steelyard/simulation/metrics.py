@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.cost.interval import FIRST_TOKEN_SPREAD, POWER_SPREAD, interval80, stretched, widened
+from steelyard.provenance import record_of
 from steelyard.simulation.draws import draw_of, draw_of_rate
 
 if TYPE_CHECKING:
@@ -150,7 +151,6 @@ def _workflows(simulation: Simulation) -> dict[str, Any]:
 def summary(simulation: Simulation) -> dict[str, Any]:
     """The JSON form ``steelyard.simulate/1`` (SI units)."""
     from steelyard.simulation.result import COMPLETED, REJECTED, UNFINISHED
-    from steelyard.simulation.run import provenance
 
     records, totals = simulation.records, simulation.totals
     done = records.completed
@@ -217,7 +217,7 @@ def summary(simulation: Simulation) -> dict[str, Any]:
             "requests_per_s": len(records) / wall,
             "iterations_per_s": totals["iterations"] / wall,
         },
-        "provenance": provenance(simulation),
+        "provenance": record_of(simulation.inputs),
     }
 
 

@@ -10,12 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from steelyard._version import __version__
 from steelyard.cost.interval import known_conditions
 from steelyard.cost.money import hourly_price, mean_price
 from steelyard.cost.step_table import Tables, scaled
 from steelyard.deployment.engine import UNMOVED
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger
 from steelyard.simulation.arrays import Played, play, setup_of_fleet
 from steelyard.simulation.assumptions import ledger_of
 from steelyard.simulation.held import held_bytes
@@ -27,7 +26,7 @@ from steelyard.simulation.techniques import kernel_arrays
 from steelyard.techniques._base import PoolEnd
 from steelyard.traffic.trace import Trace
 
-__all__ = ["provenance", "run"]
+__all__ = ["run"]
 
 _STOPS = {
     0: "",
@@ -263,9 +262,3 @@ def _iterations(log: Any, stride: int) -> Iterations:
         waiting=log["waiting"],
         stride=stride,
     )
-
-
-def provenance(simulation: Simulation) -> dict[str, Any]:
-    """What is needed to run it again: version, inputs and their hash."""
-    inputs = dict(simulation.inputs)
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}

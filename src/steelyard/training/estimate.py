@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard._version import __version__
 from steelyard.cost.energy import TRANSPORT_J_PER_BYTE, energy_per_op_j, idle_power_w, static_power_w
 from steelyard.cost.money import hourly_price
 from steelyard.cost.site import Site
@@ -22,7 +21,7 @@ from steelyard.interval import Z80, interval80
 from steelyard.machine.catalogue import account
 from steelyard.machine.cluster import Cluster, asks_again
 from steelyard.machine.host import usual_host
-from steelyard.provenance import Ledger, content_hash
+from steelyard.provenance import Ledger, record_of
 from steelyard.scenario.fields import PRICE, fields_of
 from steelyard.scenario.mixed_training import MixedTrainScenario
 from steelyard.scenario.net_training import NetTrainScenario
@@ -453,4 +452,4 @@ def provenance_of(scenario: TrainScenario) -> dict[str, Any]:
     else:
         inputs |= {"recompute": plan.again, "loss": plan.loss, "zero": plan.zero, "shard": plan.shard}
         inputs |= {"ring": plan.around, "offload": ",".join(plan.offload) or "none"}
-    return {"version": __version__, "inputs": inputs, "hash": content_hash({"version": __version__, **inputs})}
+    return record_of(inputs)
