@@ -27,13 +27,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.cost.array_mapping import DIMS
+from steelyard.cost.array_mapping import DIMS, HAS
 from steelyard.machine.component import Compute, Memory
 
 __all__ = ["bisection_bytes_per_s", "links_of", "mesh_sides", "receivers"]
 
 Floats = NDArray[np.float64]
-_HAS = np.array([[d in "kcrsg" for d in DIMS], [d in "bcpqrsg" for d in DIMS], [d in "bkpqg" for d in DIMS]])
 
 
 def mesh_sides(nodes: float) -> tuple[float, float]:
@@ -101,7 +100,7 @@ def receivers(ways: Floats, engine: Compute, nodes: float) -> Floats:
             inside[:, i] = np.minimum(ways[:, i], np.maximum(1.0, np.floor(rows)))
             rows = rows / inside[:, i]
     beyond = np.maximum(1.0, ways / inside)
-    return np.stack([np.minimum(nodes, beyond[:, ~has].prod(axis=1)) for has in _HAS], axis=1)
+    return np.stack([np.minimum(nodes, beyond[:, ~has].prod(axis=1)) for has in HAS], axis=1)
 
 
 def links_of(path: tuple[Memory, ...], ways: Floats, engine: Compute) -> Floats:

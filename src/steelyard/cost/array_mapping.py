@@ -27,6 +27,7 @@ from steelyard.cost.jit import njit, njit_inline
 __all__ = [
     "DIMS",
     "FLEXIBLE",
+    "HAS",
     "LAYER",
     "LEVEL",
     "LEVELS",
@@ -54,8 +55,8 @@ LEVEL = 14
 MOST, FLEXIBLE = 20_000, 4
 #: How often sizes of tiles around the best are looked at.
 ROUNDS = 6
-#: Which tensor has which loop: weights, inputs, outputs.
-_HAS: NDArray[np.bool_] = np.array(
+#: Which operand has which loop: weights, inputs, outputs.
+HAS: NDArray[np.bool_] = np.array(
     [[d in "kcrsg" for d in DIMS], [d in "bcpqrsg" for d in DIMS], [d in "bkpqg" for d in DIMS]], dtype=np.bool_
 )
 
@@ -461,7 +462,7 @@ def search_nests(
     whole = ((9, 2), (9,), (16,), (10,), (4, 16), (LEVELS, 3), (LEVELS,))
     scratch: Any = [np.zeros(x) for x in floats] + [np.zeros(x, dtype=np.int64) for x in whole]
     best = np.zeros((len(goals), 2))
-    count = _search(layer, *laid, fixed, levels, bits, rates, joules, goals, best, found, _HAS, *scratch)
+    count = _search(layer, *laid, fixed, levels, bits, rates, joules, goals, best, found, HAS, *scratch)
     return found, int(count)
 
 

@@ -101,12 +101,13 @@ def on_array(
         for columns, count in layers_of(graph, node, given):
             rows = np.broadcast_arrays(*columns, np.zeros(work.shape[1]))[:-1]
             for j, layer in enumerate(zip(*rows, strict=True)):
+                products = float(np.prod(layer[:8])) * count
                 one = mapped(tuple(float(x) for x in layer), chip, density=own).times(count)
                 kernel_s[i, j] += one.cycles / chip.engine.clock_hz
                 busy_s[i, j] += one.busy / chip.engine.clock_hz
                 kernel_j[i, j] += one.energy_j
-                macs[i, j] += float(np.prod(layer[:8])) * count * taken_share(chip.engine, own)
-                arithmetic_j[i, j] += float(np.prod(layer[:8])) * count * done_share(chip.engine, own) * chip.multiply_j
+                macs[i, j] += products * taken_share(chip.engine, own)
+                arithmetic_j[i, j] += products * done_share(chip.engine, own) * chip.multiply_j
     price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j)
     return price if chip.fuses < 0 else _depth_first(graph, kernels, given, site, density, price, work)
 

@@ -15,8 +15,8 @@ With shares ``d`` of values that are not zero::
 Zeros lie anywhere with equal chance: what training makes of whole channels or regions is not seen. The queue is a walk
 between two walls (J. M. Harrison, Brownian motion and stochastic flow systems, 1985): backlogs of negative drift whose
 largest of L touches the end; no more than waiting after every full queue. A simulation of it is 5 % above at most.
-Sources: Y.-H. Chen et al., Eyeriss, JSSC
-2017 (gating, runs); S. Han et al., EIE, ISCA 2016 (queues, runs); A. Parashar et al., SCNN, ISCA 2017.
+Sources: Y.-H. Chen et al., Eyeriss, JSSC 2017 (gating, runs); S. Han et al., EIE, ISCA 2016 (queues, runs);
+A. Parashar et al., SCNN, ISCA 2017.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, ndtri
 
-from steelyard.cost.array_mapping import DIMS
+from steelyard.cost.array_mapping import HAS
 from steelyard.cost.net_effect import Density
 from steelyard.machine.component import Compute
 
@@ -38,9 +38,6 @@ Floats = NDArray[np.float64]
 _LONG = 64.0
 #: Binomials of so many trials are summed; larger ones are normal.
 _SUMMED = 4096
-_WEIGHTS = [i for i, d in enumerate(DIMS) if d in "kcrsg"]
-_INPUTS = [i for i, d in enumerate(DIMS) if d in "bcpqrsg"]
-_SUMS = [i for i, d in enumerate(DIMS) if d in "crs"]
 
 
 def _zeros_of(word: str) -> tuple[bool, bool]:
@@ -105,20 +102,19 @@ def turns_left(layer: Floats, ways: Floats, engine: Compute, density: Density, r
         weights = np.array([run_entries(density.weights, run_bits, n) for n in turns[:, 1]])
     if np.min(weights) * inputs >= 1.0:
         return np.ones(len(ways))
-    unlike = ways[:, _WEIGHTS].prod(axis=1), ways[:, _INPUTS].prod(axis=1)
+    unlike = [ways[:, has].prod(axis=1) for has in HAS[:2]]
     shared = np.where(unlike[0] > 1, 1.0, weights) * np.where(unlike[1] > 1, 1.0, inputs)
     d = weights * inputs / shared
     lanes = ways.prod(axis=1) if of_weights and of_inputs else unlike[0 if of_weights else 1]
     lanes = np.where((weights < 1.0) & (inputs < 1.0) & (shared < 1.0), np.maximum(*unlike), lanes)
-    some = np.max(weights) < 1.0
-    between = turns[:, _SUMS].prod(axis=1) if engine.settles == "output" else turns.prod(axis=1)
-    n = np.maximum(1.0, np.rint(between * shared))
     if engine.queue:
-        each = turns[:, 1] if some else 1.0 / d
+        each = turns[:, 1] if np.max(weights) < 1.0 else 1.0 / d
         waiting = np.maximum(1.0, engine.queue - 1.0) * each
         spread = (1.0 - d) / d * np.where(lanes > 1, np.log(lanes) + np.euler_gamma, 0.0) / (2.0 * waiting)
         full = np.maximum(1.0, np.rint(engine.queue * each))
         return np.asarray(shared * np.minimum(d * (1.0 + spread), largest_binomial(full, d, lanes) / full))
+    between = (turns[:, ~HAS[2]] if engine.settles == "output" else turns).prod(axis=1)
+    n = np.maximum(1.0, np.rint(between * shared))
     return np.asarray(shared * largest_binomial(n, d, lanes) / n)
 
 
