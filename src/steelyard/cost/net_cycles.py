@@ -141,14 +141,13 @@ def stored_bytes(graph: TensorGraph, runtime: Runtime, precision: Precision) -> 
         seen.add(owner)
         weights += float(graph.elements(owner, graph.symbols)) * precision.stored_bits / 8
         channels += _channels(graph, node)
-    steps = _steps(graph, runtime)
+    steps = sum(_steps(graph, node, runtime) for node in graph.nodes)
     return weights + channels * library.channel_bytes + steps * library.node_bytes + library.code_bytes
 
 
-def _steps(graph: TensorGraph, runtime: Runtime) -> int:
-    """Ops of the library that a network is, those that lay borders among them."""
-    library, given = library_of(runtime), {**graph.symbols}
-    return sum(_is_step(node, runtime) + bool(_bordered(graph, node, given, library)) for node in graph.nodes)
+def _steps(graph: TensorGraph, node: Node, runtime: Runtime) -> int:
+    """Ops of the library that an op is: none where the one before does it, and one that lays its border."""
+    return _is_step(node, runtime) + bool(_bordered(graph, node, graph.symbols, library_of(runtime)))
 
 
 def _channels(graph: TensorGraph, node: Node) -> float:
@@ -162,19 +161,15 @@ def arena_bytes(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, 
     Ops that the runtime joins write over what they alone read; so do depthwise convolutions where its kernels work in
     place. An output that nothing reads is not made.
     """
-    library = library_of(runtime)
-    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
-    found = _lives(graph, given, runtime, precision)
+    found = _lives(graph, sizes, runtime, precision)
     count = np.broadcast_shapes((1,), *(np.shape(one[0]) for one in found.lives))
     rows = np.array([np.broadcast_to(size, count) for size, _, _ in found.lives])
-    times = [(first, last) for _, first, last in found.lives]
-    if library.planner == "greedy":
+    if library_of(runtime).planner == "greedy":
         columns, inverse = np.unique(rows, axis=1, return_inverse=True)
-        planned = np.array([_greedy(column, times).max() for column in columns.T])[inverse.reshape(-1)]
+        planned = np.array([_greedy(column, found.times).max() for column in columns.T])[inverse.reshape(-1)]
     else:
-        ends = range(1 + max(last for _, last in times))
-        planned = np.max([sum((r for r, (a, b) in zip(rows, times, strict=True) if a <= t <= b)) for t in ends], axis=0)
-    return np.asarray(planned + found.buffers + found.kept + _own_bytes(graph, runtime), dtype=np.float64)
+        planned = np.max([rows[a].sum(axis=0) for a in found.alive()], axis=0)
+    return np.asarray(planned + found.beside, dtype=np.float64)
 
 
 def held_over(
@@ -184,23 +179,25 @@ def held_over(
 
     For one scenario; the most of them is :func:`arena_bytes`.
     """
-    library = library_of(runtime)
-    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
-    found = _lives(graph, given, runtime, precision)
-    rows = np.array([float(np.max(size)) for size, _, _ in found.lives])
-    times = np.array([(first, last) for _, first, last in found.lives])
-    ends = _greedy(rows, times.tolist()) if library.planner == "greedy" else rows
-    alive = [(times[:, 0] <= t) & (t <= times[:, 1]) for t in range(2 * len(found.names))]
-    each = [ends[a].max(initial=0.0) if library.planner == "greedy" else ends[a].sum() for a in alive]
-    beside = float(np.max(found.buffers)) + found.kept + _own_bytes(graph, runtime)
-    return found.names, np.max(np.array(each).reshape(-1, 2), axis=1) + beside
+    found = _lives(graph, sizes, runtime, precision)
+    if library_of(runtime).planner == "greedy":
+        ends = _greedy(found.one(), found.times)
+        held = _of_ops([ends[a].max(initial=0.0) for a in found.alive()])
+    else:
+        held = found.together()
+    return found.names, held + float(np.max(found.beside))
 
 
-def _own_bytes(graph: TensorGraph, runtime: Runtime) -> float:
-    """What a library keeps beside tensors and buffers: of each output channel, of each op, and whatever runs."""
+def _of_ops(each: Sequence[float]) -> Array:
+    """The larger of the two times of every op."""
+    return np.asarray(np.max(np.reshape(each, (-1, 2)), axis=1), dtype=np.float64)
+
+
+def _own_bytes(graph: TensorGraph, node: Node, runtime: Runtime) -> float:
+    """What a library keeps of an op beside its tensors and buffers: of its output channels, and of itself."""
     library = library_of(runtime)
-    channels = sum(_channels(graph, n) for n in graph.nodes if is_product(n)) * library.arena_channel_bytes
-    return channels + _steps(graph, runtime) * library.arena_node_bytes + library.arena_bytes
+    channels = _channels(graph, node) if is_product(node) else 0.0
+    return channels * library.arena_channel_bytes + _steps(graph, node, runtime) * library.arena_node_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,22 +220,11 @@ class Held:
 
 def held_parts(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> Held:
     """Memory of a pass by module, for one scenario; a planner that leaves gaps needs more (:func:`arena_bytes`)."""
-    library = library_of(runtime)
-    graph, given = _joined(graph, runtime), {**graph.symbols, **sizes}
-    found = _lives(graph, given, runtime, precision)
-    rows = np.array([float(np.max(size)) for size, _, _ in found.lives])
-    times = np.array([(first, last) for _, first, last in found.lives])
-    alive = [rows[(times[:, 0] <= t) & (t <= times[:, 1])].sum() for t in range(2 * len(found.names))]
+    library, given = library_of(runtime), {**graph.symbols, **sizes}
+    found = _lives(graph, sizes, runtime, precision)
     buffers = [float(np.max(_buffers(graph, n, given, library)[0])) * library.buffers_beside for n in graph.nodes]
-    own = [
-        (_is_step(n, runtime) + bool(np.any(_bordered(graph, n, given, library)))) * library.arena_node_bytes
-        + (_channels(graph, n) * library.arena_channel_bytes if is_product(n) else 0.0)
-        for n in graph.nodes
-    ]
-    steps = [name.partition(",")[0] for name in found.names]
-    fixed = found.kept + library.arena_bytes
-    peaks = np.max(np.reshape(alive, (-1, 2)), axis=1)
-    return Held(steps, peaks, [n.name for n in graph.nodes], np.array(buffers), np.array(own), fixed)
+    steps, modules = [name.partition(",")[0] for name in found.names], [n.name for n in graph.nodes]
+    return Held(steps, found.together(), modules, np.array(buffers), np.array(found.own), found.fixed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,19 +234,47 @@ class _Lives:
     lives: list[tuple[Any, int, int]]
     """Bytes of what has one for a while, with its first and last time."""
     buffers: Any
-    """Bytes of buffers beside the tensors, and of weights that are copied."""
-    kept: float
+    """Bytes of buffers that have memory of their own."""
+    own: list[float]
+    """Bytes that the library keeps of each op of the graph."""
+    fixed: float
+    """Bytes of weights that are copied, and what the library keeps whatever runs."""
     names: list[str]
     """Ops in order, two times each."""
 
+    @property
+    def beside(self) -> Any:
+        """Bytes beside what has a place for a while, ``[scenarios]``."""
+        return self.buffers + sum(self.own) + self.fixed
+
+    @property
+    def times(self) -> list[tuple[int, int]]:
+        """First and last of each."""
+        return [(first, last) for _, first, last in self.lives]
+
+    def alive(self) -> list[Any]:
+        """Which are, at each time."""
+        first, last = np.array(self.times).T
+        return [(first <= t) & (t <= last) for t in range(2 * len(self.names))]
+
+    def one(self) -> Array:
+        """Bytes of each, of one scenario."""
+        return np.array([float(np.max(size)) for size, _, _ in self.lives])
+
+    def together(self) -> Array:
+        """Bytes alive together at each op, of one scenario."""
+        return _of_ops([self.one()[a].sum() for a in self.alive()])
+
 
 def _lives(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> _Lives:
-    """When everything has its place.
+    """When everything has its place; ops that the runtime joins write over what they alone read.
 
     An op has two times, since one that works in place has what is the larger of its input and output at both.
     """
-    library = library_of(runtime)
-    first: dict[int, int] = {s: 0 for s, t in enumerate(graph.tensors) if t.role == "input" and t.of < 0}
+    library, sizes = library_of(runtime), {**graph.symbols, **sizes}
+    each = [_own_bytes(graph, node, runtime) for node in graph.nodes]
+    graph = _joined(graph, runtime)
+    first = dict.fromkeys(graph.inputs, 0)
     last: dict[int, int] = {}
     borders: list[tuple[Any, int, int]] = []
     scratch: list[tuple[Any, int, int]] = []
@@ -290,7 +304,8 @@ def _lives(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, preci
     last |= {graph.storage(o): now for o in graph.outputs}
     alive = [s for s in first if s in last and graph.tensors[s].role in _MOVING]
     made = [(graph.elements(s, sizes) * precision.bits / 8, first[s], last[s]) for s in alive]
-    return _Lives([*sorted([*made, *borders], key=lambda one: one[1]), *scratch], buffers, kept, names)
+    lives = [*sorted([*made, *borders], key=lambda one: one[1]), *scratch]
+    return _Lives(lives, buffers, each, kept + library.arena_bytes, names)
 
 
 def _greedy(sizes: Array, times: Sequence[Sequence[int]]) -> Array:

@@ -169,8 +169,8 @@ def price_net(
     waits: Any = sum((effect.wait_s(kernels) for effect in effects if effect.wait_s is not None), 0.0)
     if runtime.streaming is not None and reach.step_s:
         given = {**graph.symbols, **sizes}
-        ends = [*graph.outputs, *(i for i, t in enumerate(graph.tensors) if t.role == "input" and t.of < 0)]
-        waits = waits + runtime.streaming.word * sum(graph.elements(i, given) for i in ends) / site.clock_hz
+        words = sum(graph.elements(i, given) for i in (*graph.inputs, *graph.outputs))
+        waits = waits + runtime.streaming.word * words / site.clock_hz
     time = np.maximum(busy, host) + waits + scale_of(site.machine, reach)[2] * reach.step_s
     passes = prod(effect.passes for effect in effects)
     if passes != 1.0:

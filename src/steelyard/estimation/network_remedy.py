@@ -71,7 +71,7 @@ def _stores(found: NetEstimate) -> bool:
 def _sides(found: NetEstimate) -> list[int]:
     """Rows and columns of the image; none: the input is no image."""
     graph = found.scenario.phases[0].graph
-    shape = next((t.shape for t in graph.tensors if t.role == "input"), ())
+    shape = graph.tensors[graph.inputs[0]].shape if graph.inputs else ()
     return [d for d in shape[2:] if isinstance(d, int)] if len(shape) == 4 else []
 
 

@@ -75,7 +75,7 @@ class PatchInference(NetTechnique):
 
 def _image(graph: TensorGraph) -> int:
     """The one image that a network reads; -1: it reads something else, or sides are not known."""
-    found = [i for i, t in enumerate(graph.tensors) if t.role == "input"]
+    found = graph.inputs
     shape = graph.tensors[found[0]].shape if len(found) == 1 else ()
     return found[0] if len(shape) == 4 and all(isinstance(d, int) for d in shape[2:]) else -1
 

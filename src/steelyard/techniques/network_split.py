@@ -103,7 +103,7 @@ def _cut(graph: TensorGraph, share: float) -> tuple[int, int] | None:
     last: dict[int, int] = {}
     for k, node in enumerate(graph.nodes):
         last |= {graph.storage(i): k for i in node.inputs}
-    given = [i for i, t in enumerate(graph.tensors) if t.role == "input" and t.of < 0]
+    given = graph.inputs
     if not share:
         return (0, given[0]) if len(given) == 1 else None
     wanted, done = share * float(graph.macs()), 0.0

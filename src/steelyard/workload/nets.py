@@ -188,7 +188,7 @@ class NetSummary:
     def about(self) -> dict[str, Any]:
         """Figures by name, plain values."""
         graph, ops = self.graph, Counter(n.op for n in self.graph.nodes)
-        given = [t.shape for t in graph.tensors if t.role == "input"]
+        given = [graph.tensors[i].shape for i in graph.inputs]
         return {
             "family": self.family,
             "input": "; ".join("x".join(str(stated(d)) for d in shape) for shape in given),

@@ -60,9 +60,10 @@ class Tensor:
 class Node:
     """One op: its name in the op table, tensors it reads and writes, its module, and what shapes do not say.
 
-    ``facts`` of a convolution: ``stride``, ``kernel``, ``dilation``, ``groups``, ``transposed``; of an attention:
-    ``causal``; of a recurrence: ``layers``, ``hidden``, ``directions``, ``gates``; of a scan: ``state``, the numbers of
-    a channel's state; of a gather: ``visited`` elements, or the ``rows_per_bag`` that each row of its output sums.
+    ``facts`` of a convolution: ``stride``, ``kernel``, ``padding``, ``dilation``, ``groups``, ``transposed``, ``same``
+    (no op of its own lays its borders); of an attention: ``causal``; of a recurrence: ``layers``, ``hidden``,
+    ``directions``, ``gates``; of a scan: ``state``, the numbers of a channel's state; of a gather: ``visited``
+    elements, or the ``rows_per_bag`` that each row of its output sums.
     """
 
     op: str
@@ -99,6 +100,11 @@ class TensorGraph:
 
     def __len__(self) -> int:
         return len(self.nodes)
+
+    @property
+    def inputs(self) -> list[int]:
+        """Tensors that it is given."""
+        return [i for i, t in enumerate(self.tensors) if t.role == "input" and t.of < 0]
 
     def shape(self, tensor: int, sizes: Mapping[str, Any]) -> tuple[Any, ...]:
         """Extents of a tensor with the symbols set."""
@@ -176,7 +182,7 @@ class TensorGraph:
         leaves: dict[int, list[int]] = {}
         for storage, i in last.items():
             leaves.setdefault(i, []).append(storage)
-        alive = {i: self._bytes(i, sizes, bits) for i, t in enumerate(self.tensors) if t.role == "input" and t.of < 0}
+        alive = {i: self._bytes(i, sizes, bits) for i in self.inputs}
         now: Any = sum(alive.values(), 0.0)
         peak = np.asarray(now, dtype=np.float64)
         for i, node in enumerate(self.nodes):
