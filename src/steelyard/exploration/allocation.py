@@ -21,6 +21,7 @@ from steelyard.choices import Group
 from steelyard.documents import is_file, read_text
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.exploration.additive import Sum, least_within
+from steelyard.exploration.elimination import Found, least_by_elimination
 from steelyard.interval import interval80
 from steelyard.pareto import front_of
 from steelyard.provenance import Ledger
@@ -124,10 +125,17 @@ class Allocation(Result):
     alike: Mapping[str, Point]
     """One choice for all, by its name, whether it keeps the limits or not."""
     programs: int
+    gap: float
+    """No point can be better than it is by more than this share of its goal."""
     provenance: Mapping[str, Any]
 
     def __len__(self) -> int:
         return len(self.front)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every point is proven to be an optimum at its limits."""
+        return self.gap <= GAP
 
     @property
     def best(self) -> Point:
@@ -196,7 +204,7 @@ def allocate(
     if best is None:
         raise missed("allocation", _limited(task, limits))
     found, wanted = [best], task.measures[axis]
-    least = least_within(task, wanted.sums, solver.limits, GAP)
+    least = solver.least(wanted, solver.limits)
     low, high = (float(wanted.of(task, c[None])[0]) for c in (least if least is not None else best, best))
     if high > low * (1 + 1e-9):
         for i, share in enumerate(np.linspace(1.0, 0.0, points)[1:], 1):
@@ -217,8 +225,17 @@ def allocate(
         front=tuple(_points(task, kept[order])),
         alike=_alike(task),
         programs=solver.solved,
+        gap=solver.gap,
         provenance=dict(provenance or {}),
     )
+
+
+def _solved(task: Allocating, goals: Sequence[Sum], limits: Sequence[tuple[Sum, float]]) -> tuple[Codes | None, float]:
+    """The choices of the least of the largest of some sums within limits, and how far from the least it may be."""
+    found = least_by_elimination(task, goals, limits, GAP)
+    if isinstance(found, Found):
+        return found.codes, (found.goal - found.bound) / max(abs(found.goal), 1e-300)
+    return (None if found is None else least_within(task, goals, limits, GAP)), 0.0
 
 
 @dataclass
@@ -228,18 +245,25 @@ class _Programs:
     axis: str
     limits: list[tuple[Sum, float]]
     solved: int = 0
+    gap: float = 0.0
+
+    def least(self, wanted: Measure, limits: Sequence[tuple[Sum, float]]) -> Codes | None:
+        """The choices of the least of one figure within limits."""
+        code, gap = _solved(self.task, wanted.sums, limits)
+        self.gap = max(self.gap, gap)
+        return code
 
     def best(self, level: float) -> Codes | None:
         """The least goal with the axis within a level; of those alike, the one of the least axis."""
         task, goal, axis = self.task, self.task.measures[self.goal], self.task.measures[self.axis]
         limits = [*self.limits, *axis.within(level * (1 + _ROOM))]
         self.solved += 1
-        code = least_within(task, goal.sums, limits, GAP)
+        code = self.least(goal, limits)
         if code is None or self.goal == self.axis:
             return code
         value = float(goal.of(task, code[None])[0])
         self.solved += 1
-        again = least_within(task, axis.sums, [*limits, *goal.within(value + _ROOM * abs(value))], GAP)
+        again = self.least(axis, [*limits, *goal.within(value + _ROOM * abs(value))])
         return code if again is None else again
 
 
@@ -270,7 +294,7 @@ def _alike(task: Allocating) -> dict[str, Point]:
 def _limited(task: Allocating, limits: Mapping[str, float]) -> dict[str, Limited]:
     """Of every limited figure the least by itself, and what the allocation has that breaks them by the least factor."""
     grown = [Sum(s.shared / v, s.choices / v) for n, v in limits.items() for s in task.measures[n].sums]
-    near = least_within(task, grown, [], GAP)
+    near, _ = _solved(task, grown, [])
 
     def of(name: str, code: Codes | None) -> float:
         return math.inf if code is None else float(task.measures[name].of(task, code[None])[0])
@@ -278,7 +302,7 @@ def _limited(task: Allocating, limits: Mapping[str, float]) -> dict[str, Limited
     found = {}
     for name, most in limits.items():
         figure, _, device = name.partition(".")
-        least = of(name, least_within(task, task.measures[name].sums, [], GAP))
+        least = of(name, _solved(task, task.measures[name].sums, [])[0])
         words = (figure.rpartition("_")[0] or figure) + (f" of {device}" if device else "")
         found[words] = Limited(most, least, of(name, near), UNITS[figure])
     return found

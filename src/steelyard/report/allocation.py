@@ -12,7 +12,7 @@ from steelyard.units import format_quantity as q
 if TYPE_CHECKING:
     from steelyard.exploration.allocation import Allocation, Point
 
-__all__ = ["SCHEMA", "WORDS", "flat_rows", "parts", "report", "shown", "summary", "title", "to_dict"]
+__all__ = ["SCHEMA", "WORDS", "flat_rows", "parts", "proven", "report", "shown", "summary", "title", "to_dict"]
 
 SCHEMA = "steelyard.search/1"
 #: Points of the front, and layers, that a report shows.
@@ -48,8 +48,9 @@ def to_dict(found: Allocation) -> dict[str, Any]:
             "goal": {"name": found.goal, "meaning": task.goal_title, "proxy": task.proxy},
             "axis": found.axis,
             "limits": dict(found.limits),
-            "exact": True,
-            "how": "integer programs",
+            "exact": found.exact,
+            "gap": found.gap,
+            "how": "elimination of places, integer programs where several limits bind",
             "programs": found.programs,
             "layers": {n: list(c) for n, c in zip(task.names, task.choices, strict=True)},
             "best": _point(found.best),
@@ -100,6 +101,11 @@ def figures_shown(found: Allocation) -> list[str]:
     return [found.goal, *(n for n in names if n != found.goal)]
 
 
+def proven(found: Allocation) -> str:
+    """How far points may be from the optimum at their limits."""
+    return "each exact" if found.exact else f"each within {found.gap:.1%} of the least"
+
+
 def parts(found: Allocation) -> list[Any]:
     """The report as renderables: the front, one choice for all, the best by layer."""
     names = figures_shown(found)
@@ -118,7 +124,7 @@ def parts(found: Allocation) -> list[Any]:
     more = len(stretches) - _LAYERS
     return [
         styled((title(found), "bold")),
-        styled(f"{within}least {NAMES[found.goal]} at several limits of {NAMES[found.axis]}, each exact"),
+        styled(f"{within}least {NAMES[found.goal]} at several limits of {NAMES[found.axis]}, {proven(found)}"),
         "",
         columns(["", *numeric], [*front, *alike], numeric),
         "",

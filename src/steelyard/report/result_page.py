@@ -213,7 +213,7 @@ def _allocation(found: Allocation) -> dict[str, Any]:
     cells = [[label, *(allocation.shown(n, p.figures[n]) for n in names)] for label, p in points.items()]
     return {
         "title": allocation.title(found),
-        "about": [found.task.goal_title, f"each of {len(found)} points the exact optimum at its limits"],
+        "about": [found.task.goal_title, f"of {len(found)} points at several limits {allocation.proven(found)}"],
         "tables": [("The front, and one choice for all", Table(heads, cells), "")],
         "ledger": _ledger(found.task.ledger),
         "stamp": _stamp(found.provenance),
