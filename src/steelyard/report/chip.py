@@ -19,17 +19,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SCHEMA",
+    "Legend",
     "assumed",
     "assumed_of",
     "cells",
-    "differ",
     "front_words",
     "heads",
+    "kept",
     "limits_of",
     "mixed",
-    "numbered",
     "parts",
     "point",
+    "priced",
     "report",
     "row_of",
     "rows",
@@ -141,11 +142,6 @@ def _shown(name: str, value: Any) -> str:
     return q(float(value), unit) if unit else f"{value:g}"
 
 
-def differ(found: ChipSearch | Codesign, points: Sequence[ChipPoint]) -> list[str]:
-    """Fields of which these chips have unlike values."""
-    return [n for n in found.space.fields if len({str(p.chosen.get(n)) for p in points}) > 1]
-
-
 def words(found: ChipSearch | Codesign, p: ChipPoint, names: Sequence[str]) -> str:
     """What a chip chooses of these fields."""
     fields = found.space.fields
@@ -166,8 +162,8 @@ def words_of(found: ChipSearch | Codesign, p: ChipPoint) -> str:
     return f"{shown}{size}\n{words(found, p, found.space.fields)}"
 
 
-#: Columns of a table that are left for times of workloads; of one that has networks, too.
-_ROOM, _ROOM_BESIDE = 39, 20
+#: Columns of a table that are left for times of workloads; of one that has networks, too; of a figure with its gap.
+_ROOM, _ROOM_BESIDE, _FIGURE = 39, 20, 9
 
 
 def heads(found: ChipSearch | Codesign, wide: bool = False) -> list[str]:
@@ -185,8 +181,8 @@ def _spent(mix: Mix) -> tuple[bool, bool]:
 
 def _apart(found: ChipSearch | Codesign, wide: bool = False) -> bool:
     """Whether there is room for the time of every workload."""
-    room = (_ROOM_BESIDE if hasattr(found, "networks") else _ROOM) - 9 * sum(_spent(found.mix))
-    return len(found.mix.names) > 1 and (wide or sum(max(len(n), 7) + 2 for n in found.mix.names) <= room)
+    room = (_ROOM_BESIDE if hasattr(found, "networks") else _ROOM) - _FIGURE * sum(_spent(found.mix))
+    return len(found.mix.names) > 1 and (wide or sum(max(len(n) + 2, _FIGURE) for n in found.mix.names) <= room)
 
 
 def cells(found: ChipSearch | Codesign, p: ChipPoint, wide: bool = False) -> list[str]:
@@ -199,15 +195,15 @@ def cells(found: ChipSearch | Codesign, p: ChipPoint, wide: bool = False) -> lis
     return [*shown, *([q((p.service_kg or p.carbon_kg) * 1e3, "g")] if green else [])]
 
 
-class numbered:  # noqa: N801 - a table's legend
-    """Chips by a number each, and what each chooses of some fields."""
+class Legend:
+    """Chips by a number each, fields of which they are ``unlike``, and what each chooses of them."""
 
     def __init__(self, found: ChipSearch | Codesign, points: Sequence[ChipPoint]) -> None:
-        self.found, self.unlike = found, differ(found, points)
-        same = [n for n in found.space.fields if n not in self.unlike]
-        self.same = words(found, points[0], same)
-        self.numbers = {p.codes: i for i, p in reversed(list(enumerate({p.codes: p for p in points}.values(), 1)))}
-        self.told = {p.codes: self._told(p) for p in points}
+        self.found, self.chips = found, {p.codes: p for p in points}
+        fields = found.space.fields
+        self.unlike = [n for n in fields if len({str(p.chosen.get(n)) for p in points}) > 1]
+        self.same = words(found, points[0], [n for n in fields if n not in self.unlike])
+        self.numbers = {codes: i for i, codes in enumerate(self.chips, 1)}
 
     def _told(self, p: ChipPoint) -> str:
         """What a chip chooses; its times where they are no columns, of networks beside a space of networks."""
@@ -223,8 +219,7 @@ class numbered:  # noqa: N801 - a table's legend
 
     def lines(self) -> list[Any]:
         """The legend as renderables."""
-        by_number = sorted((i, self.told[codes]) for codes, i in self.numbers.items())
-        each = [f"{i}. {text}" for i, text in by_number if text]
+        each = [f"{i}. {text}" for i, p in enumerate(self.chips.values(), 1) if (text := self._told(p))]
         return [*bullets("chips", each), *([styled(f"all chips: {self.same}"), ""] if self.same else [])]
 
 
@@ -264,9 +259,8 @@ def assumed_of(found: ChipSearch | Codesign) -> list[str]:
     return said
 
 
-def assumed(found: ChipSearch) -> list[str]:
-    """What was assumed."""
-    served = [n for n, o in zip(found.work.names, found.work.others, strict=True) if not len(o)]
+def priced(found: ChipSearch | Codesign) -> list[str]:
+    """How chips are priced."""
     said = [
         "the best mapping of every layer among those that are tried, fewer than in an estimate of one chip",
         "a pass of each workload; power is the mean while the one that draws most runs",
@@ -275,6 +269,13 @@ def assumed(found: ChipSearch) -> list[str]:
     if min(found.space.zeros) < 1.0:
         weights, maps = found.space.zeros
         said.append(f"of weights {weights:.0%}, of maps between layers {maps:.0%} are not zero, anywhere alike")
+    return said
+
+
+def assumed(found: ChipSearch) -> list[str]:
+    """What was assumed."""
+    said = priced(found)
+    served = [n for n, o in zip(found.work.names, found.work.others, strict=True) if not len(o)]
     if served:
         said.append(f"of {', '.join(served)} products alone")
     return [*said, *assumed_of(found)]
@@ -289,20 +290,24 @@ def limits_of(said: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def kept(found: ChipSearch | Codesign) -> str:
+    """How many keep which limits, as words after how many there are; empty: there are no limits."""
+    limits = limits_of(found.words)
+    return f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
+
+
 def parts(found: ChipSearch) -> list[Any]:
     """The report as renderables."""
-    limits = limits_of(found.words)
-    kept = f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
     head = heads(found)
     some = spread(found.front, _SHOWN)
     of = f", {len(some)} of {found.front_size:,} shown" if len(some) < found.front_size else ""
-    legend = numbered(found, [*some, *found.best.values()])
+    legend = Legend(found, [*some, *found.best.values()])
     numeric = ["chip", *head]
     rows = [[legend.number(p), *cells(found, p)] for p in some]
     bests = [[name, legend.number(p), *cells(found, p)] for name, p in found.best.items()]
     return [
         styled("chips of ", (found.space.name, "bold"), f" for {', '.join(found.work.names)}"),
-        styled(f"{found.points:,} chips{kept}; batch {found.words['batch']:,}, {found.space.precision}"),
+        styled(f"{found.points:,} chips{kept(found)}; batch {found.words['batch']:,}, {found.space.precision}"),
         "",
         styled((f"{front_words(found)}{of}", "bold")),
         columns(numeric, rows, numeric=numeric),

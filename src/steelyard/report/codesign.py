@@ -13,7 +13,7 @@ from steelyard.report.plain import plain
 if TYPE_CHECKING:
     from steelyard.exploration.codesign import Codesign, Pair
 
-__all__ = ["assumed", "parts", "report", "rows", "score_name", "summary", "to_dict"]
+__all__ = ["assumed", "count", "parts", "report", "rows", "score_name", "summary", "to_dict"]
 
 #: Pairs of the front that a report shows.
 _SHOWN = 12
@@ -89,26 +89,24 @@ def assumed(found: Codesign) -> list[str]:
     """What was assumed."""
     proxies = sorted({f"{s.name} is a proxy, {s.title}: it is no accuracy" for s in found.scores.values() if s.proxy})
     alike = len(found.space.formats) > 1 and len({id(s) for s in found.scores.values()}) == 1
-    said = [
-        "a network costs the sum of its choices, each mapped once on every chip",
-        "the best mapping of every layer among those that are tried, fewer than in an estimate of one chip",
-        "a pass of each workload; power is the mean while the one that draws most runs",
-        f"energies and areas by process where {found.space.base.name} states none, as docs/methods/chips.md says",
-    ]
+    said = ["a network costs the sum of its choices, each mapped once on every chip", *chips.priced(found)]
     said += chips.assumed_of(found)
     return [*proxies, *(["a network scores alike in every number format"] if alike else []), *said]
 
 
+def count(found: Codesign) -> str:
+    """How many pairs there are."""
+    return f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
+
+
 def parts(found: Codesign) -> list[Any]:
     """The report as renderables."""
-    limits = chips.limits_of(found.words)
-    kept = f", {found.feasible:,} within {', '.join(limits)}" if limits else ""
     how = "exact, every pair" if found.exact else f"{found.how}, {found.ended}"
     head = [score_name(found), *chips.heads(found)]
     some = spread(found.front, _SHOWN)
     of = f", {len(some)} of {found.front_size:,} shown" if len(some) < found.front_size else ""
     every = [*some, *found.best.values()]
-    legend = chips.numbered(found, [p.chip for p in every])
+    legend = chips.Legend(found, [p.chip for p in every])
     numbers: dict[str, int] = {}
     for pair in every:
         numbers.setdefault(pair.architecture, len(numbers) + 1)
@@ -118,11 +116,10 @@ def parts(found: Codesign) -> list[Any]:
         return [f"{numbers[pair.architecture]}", legend.number(pair.chip), *shown]
 
     numeric = ["network", "chip", *head]
-    count = f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
-    formats = ", ".join(found.space.formats)
+    asked = f"batch {found.words['batch']:,}, {', '.join(found.space.formats)}"
     return [
         styled((found.networks.title, "bold"), " on chips of ", (found.space.name, "bold")),
-        styled(f"{count} pairs, {found.tried:,} tried{kept}; {how}; batch {found.words['batch']:,}, {formats}"),
+        styled(f"{count(found)} pairs, {found.tried:,} tried{chips.kept(found)}; {how}; {asked}"),
         "",
         styled((f"{chips.front_words(found, 'score')}{of}", "bold")),
         columns(numeric, [cells(p) for p in some], numeric=numeric),

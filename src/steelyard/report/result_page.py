@@ -224,11 +224,10 @@ def _search_chip(found: ChipSearch) -> dict[str, Any]:
     from steelyard.report import chip
 
     head = [*chip.heads(found, wide=True), _CHIP]
-    unlike = chip.differ(found, [*found.front, *found.best.values()])
-    same = chip.words(found, found.best["product"], [n for n in found.space.fields if n not in unlike])
+    legend = chip.Legend(found, [*found.front, *found.best.values()])
 
     def cells(p: ChipPoint) -> list[str]:
-        return [*chip.cells(found, p, wide=True), chip.words(found, p, unlike)]
+        return [*chip.cells(found, p, wide=True), chip.words(found, p, legend.unlike)]
 
     front = [cells(p) for p in spread(found.front, _ROWS)]
     least = [[what, *cells(p)] for what, p in found.best.items()]
@@ -237,8 +236,8 @@ def _search_chip(found: ChipSearch) -> dict[str, Any]:
     return {
         "title": f"chips of {found.space.name} for {', '.join(found.work.names)}",
         "about": [
-            _points(f"{found.points:,} chips", found.feasible, found.words, found.front_size, len(front)),
-            *([f"all of them: {same}"] if same else []),
+            _points(f"{found.points:,} chips", found, len(front)),
+            *([f"all of them: {legend.same}"] if legend.same else []),
         ],
         "tables": [
             ("The chip of least", Table(["", *head], least, words=_CHIP), robust),
@@ -249,14 +248,11 @@ def _search_chip(found: ChipSearch) -> dict[str, Any]:
     }
 
 
-def _points(every: str, feasible: int, said: Any, front: int, shown: int) -> str:
+def _points(every: str, found: ChipSearch | Codesign, shown: int) -> str:
     from steelyard.report import chip
 
-    limits = chip.limits_of(said)
-    kept = f", {feasible:,} within {', '.join(limits)}" if limits else ""
-    return (
-        f"{every}{kept}; {front:,} on the front{f', {shown} shown' if shown < front else ''}; batch {said['batch']:,}"
-    )
+    some = f", {shown} shown" if shown < found.front_size else ""
+    return f"{every}{chip.kept(found)}; {found.front_size:,} on the front{some}; batch {found.words['batch']:,}"
 
 
 def _codesign(found: Codesign) -> dict[str, Any]:
@@ -264,19 +260,17 @@ def _codesign(found: Codesign) -> dict[str, Any]:
     from steelyard.report.paper import figure
 
     how = "every pair" if found.exact else f"{found.how}, {found.tried:,} tried"
-    count = f"{found.pairs:,.0f}" if found.pairs < 1e9 else f"{found.pairs:.2g}"
     head = [codesign.score_name(found), *chip.heads(found, wide=True), _CHIP, _NETWORK]
-    unlike = chip.differ(found, [p.chip for p in (*found.front, *found.best.values())])
-    same = chip.words(found, found.best["score"].chip, [n for n in found.space.fields if n not in unlike])
-    front = [
-        [figure(p.score), *chip.cells(found, p.chip, wide=True), chip.words(found, p.chip, unlike), p.architecture]
-        for p in spread(found.front, _ROWS)
-    ]
+    legend = chip.Legend(found, [p.chip for p in (*found.front, *found.best.values())])
+    front = []
+    for p in spread(found.front, _ROWS):
+        last = [chip.words(found, p.chip, legend.unlike), p.architecture]
+        front.append([figure(p.score), *chip.cells(found, p.chip, wide=True), *last])
     return {
         "title": f"{found.networks.title} on chips of {found.space.name}",
         "about": [
-            _points(f"{count} pairs, {how}", found.feasible, found.words, found.front_size, len(front)),
-            *([f"all chips: {same}"] if same else []),
+            _points(f"{codesign.count(found)} pairs, {how}", found, len(front)),
+            *([f"all chips: {legend.same}"] if legend.same else []),
         ],
         "tables": [("The front, best score first", Table(head, front, 0, words=_NETWORK), "")],
         "ledger": {"assumptions": codesign.assumed(found), "sources": {}, "guesses": {}},
