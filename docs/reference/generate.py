@@ -364,7 +364,8 @@ def _kind(hint: Any) -> str:
         return ", ".join(f"`{x}`" for x in get_args(hint) if x)
     if origin is tuple:
         inner = get_args(hint)[0]
-        return "list of text" if inner is str else f"list of {getattr(inner, '__name__', inner)}"
+        known = inner is str or get_origin(inner) is Literal
+        return f"list of {_kind(inner) if known else inner.__name__}"
     if origin is not None and issubclass(origin, Mapping):
         return "table"
     if isinstance(hint, UnionType):
