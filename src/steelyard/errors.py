@@ -21,6 +21,7 @@ __all__ = [
     "SteelyardError",
     "UnknownName",
     "bounded",
+    "check_whole",
     "complete",
     "escaped",
     "normalise",
@@ -224,6 +225,15 @@ def _wrong_call(function: Callable[..., Any], args: tuple[Any, ...], named: Mapp
         if p.default is p.empty and not variable and name not in placed and name not in named:
             found.append(Problem(name, "required argument is missing"))
     return found
+
+
+def check_whole(value: Any, field: str, least: int, most: int, of: str = "") -> int:
+    """The value, a whole number within bounds; ``of``: what it counts. Raises :class:`InputError`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        bounds = f"{least:,} to {most:,}"
+        expected = f"{bounds} {of}" if of else f"a whole number from {bounds}"
+        raise InputError(f"expected {expected}, got {show(value)}", field=field)
+    return value
 
 
 def normalise(name: str) -> str:

@@ -162,11 +162,6 @@ class TrainPlan:
         return self.ring or self.cp
 
     @property
-    def expert_dp(self) -> int:
-        """Ranks that hold the same experts."""
-        return max(1, self.tp * self.cp * self.dp // (self.ep * self.etp))
-
-    @property
     def frozen(self) -> bool:
         """Whether the model's own weights stay as they are."""
         return self.task in ("lora", "qlora")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard.choices import Group
 from steelyard.documents import is_file, read_text
-from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
+from steelyard.errors import InputError, Problem, UnknownName, check_whole, raise_all, show
 from steelyard.exploration.additive import Sum, least_within
 from steelyard.exploration.elimination import Found, least_by_elimination
 from steelyard.interval import interval80
@@ -194,8 +194,7 @@ def allocate(
         InputError: too many points or places.
         DoesNotFit: no allocation keeps the limits.
     """
-    if not isinstance(points, int) or not 1 <= points <= MOST_POINTS:
-        raise InputError(f"expected 1 to {MOST_POINTS} points of the front, got {show(points)}", field="points")
+    check_whole(points, "points", 1, MOST_POINTS, "points of the front")
     if not 1 <= len(task.sizes) <= MOST_PLACES:
         said = f"expected 1 to {MOST_PLACES:,} layers that can be chosen for, {task.network} has {len(task.sizes):,}"
         raise InputError(said, field="model")

@@ -22,7 +22,7 @@ from steelyard._display import Result
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.space_price import SpacePrices
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import InputError, Problem, complete, show
+from steelyard.errors import InputError, Problem, check_whole, complete, show
 from steelyard.estimation.space import graph_prices
 from steelyard.exploration.explore import Figures, explore
 from steelyard.exploration.scores import Score, read_score
@@ -141,8 +141,7 @@ def search_codesign(
     batch, context, jobs, state, watch = ({**_PRICED, **words}[name] for name in _PRICED)
     if solver != "auto":
         problems.read(SOLVERS.get, solver)
-    if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
-        problems.add([Problem("budget", f"expected 1 to 10,000,000 pairs, got {show(budget)}")])
+    problems.read(check_whole, budget, "budget", 1, 10_000_000, "pairs")
     check_seed(seed, problems)
     asked = {"area_m2": area_m2, "power_w": power_w, "latency_s": latency_s}
     given, limits = read_asked(workloads, asked, (batch, context), problems)

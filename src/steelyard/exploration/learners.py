@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.errors import InputError, show
+from steelyard.errors import InputError, check_whole, show
 from steelyard.exploration.networks import read_task
 from steelyard.scenario.words import Problems
 
@@ -40,8 +40,7 @@ def network_env(space: str, *, steps: int = 32, penalty: float = 1.0, **words: A
         InputError: a field is wrong; Gymnasium is not installed (``pip install 'steelyard[gym]'``).
     """
     made = _class()
-    if not isinstance(steps, int) or not 1 <= steps <= 1_000_000:
-        raise InputError(f"expected 1 to 1,000,000 steps of an episode, got {show(str(steps))}", field="steps")
+    check_whole(steps, "steps", 1, 1_000_000, "steps of an episode")
     if not 0 <= penalty < 1e6:
         raise InputError(f"expected a penalty of 0 or more, got {show(str(penalty))}", field="penalty")
     return made(read_task(space, words, Problems()), steps, float(penalty))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard._display import Result
-from steelyard.errors import DoesNotFit, InputError, Problem, complete, show
+from steelyard.errors import DoesNotFit, InputError, Problem, check_whole, complete, show
 from steelyard.estimation.space import SpaceEstimate, answer_space, space_prices
 from steelyard.exploration.additive import Sum, best_within
 from steelyard.exploration.explore import Explored, Figures, explore, front_kept
@@ -129,8 +129,7 @@ def search_network(
     began, problems = time.process_time(), Problems()
     if solver != "auto":
         problems.read(SOLVERS.get, solver)
-    if not isinstance(budget, int) or not 1 <= budget <= 10_000_000:
-        problems.add([Problem("budget", f"expected 1 to 10,000,000 networks, got {show(budget)}")])
+    problems.read(check_whole, budget, "budget", 1, 10_000_000, "networks")
     check_seed(seed, problems)
     given = {"on": on, "latency": latency, "score": score, "macs": macs, "parameters": parameters, "sure": sure}
     task = read_task(space, {**given, **words}, problems)

@@ -30,7 +30,7 @@ from steelyard.calibrate.space_samples import device_of, rank_of, suggested
 from steelyard.cost.space_price import SpacePrices
 from steelyard.deployment.runtime import find_runtime
 from steelyard.deployment.space_device import Prior, costs_of, prior_of
-from steelyard.errors import InputError, Problem, complete, show
+from steelyard.errors import InputError, Problem, check_whole, complete, show
 from steelyard.estimation.space import answer_space, graph_prices, space_prices
 from steelyard.exploration.known_devices import KnownDevices, read_devices
 from steelyard.interval import Z80
@@ -374,8 +374,7 @@ def search_predictor(
         problems.read(find_runtime, runtime)
         if not like:
             problems.add([Problem("runtime", "only of a machine that the device is like (like)")])
-    if not isinstance(batch, int) or not 1 <= batch <= 1_000_000:
-        problems.add([Problem("batch", f"expected 1 to 1,000,000 items, got {show(str(batch))}")])
+    problems.read(check_whole, batch, "batch", 1, 1_000_000, "items")
     names = [n.strip() for n in predictors.split(",") if n.strip()] or PREDICTORS.names()
     classes = {name: problems.read(PREDICTORS.get, name) for name in names}
     problems.done()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.choices import Group
-from steelyard.errors import InputError, Problem, UnknownName, complete, show
+from steelyard.errors import InputError, UnknownName, check_whole, complete, show
 from steelyard.exploration.additive import Sum
 from steelyard.exploration.allocation import (
     Allocating,
@@ -87,8 +87,7 @@ def search_prune(
     """
     problems = Problems()
     shares = problems.read(_shares, keep)
-    if not isinstance(step, int) or not 1 <= step <= 1024:
-        problems.add([Problem("step", f"expected 1 to 1,024 channels, got {show(str(step))}")])
+    problems.read(check_whole, step, "step", 1, 1024, "channels")
     given = {"latency": latency, "energy": energy, "macs": macs, "parameters": parameters}
     limits = read_limits(given, _FIGURES, problems)
     axis = axis_of(front, limits, _FIGURES, problems)

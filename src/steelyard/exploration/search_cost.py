@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, complete, show
+from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, check_whole, complete, show
 from steelyard.estimation.network import estimates_of
 from steelyard.estimation.space import answer_space, space_prices
 from steelyard.provenance import Ledger, provenance_of
@@ -174,10 +174,8 @@ def search_cost(
     known = problems.read(find_space, space)
     for name in sorted(words.keys() - set(_TRAIN)):
         problems.add([Problem(name, f"expected a word of the question: {', '.join(_TRAIN)}")])
-    numbers = {"candidates": (candidates, 1, 10**9), "last": (last, 0, 10**6)}
-    for name, (value, least, most) in numbers.items():
-        if not isinstance(value, int) or not least <= value <= most:
-            problems.add([Problem(name, f"expected {least:,} to {most:,} networks, got {show(str(value))}")])
+    problems.read(check_whole, candidates, "candidates", 1, 10**9, "networks")
+    problems.read(check_whole, last, "last", 0, 10**6, "networks")
     passes = problems.read(_number, epochs, "epochs", 1e6)
     items = problems.read(_number, rated, "rated", 1e12)
     phases = problems.read(_phases, shared or f"{passes or 1.0:g}:1")

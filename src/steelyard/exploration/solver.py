@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import Problem, show
+from steelyard.errors import check_whole
 from steelyard.registry import Registry
 from steelyard.scenario.words import Problems
 
@@ -56,5 +56,4 @@ SOLVERS: Registry[type[Solver]] = Registry("solver", "steelyard.solvers")
 
 def check_seed(seed: Any, problems: Problems) -> None:
     """Note a seed that not every solver takes."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        problems.add([Problem("seed", f"expected a whole number from 0 to {2**32 - 1:,}, got {show(str(seed))}")])
+    problems.read(check_whole, seed, "seed", 0, 2**32 - 1)

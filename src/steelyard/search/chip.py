@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import InputError, Problem, show
+from steelyard.errors import InputError, Problem, check_whole
 from steelyard.pareto import front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
@@ -150,8 +150,7 @@ def read_asked(
             problems.add([Problem(name, f"expected a limit above 0, got {limit:g}")])
         found[name] = np.inf if limit is None else limit
     for name, count in zip(("batch", "context"), counts, strict=True):
-        if not isinstance(count, int) or not 1 <= count <= 1_000_000:
-            problems.add([Problem(name, f"expected 1 to 1,000,000, got {show(str(count))}")])
+        problems.read(check_whole, count, name, 1, 1_000_000)
     return names, found
 
 
