@@ -176,7 +176,7 @@ def test_sure_keeps_the_limit_with_that_chance() -> None:
     assert sure.score[0] <= plain.score[0]
 
 
-def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
+def test_scores_of_a_table_and_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = find_space("nb201")
     chosen = [space.spell(c) for c in space.draw(30, seed=8).tolist()]
     table = tmp_path / "scores.csv"
@@ -190,6 +190,13 @@ def test_scores_of_a_table_and_of_a_file(tmp_path: Path) -> None:
     by_file = search_network("nb201", on="rtx_3090", score=f"{file}:score", budget=300, seed=1)
     assert by_file.how == "evolution"
     assert by_file.score.tolist() == [len(a) for a in by_file.architectures]
+    monkeypatch.chdir(tmp_path)
+    by_module = search_network("nb201", on="rtx_3090", score="mine:score", budget=300, seed=1)
+    assert by_module.architectures == by_file.architectures
+    with pytest.raises(InputError, match=r"no such module"):
+        search_network("nb201", on="rtx_3090", score="nobodys:score")
+    with pytest.raises(InputError, match=r"no function 'score' in textwrap"):
+        search_network("nb201", on="rtx_3090", score="textwrap:score")
     for code, words in (
         ("1/0", "ZeroDivisionError"),
         ("return [1]", "one for each architecture"),

@@ -22,7 +22,10 @@ class Wanted:
     on: Annotated[str, option("devices, separated by commas: machines, or devices known by few networks", topic=FIRST)]
     latency: Annotated[str, option("limit of a pass: 5ms, or DEVICE:5ms,DEVICE:8ms", topic=FIRST)] = ""
     score: Annotated[
-        str, option("CSV of architecture,score; FILE.py:FUNCTION; or a proxy: entropy, macs, parameters", topic=FIRST)
+        str,
+        option(
+            "CSV of architecture,score; FILE.py:FUNCTION or MODULE:FUNCTION; or a proxy: entropy, macs", topic=FIRST
+        ),
     ] = "entropy"
     macs: Annotated[str, option("multiply-accumulates at most", topic=FIRST)] = ""
     parameters: Annotated[str, option("parameters at most", topic=FIRST)] = ""

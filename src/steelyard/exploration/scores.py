@@ -10,8 +10,11 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from numpy.typing import NDArray
 
 from steelyard.calibrate.networks import twice
 from steelyard.cost.space_price import SpacePrices
+from steelyard.documents import is_file
 from steelyard.errors import InputError, Problem, raise_all, show, suggest
 from steelyard.scenario.space import columns_of
 from steelyard.studies.answers import OK, REFUSED, Chunk, Priced
@@ -59,7 +63,7 @@ class Score:
     """Their scores."""
     function: Callable[[list[str]], Any] | None = None
     file: str = ""
-    """``FILE.py`` that has the function, which other processes can run."""
+    """``FILE.py``, or the module, that has the function, which other processes can run."""
     executor: str = "serial"
     """Who calls it: ``serial``, ``process`` or ``ray``."""
     jobs: int = 1
@@ -121,7 +125,7 @@ def _chunk(file: str, name: str, names: list[str]) -> Chunk:
 
 
 def score_chunk(chunk: Chunk) -> Priced:
-    """Scores of the architectures of a chunk, where it was sent to; ``folder`` is the user's file."""
+    """Scores of the architectures of a chunk, where it was sent to; ``folder`` is the user's file or module."""
     names = list(chunk.hashes)
     try:
         function = _function(chunk.folder, chunk.values[0]["function"])
@@ -136,18 +140,42 @@ def score_chunk(chunk: Chunk) -> Priced:
 
 @lru_cache(maxsize=4)
 def _function(path: str, name: str) -> Callable[[list[str]], Any]:
-    function = vars(run_file(Path(path), "score")).get(name)
+    if path.endswith(".py"):
+        module = run_file(Path(path), "score")
+    else:
+        with theirs(f"{path} failed", "score"):
+            module = import_module(path)
+    function = vars(module).get(name)
     if not callable(function):
         raise InputError(f"no function {name!r} in {path}", field="score")
     return function  # type: ignore[no-any-return]
+
+
+def _place(given: str) -> tuple[str, str] | None:
+    """File, or installed module, and function that a score says; None for another text.
+
+    Raises:
+        InputError: half of it is missing, or there is no such file or module.
+    """
+    module, _, name = given.rpartition(":")
+    parts = module.split(".")
+    if module.endswith(".py") or not all(part.isidentifier() for part in (*parts, name)):
+        file = file_and_name(given, "score", "FUNCTION")
+        return None if file is None else (str(file[0].resolve()), file[1])
+    if is_file(here := Path(*parts).with_suffix(".py")):
+        return str(here.resolve()), name
+    with suppress(ImportError, ValueError):
+        if find_spec(parts[0]) is not None:
+            return module, name
+    raise InputError(f"expected FILE.py:FUNCTION or MODULE:FUNCTION, got {show(given)}: no such module", field="score")
 
 
 def read_score(given: Any, space: Space, executor: str = "") -> Score:
     """A score as it is given.
 
     Args:
-        given: name of a proxy; path of a CSV with the columns ``architecture`` and ``score``; ``FILE.py:FUNCTION``,
-            which runs the file; or a function, called with a list of architectures, that returns a number for each.
+        given: name of a proxy; path of a CSV with the columns ``architecture`` and ``score``; ``FILE.py:FUNCTION``
+            or ``MODULE:FUNCTION``, which runs it; or a function, called with a list of architectures, that returns a number for each.
         space: whose architectures they are.
         executor: who calls ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``, as for sweeps; empty: serial.
 
@@ -160,7 +188,7 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
     if not re.fullmatch(r"\d{0,4}", count) or not 0 <= int(count or 0) <= MAX_JOBS:
         raise InputError(f"expected NAME or NAME:JOBS, such as process:4, got {show(executor)}", field="executor")
     jobs = int(count or 0) or (0 if name == "ray" else os.cpu_count() or 1)
-    if name != "serial" and not (isinstance(given, str) and ".py:" in given):
+    if name != "serial" and not (isinstance(given, str) and ":" in given):
         raise InputError("only of a score FILE.py:FUNCTION, which other processes can run", field="executor")
     if callable(given):
         return Score(getattr(given, "__name__", "score"), "a function", False, function=given)
@@ -170,15 +198,15 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
         return Score(given, PROXIES[given], True)
     if given.lower().endswith((".csv", ".txt")):
         return _table(given, space)
-    file = file_and_name(given, "score", "FUNCTION")
-    if file is None:
+    place = _place(given)
+    if place is None:
         near = suggest(given, PROXIES)
         words = f"expected {', '.join(PROXIES)}, a CSV file or FILE.py:FUNCTION, got {show(given)}"
         raise InputError(words + (f"; did you mean {near[0]!r}?" if near else ""), field="score")
-    path, of = file
-    own = str(path.resolve())
+    own, of = place
+    title = f"{Path(own).name}:{of}"
     _function.cache_clear()
-    return Score(of, f"{path.name}:{of}", False, function=_function(own, of), file=own, executor=name, jobs=jobs)
+    return Score(of, title, False, function=_function(own, of), file=own, executor=name, jobs=jobs)
 
 
 def _table(path: str, space: Space) -> Score:
