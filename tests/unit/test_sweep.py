@@ -26,6 +26,7 @@ from steelyard.scenario.fields import study_fields
 from steelyard.scenario.ranges import expand
 from steelyard.studies.answers import BROKEN, OK, REFUSED, Chunk, Priced, chunks_of, failed, price_chunk
 from steelyard.studies.executors import execute
+from steelyard.studies.grid import estimate_grid
 from steelyard.studies.points import Point, expand_study
 from steelyard.studies.store_columns import ANSWERS, columns_of
 from steelyard.studies.store_results import Store, StoreBusy, StoreError
@@ -129,6 +130,29 @@ def test_order_is_cases_then_zips_then_grid() -> None:
         ("long", "fp8", "fp8", "l40s", 1),
         ("fixed", "fp8", "bf16", "h100_sxm", 9),
     ]
+
+
+def test_fields_of_some_values_are_given_there_alone() -> None:
+    when = [{"field": "on", "values": "h100_sxm:2", "choose": {"tp": "1,2"}}]
+    when += [{"field": "tp", "values": [2], "choose": {"kv": "fp8,bf16"}}]
+    asked = study(grid={"on": "h100_sxm:2,l40s", "batch": "1,2"}, when=when)
+    told = [p.axes for p in expand_study(asked)]
+    assert told[::2] == [
+        {"on": "h100_sxm:2", "tp": 2, "kv": "fp8", "batch": 1},
+        {"on": "h100_sxm:2", "tp": 2, "kv": "bf16", "batch": 1},
+        {"on": "h100_sxm:2", "tp": 1, "batch": 1},
+        {"on": "l40s", "batch": 1},
+    ]
+    table = estimate_grid(asked)
+    assert table.axes["tp"].tolist()[::2] == [2, 2, 1, None]
+    assert np.isfinite(np.array(table.values["tpot_s"].tolist(), dtype=float)).all()
+    for wrong, words in (
+        ({"field": "om"}, r"when\[0\].field: unknown field of the grid 'om'"),
+        ({"values": "a100_sxm"}, r"when\[0\].values: 'a100_sxm' is no value of on"),
+        ({"choose": {"batch": [4]}}, r"batch: given twice"),
+    ):
+        with pytest.raises(InputError, match=words):
+            study(grid={"on": "h100_sxm:2,l40s", "batch": "1,2"}, when=[{**when[0], **wrong}])
 
 
 @settings(max_examples=50, deadline=None)

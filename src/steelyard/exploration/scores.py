@@ -175,7 +175,8 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
 
     Args:
         given: name of a proxy; path of a CSV with the columns ``architecture`` and ``score``; ``FILE.py:FUNCTION``
-            or ``MODULE:FUNCTION``, which runs it; or a function, called with a list of architectures, that returns a number for each.
+            or ``MODULE:FUNCTION``, which runs it; or a function, called with a list of architectures, that returns a
+            number for each.
         space: whose architectures they are.
         executor: who calls ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``, as for sweeps; empty: serial.
 

@@ -72,8 +72,15 @@ def estimate_grid(study: Study) -> Table:
             columns[name] = Column(kept.values, kept.codes[group_of])  # type: ignore[index]
         else:
             columns[name] = answers.column(name)
-    axes = {name: swept[name] for name in study.axes}
+    axes = {name: _given(swept[name]) for name in study.axes}
     return Table(axes, columns, *answers.outcome(), Column(np.ones(n, dtype=np.int64)))
+
+
+def _given(column: Column) -> Column:
+    """An axis whose rows that do not give it have no value."""
+    none = np.array([v is None for v in column.values.tolist()], dtype=np.bool_)
+    assert column.codes is not None
+    return Column(column.values, np.where(none[column.codes], -1, column.codes)) if none.any() else column
 
 
 def _same(value: Any, n: int) -> Column:

@@ -145,7 +145,7 @@ def _combinations(study: Study) -> Iterator[tuple[str, dict[str, Any]]]:
         for combination in product(*axes):
             values = {**study.fixed, **over}
             for part in combination:
-                values |= part
+                values |= {name: v for name, v in part.items() if v is not None}
             yield case.name if case else "", values
 
 

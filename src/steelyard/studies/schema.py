@@ -58,8 +58,14 @@ def _of_kind(kind: str) -> dict[str, Any]:
         "oneOf": [{"required": ["minimise"]}, {"required": ["maximise"]}],
         "additionalProperties": False,
     }
+    when = {
+        "type": "object",
+        "properties": {"field": {"type": "string"}, "values": True, "choose": several},
+        "required": ["field", "values", "choose"],
+        "additionalProperties": False,
+    }
     tables = {"fixed": one, "grid": several}
-    arrays = {"zip": several, "case": case, "exclude": several, "objective": objective}
+    arrays = {"zip": several, "case": case, "when": when, "exclude": several, "objective": objective}
     found: dict[str, Any] = {"name": True, "kind": {"const": kind}, "about": {"type": "string"}}
     found |= {k: {**v, "description": STUDY_FIELDS[k]} for k, v in tables.items()}
     for name, item in arrays.items():

@@ -23,6 +23,7 @@ from steelyard.scenario.spellings import spellings
 from steelyard.scenario.words import values_of
 from steelyard.studies.checks import name_problems
 from steelyard.studies.store_columns import Column, columns_of, number_names
+from steelyard.studies.when import WHEN_FIELDS, tied
 from steelyard.units import parse_quantity
 
 __all__ = ["Case", "Constraint", "Objective", "Study", "given_in", "parse_study", "read_study"]
@@ -42,6 +43,7 @@ STUDY_FIELDS = {
     "grid": "fields with several values; every combination is a point",
     "zip": "tables of fields whose values go together, first with first",
     "case": "named sets of values over `fixed`; a case that names a swept field takes its value instead of the sweep",
+    "when": "fields that belong to some `values` of a `field` of the grid: there every value that they `choose`",
     "exclude": "points left out: all fields of a table must match, a field matches any of its values",
     "objective": "what to minimise or maximise, and constraints it counts under",
     "seeds": "seeds of drawn traffic, a list or a range",
@@ -103,6 +105,7 @@ class Study:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, list[Any]] = field(default_factory=dict)
     zips: tuple[Mapping[str, list[Any]], ...] = ()
+    """Fields whose values go together; None: the field is not given there."""
     cases: tuple[Case, ...] = ()
     exclude: tuple[Mapping[str, list[Any]], ...] = ()
     objectives: tuple[Objective, ...] = ()
@@ -195,6 +198,8 @@ def given_in(study: Study) -> Iterator[tuple[str, str, Any]]:
     for path, table in [("grid", study.grid), *((f"zip[{i}]", t) for i, t in enumerate(study.zips))]:
         for name, values in table.items():
             for k, value in enumerate(values):
+                if value is None:
+                    continue
                 yield f"{path}.{name}" + (f"[{k}]" if len(values) > 1 else ""), name, value
     for i, case in enumerate(study.cases):
         for name, value in case.values.items():
@@ -233,6 +238,7 @@ class _Reader:
             if len(lengths) > 1:
                 words = ", ".join(f"{n} has {len(v)}" for n, v in table.items())
                 self.wrong(f"zip[{i}]", f"values that go together must be as many: {words}")
+        self._when(grid, zips)
         self._twice(fixed, grid, zips)
         cases = self._cases(zips)
         self._complete(fixed, grid, zips, cases)
@@ -357,6 +363,22 @@ class _Reader:
         if any("seed" in t for t in (fixed, grid, *zips)):
             self.wrong("repeats", "choose one of repeats and seeds")
         return repeats
+
+    def _when(self, grid: dict[str, list[Any]], zips: list[dict[str, list[Any]]]) -> None:
+        """Fields of some values, with those they hang on, as values that go together."""
+        tables = []
+        for table, path in self._tables("when"):
+            self._unknown(table, WHEN_FIELDS, path)
+            of = self._ours(str(table.get("field", "")))
+            here = (
+                self._table({of: table["values"]}, f"{path}.values") if of in self.fields and "values" in table else {}
+            )
+            tables.append((path, of, here.get(of, []), self._table(table.get("choose", {}), f"{path}.choose")))
+        if tables and not self.problems:
+            try:
+                zips.append(tied(tables, grid))
+            except InputError as error:
+                self.problems += error.problems
 
     def _twice(self, fixed: Mapping[str, Any], grid: Mapping[str, Any], zips: list[dict[str, list[Any]]]) -> None:
         seen: dict[str, str] = {}
