@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["front_of"]
+__all__ = ["evenly", "front_of"]
 
 #: Points that throw others out before the search of the front; points of the front found between two clearings.
 _PIVOTS, _TURNS = 8, 64
 #: Points of three figures that are weighed against each other at once.
 _BLOCK = 256
+
+
+def evenly(places: NDArray[Any], most: int) -> NDArray[Any]:
+    """At most ``most`` of them, evenly, with the first and the last."""
+    return places[np.unique(np.rint(np.linspace(0, len(places) - 1, min(most, len(places)))).astype(np.intp))]
 
 
 def front_of(numbers: NDArray[np.float64]) -> NDArray[np.intp]:

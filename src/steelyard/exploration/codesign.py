@@ -27,7 +27,7 @@ from steelyard.estimation.space import graph_prices
 from steelyard.exploration.explore import Figures, explore
 from steelyard.exploration.scores import Score, read_score
 from steelyard.exploration.solver import SOLVERS, check_seed
-from steelyard.pareto import front_of
+from steelyard.pareto import evenly, front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
 from steelyard.search.chip import ChipPoint, chip_point, files_of, inputs_of, read_asked
@@ -288,7 +288,7 @@ class _Task:
         if not len(codes):
             raise missed(f"pair of {tried:,.0f} that were tried", near)
         order = np.lexsort((values[:, 1], values[:, 0]))
-        some = order[np.unique(np.rint(np.linspace(0, len(order) - 1, min(_SHOWN, len(order)))).astype(int))]
+        some = evenly(order, _SHOWN)
         best = {"score": int(order[0])} | {n: int(np.argmin(values[:, i])) for i, n in enumerate(self.mix.front, 1)}
         inputs = {**inputs_of(self.chips.space, self.names, self.mix, words), "scores": self.told}
         inputs |= {"networks": self.networks.prefix, "solver": solver, "budget": budget}

@@ -21,6 +21,7 @@ from steelyard.exploration.explore import Explored, Figures, explore, front_kept
 from steelyard.exploration.scores import Score, read_score
 from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.interval import Z80
+from steelyard.pareto import evenly
 from steelyard.provenance import Ledger, provenance_of
 from steelyard.scenario.space import SpaceScenario, read_space_scenario
 from steelyard.scenario.words import Problems
@@ -443,8 +444,7 @@ class _Task:
     def answer(self, codes: Codes, told: Mapping[str, Any], inputs: Mapping[str, Any], began: float) -> NetworkSearch:
         """The result of a front."""
         scores = self.score.of(self.space, codes, self.sheets[0].prices)
-        order = np.argsort(-scores, kind="stable")
-        order = order[np.unique(np.linspace(0, len(order) - 1, min(len(order), _FRONT)).astype(np.int64))]
+        order = evenly(np.argsort(-scores, kind="stable"), _FRONT)
         codes, scores = codes[order], scores[order]
         found = [sheet.of(codes) for sheet in self.sheets]
         ledger, chance, normal = Ledger(), np.ones(len(codes)), NormalDist()

@@ -14,7 +14,7 @@ from steelyard._display import Result
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
 from steelyard.errors import InputError, Problem, check_whole
-from steelyard.pareto import front_of
+from steelyard.pareto import evenly, front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
 from steelyard.search.chip_mix import Mix, Service, mix_of
@@ -177,24 +177,23 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
     good = np.flatnonzero(np.all([values <= most for values, most, _ in limits.values()], axis=0))
     if not len(good):
         some = nearest_of({n: of for n, of in limits.items() if np.isfinite(of[1])})
-        raise missed(
-            f"chip of {len(power):,} that are small enough" if len(power) < len(space) else f"chip of {len(space):,}",
-            some,
-        )
+        small = " that are small enough" if len(power) < len(space) else ""
+        raise missed(f"chip of {len(power):,}{small}", some)
     drawn = mix.service.power_w(static_power_w(space.base), together, mix.sums(joule))
     usd, kg = mix.service.costs(chips.area_m2[good], chips.nm[good], drawn[good], chips.dies[good])
+    latency, energy = mix.one(time, good)[good], mix.one(joule, good)[good]
     measures: dict[str, Floats] = {
-        "latency": mix.one(time, good)[good],
-        "energy": mix.one(joule, good)[good],
-        "product": mix.one(time, good)[good] * mix.one(joule, good)[good],
+        "latency": latency,
+        "energy": energy,
+        "product": latency * energy,
         "area": chips.area_m2[good],
         "power": power[good],
         "usd": usd,
         "carbon": kg,
     }
     if np.isnan(usd).any() and {"usd", "carbon"} & set(mix.front):
-        words_ = "money and carbon need process_nm and an area of every chip in the base machine"
-        raise InputError(f"{words_} {space.base.name}", field="front")
+        said = "money and carbon need process_nm and an area of every chip in the base machine"
+        raise InputError(f"{said} {space.base.name}", field="front")
     front = good[front_of(np.column_stack([measures[name] for name in mix.front]))]
     if len(work.names) > 1:
         product = (time * joule)[good]
@@ -204,7 +203,7 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
     def point(i: int) -> ChipPoint:
         return chip_point(chips, work.names, i, time[i], joule[i], busy[i], mix)
 
-    shown = front[np.unique(np.rint(np.linspace(0, len(front) - 1, min(SHOWN, len(front)))).astype(int))]
+    shown = evenly(front, SHOWN)
     told = dict.fromkeys(
         ("latency", "energy", "product", "area", *mix.front, *(["worst"] if "worst" in measures else []))
     )

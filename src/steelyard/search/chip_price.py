@@ -41,6 +41,7 @@ from steelyard.deployment.runtime import precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.machine.component import Compute
 from steelyard.machine.process import memory_area_m2, multiplier_area_m2
+from steelyard.pareto import evenly
 from steelyard.provenance import content_hash
 from steelyard.search.chip_space import ChipSpace, follows, nodes_of
 from steelyard.search.chip_work import Work
@@ -192,8 +193,7 @@ def _energies(space: ChipSpace, p: _Points, fmt: str) -> Floats:
 
 def _probes(rates: Floats) -> NDArray[np.int64]:
     """Points of unlike bandwidths to map for: the slowest memory, the fastest, and between."""
-    order = np.lexsort((rates[:, 0, 0], rates[:, -1, 0]))
-    return np.asarray(order[np.unique(np.rint(np.linspace(0, len(order) - 1, PROBES)).astype(int))], dtype=np.int64)
+    return evenly(np.lexsort((rates[:, 0, 0], rates[:, -1, 0])), PROBES)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from steelyard.pareto import evenly
 from steelyard.search.answer import Candidate
 from steelyard.search.candidate_view import screened_candidate
 from steelyard.search.candidates import CandidateRow, CandidateTable
@@ -43,13 +44,6 @@ def pareto(first: Floats, second: Floats) -> Integers:
     keep = np.ones(len(order), dtype=bool)
     keep[1:] = second[order][1:] > best[:-1]
     return np.asarray(order[keep], dtype=np.int64)
-
-
-def _thinned(places: Integers) -> Integers:
-    """At most :data:`MAX_POINTS` of them, the ends included."""
-    if len(places) <= MAX_POINTS:
-        return places
-    return places[np.unique(np.rint(np.linspace(0, len(places) - 1, MAX_POINTS)).astype(np.int64))]
 
 
 Mask = NDArray[np.bool_]
@@ -90,7 +84,7 @@ def speed_front(task: PlanTask, groups: Sequence[Group]) -> tuple[Candidate, ...
     per_user, per_device, place = np.concatenate(user), np.concatenate(device), np.concatenate(where)
     useful = per_device >= LEAST_USED * per_device.max(initial=0.0)
     per_user, per_device, place = per_user[useful], per_device[useful], place[useful]
-    front = _thinned(pareto(per_user, per_device))
+    front = evenly(pareto(per_user, per_device), MAX_POINTS)
     return tuple(_at_load(task, groups[int(place[i, 0])], place[i, 1:].tolist(), float(per_device[i])) for i in front)
 
 
@@ -178,5 +172,5 @@ def cost_front(task: PlanTask, tables: Sequence[CandidateTable]) -> tuple[Candid
     for i in pareto(-cost, -wait).tolist():
         if not front or wait[i] <= wait[front[-1]] * (1 - BETTER):
             front.append(i)
-    rows = [tables[t].row(index) for t, index in place[_thinned(np.array(front, dtype=np.int64))].tolist()]
+    rows = [tables[t].row(index) for t, index in place[evenly(np.array(front, dtype=np.int64), MAX_POINTS)].tolist()]
     return tuple(screened_candidate(task, row, meets=True) for row in rows)
