@@ -186,7 +186,8 @@ def raise_all(problems: Sequence[Problem]) -> None:
 
 
 def complete(function: _F) -> _F:
-    """Have a call of a function, or of a class, that lacks arguments or has others end in :class:`InputError`."""
+    """Have a call of a function, or of a class, that lacks arguments, has others, or numbers for text end in
+    :class:`InputError`."""
     if isinstance(function, type):
         function.__init__ = complete(function.__init__)  # type: ignore[misc]
         return function
@@ -195,8 +196,9 @@ def complete(function: _F) -> _F:
     def call(*args: Any, **named: Any) -> Any:
         try:
             return function(*args, **named)
-        except TypeError:
+        except (TypeError, AttributeError):
             raise_all(_wrong_call(function, args, named))
+            raise_all(_no_text(function, args, named))
             raise
 
     return call  # type: ignore[return-value]
@@ -234,6 +236,27 @@ def check_whole(value: Any, field: str, least: int, most: int, of: str = "") -> 
         expected = f"{bounds} {of}" if of else f"a whole number from {bounds}"
         raise InputError(f"expected {expected}, got {show(value)}", field=field)
     return value
+
+
+#: Other than text, what an annotation may say that a plain value is.
+_PLAIN = {"bool": bool, "int": int, "float": int | float, "None": type(None), "Any": object}
+
+
+def _no_text(function: Callable[..., Any], args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Problem]:
+    """Arguments of a call that are a number, None or a list where text is expected."""
+    import inspect
+
+    signature = inspect.signature(function)
+    found = []
+    for name, value in signature.bind_partial(*args, **named).arguments.items():
+        said = [part.strip() for part in str(signature.parameters[name].annotation).split("|")]
+        several = any(part.startswith(("Sequence[", "Mapping[")) for part in said)
+        able = tuple(_PLAIN[part] for part in said if part in _PLAIN)
+        if "str" not in said or isinstance(value, str) or any(isinstance(value, kind) for kind in able):
+            continue
+        if value is None or isinstance(value, int | float) or (isinstance(value, list | tuple) and not several):
+            found.append(Problem(name, f"expected {'text or a list' if several else 'text'}, got {show(value)}"))
+    return found
 
 
 def normalise(name: str) -> str:

@@ -210,3 +210,21 @@ def test_the_command_line_has_every_form(tmp_path: Path, capsys: pytest.CaptureF
 def test_wrong_words_are_told(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["search", *words.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_words_of_a_wrong_type_are_named() -> None:
+    for ask, said in (
+        (lambda: sy.search_network(space="nb201", on=5), "on: expected text or a list, got 5"),
+        (lambda: sy.search_predictor({"a": 1.0}, space="nb201", devices=5), "devices: expected text, got 5"),
+        (lambda: search_bits("alexnet", on=ON, front=5), "front: expected text, got 5"),
+        (lambda: search_prune("alexnet", on=ON, keep=None), "keep: expected text or a list, got None"),
+    ):
+        with pytest.raises(InputError, match=said):
+            ask()
+
+
+@pytest.mark.parametrize(("model", "on"), [("mlperf-tiny-ic", "artix_7a100t"), ("resnet18", "rk3588")])
+def test_arithmetic_is_a_part_of_the_energy(model: str, on: str) -> None:
+    found = sy.estimate(model, on=on, precision="w1a1" if on != ON else "int8")
+    assert 0 < found.arithmetic_j_per_item < found.energy_j_per_item
+    assert any("rk3588_single_core" in x for x in found.ledger.assumptions) == (on == ON)

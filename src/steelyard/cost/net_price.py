@@ -180,16 +180,19 @@ def price_net(
     launch_s = reach.kernel_s * scale_of(site.machine, reach)[2]
     if runtime.library is not None or stream is not None:  # such a chip draws what it draws, whatever it works on
         kernel_j = machine.most_w * kernel_s
+        arithmetic = np.minimum(arithmetic, np.maximum(0.0, kernel_j - static_power_w(machine) * kernel_s))
     elif array is None:
         kernel_j = _kernel_j(kernels, site, kernel_s, launch_s, arithmetic)
     else:
         cheaper = prod(effect.energy(kernels) for effect in effects if effect.energy is not None)
         arithmetic = array.arithmetic_j * cheaper
         kernel_j = array.kernel_j - (array.arithmetic_j - arithmetic) + static_power_w(machine) * kernel_s
-    energy = energy_j(kernel_j.sum(axis=0), kernel_s.sum(axis=0), time, machine)
-    return NetPrice(
-        kernels, site, kernel_s, kernel_j, limit, time, host, energy, arithmetic.sum(axis=0), reach, array, stream
-    )
+    busy_s, busy_j = kernel_s.sum(axis=0), kernel_j.sum(axis=0)
+    energy = energy_j(busy_j, busy_s, time, machine)
+    waiting = static_power_w(machine) * np.maximum(0.0, time - busy_s)
+    rated = np.clip((energy - waiting) / np.maximum(busy_j, 1e-300), 0.0, 1.0)  # where the rated power binds
+    operations = arithmetic.sum(axis=0) * rated
+    return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, operations, reach, array, stream)
 
 
 def _on_fabric(

@@ -281,6 +281,8 @@ def _account(scenario: NetScenario, priced: NetPrice, ledger: Ledger) -> None:
     if reach.source:
         ledger.cite(f"runtime.{runtime.name}", reach.source)
     ledger.assume(f"runtime {runtime.name}: {runtime.title}, {scenario.precision.name}, {scenario.layout} images")
+    if machine.notes and machine.kind == "npu":  # which of its engines the entry is
+        ledger.assume(f"{machine.name}: {machine.notes}")
     if scenario.stored:
         ledger.assume(
             f"{scenario.stored} are the element types that the network has itself; --precision asks for others"

@@ -107,7 +107,7 @@ def _shares(keep: str | float | Sequence[float]) -> list[float]:
     for text in str(keep).split(",") if isinstance(keep, str | float | int) else keep:
         try:
             value = float(text)
-        except ValueError:
+        except (TypeError, ValueError):
             value = math.nan
         if not 0 < value <= 1:
             raise InputError(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from steelyard._display import Result
 from steelyard.cost.energy import static_power_w
 from steelyard.deployment.runtime import precision_named
-from steelyard.errors import InputError, Problem, check_whole
+from steelyard.errors import InputError, Problem, check_whole, complete
 from steelyard.pareto import evenly, front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
@@ -80,6 +80,7 @@ class ChipSearch(Result):
     provenance: Mapping[str, Any]
 
 
+@complete
 def search_chip(
     space: str | Path | ChipSpace,
     workloads: str | Sequence[str],

@@ -113,7 +113,7 @@ def _time(found: NetEstimate, rows: list[dict[str, Any]]) -> Figure:
 
 def _energy(found: NetEstimate) -> Figure | None:
     whole, arithmetic = found.energy_j_per_item, found.arithmetic_j_per_item
-    if not whole > 0 or arithmetic > whole:  # the rated power binds: what the arithmetic would draw is no part of it
+    if not whole > 0:
         return None
     watts = whole * found.throughput_per_s / found.scenario.cluster.count
     says = f"{q(whole, 'J')} per item, {power_text(watts)} per device; of it arithmetic {q(arithmetic, 'J')}."
