@@ -258,7 +258,7 @@ def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
                 {
                     "phase": phase.name,
                     "repeats": phase.repeats,
-                    "name": k.names[i],
+                    "name": k.names[i] if k.names[i] not in ("", k.ops[i]) else f"{k.ops[i]}#{i + 1}",
                     "op": k.ops[i],
                     "class": k.classes[i],
                     "flops": float(k.flops[i, column]),
