@@ -263,7 +263,8 @@ class _Lives:
 
     def together(self) -> Array:
         """Bytes alive together at each op, of one scenario."""
-        return _of_ops([self.one()[a].sum() for a in self.alive()])
+        rows = self.one()
+        return _of_ops([rows[a].sum() for a in self.alive()])
 
 
 def _lives(graph: TensorGraph, sizes: Mapping[str, Any], runtime: Runtime, precision: Precision) -> _Lives:
