@@ -64,6 +64,7 @@ def test_what_a_folding_cannot_be() -> None:
     assert not found.fits and "DSP blocks of 220" in " ".join(found.too_much)  # type: ignore[union-attr]
     for said, what in (
         ("5x", "expected a reuse factor"),
+        ("1,2x00,1,1", "expected a reuse factor"),
         ("1,1", "one for each of 4 layers"),
         ("3x2,1,1,1", "PE 3 of layer 1"),
     ):

@@ -39,7 +39,7 @@ from steelyard.workload.tensor_graph import TensorGraph
 
 if TYPE_CHECKING:  # its compiled kernels are for arrays alone
     from steelyard.cost.array_price import ArrayPrice
-    from steelyard.cost.net_stream import Folding, Stream
+    from steelyard.cost.net_stream import Asked, Stream
     from steelyard.deployment.library import Streaming
 
 __all__ = [
@@ -119,7 +119,7 @@ def price_net(
     layout: str = "",
     train: bool = False,
     effects: Sequence[NetEffect] = (),
-    folding: Sequence[Folding] = (),
+    folding: Sequence[Asked] = (),
 ) -> NetPrice:
     """Price one pass of a network, or one training step.
 
@@ -202,7 +202,7 @@ def _on_fabric(
     precision: Precision,
     sizes: Mapping[str, Any],
     how: Streaming,
-    folding: Sequence[Folding],
+    folding: Sequence[Asked],
 ) -> tuple[Stream, Array]:
     """Engines of a network on an FPGA, and their share of the time of a batch: of the first item, then intervals."""
     from steelyard.cost.net_stream import stream_of

@@ -31,7 +31,7 @@ from steelyard.machine.fabric import Fabric
 from steelyard.workload.op import Array
 from steelyard.workload.tensor_graph import Node, TensorGraph
 
-__all__ = ["Engine", "Folding", "Stream", "folded", "read_folding", "stream_of", "streamed"]
+__all__ = ["Asked", "Engine", "Folding", "Stream", "folded", "read_folding", "stream_of", "streamed"]
 
 #: Words of a memory up to which it is made of look-up tables, 64 of a bit in each.
 LOGIC_WORDS = 128.0
@@ -59,10 +59,14 @@ class Engine:
 
 @dataclass(frozen=True, slots=True)
 class Folding:
-    """Multipliers of an engine: outputs and depth at once; ``simd`` of 0: ``pe`` is how often each is used a pixel."""
+    """Multipliers of an engine: outputs and depth at once."""
 
     pe: float
     simd: float
+
+
+#: What is asked of an engine: its multipliers, or a reuse factor, how often each is used a pixel.
+Asked = Folding | float
 
 
 #: FINN's engines.
@@ -97,40 +101,42 @@ class Stream:
         return [f"{a:,.0f} {n} of {b:,.0f}" for a, b, n in pairs if a > b]
 
 
-def read_folding(text: str) -> tuple[Folding, ...]:
+def read_folding(text: str) -> tuple[Asked, ...]:
     """What a user says of multipliers: ``144`` (a reuse factor), ``16x3,32x32`` (PE x SIMD) or both, layer by layer.
 
     Raises:
         InputError: it is none of these.
     """
     found = [re.fullmatch(r"(\d{1,7})(?:x(\d{1,7}))?", part.strip()) for part in text.lower().split(",")]
-    if not all(m and int(m[1]) and m[2] != "0" for m in found) or (len(found) == 1 and found[0] and found[0][2]):
+    if not all(m and int(m[1]) and int(m[2] or 1) for m in found) or (len(found) == 1 and found[0] and found[0][2]):
         words = "a reuse factor for all layers (144), or of each layer in order one or PE x SIMD: 16x3,32x32,512"
         raise InputError(f"expected {words}; got {show(text)}", field="folding")
-    return tuple(Folding(float(m[1]), float(m[2] or 0)) for m in found if m)
+    return tuple(Folding(float(m[1]), float(m[2])) if m[2] else float(m[1]) for m in found if m)
 
 
-def _settled(engines: Sequence[Engine], given: Sequence[Folding]) -> list[Folding]:
+def _settled(engines: Sequence[Engine], given: Sequence[Asked]) -> list[Folding]:
     """Multipliers of each engine that were asked for; a reuse factor means the nearest that there is."""
     if len(given) not in (1, len(engines)):
         words = f"expected one for each of {len(engines)} layers, or one for all, got {len(given)}"
         raise InputError(words, field="folding")
     found = []
     for i, (engine, asked) in enumerate(zip(engines, [*given] * (len(engines) if len(given) == 1 else 1), strict=True)):
-        if asked.simd:
+        if isinstance(asked, Folding):
             for name, value, side in (("PE", asked.pe, engine.outputs), ("SIMD", asked.simd, engine.depth)):
                 if side % value:
                     able = _divisors(side)
                     near = able[np.argmin(np.abs(able - value))]
                     words = f"{name} {value:g} of layer {i + 1} does not divide its {side:g}: the nearest is {near:g}"
                     raise InputError(words, field="folding")
-            found.append(asked)
-            continue
-        some = [Folding(engine.outputs, d) for d in _divisors(engine.depth)]
-        some += [Folding(d, 1.0) for d in _divisors(engine.outputs)]
-        whole = engine.outputs * engine.depth
-        found.append(min(some, key=lambda f: abs(whole / (f.pe * f.simd) - asked.pe)))
+        found.append(asked if isinstance(asked, Folding) else _reused(engine, asked))
     return found
+
+
+def _reused(engine: Engine, reuse: float) -> Folding:
+    """The multipliers whose reuse factor is nearest: all outputs at once, or one product of each."""
+    some = [Folding(engine.outputs, d) for d in _divisors(engine.depth)]
+    some += [Folding(d, 1.0) for d in _divisors(engine.outputs)]
+    return min(some, key=lambda f: abs(engine.outputs * engine.depth / (f.pe * f.simd) - reuse))
 
 
 def folded(
@@ -189,7 +195,7 @@ def streamed(
     precision: Precision,
     least: float = 0.0,
     how: Streaming = _FINN,
-    given: Sequence[Folding] = (),
+    given: Sequence[Asked] = (),
 ) -> Stream:
     """The folding of least interval that fits a device, or the one that was given.
 
@@ -255,7 +261,7 @@ def stream_of(
     precision: Precision,
     fabric: Fabric,
     how: Streaming = _FINN,
-    given: Sequence[Folding] = (),
+    given: Sequence[Asked] = (),
 ) -> tuple[Stream, list[int]]:
     """A network on the fabric, and which kernels are its engines.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from steelyard.cost.net_effect import NetEffect, shared_items
-from steelyard.cost.net_stream import Folding, read_folding
+from steelyard.cost.net_stream import Asked, read_folding
 from steelyard.cost.net_terms import net_site
 from steelyard.deployment.runtime import (
     PRECISIONS,
@@ -82,7 +82,7 @@ class NetScenario:
         return max(p.devices for p in self.phases)
 
     @property
-    def folding(self) -> tuple[Folding, ...]:
+    def folding(self) -> tuple[Asked, ...]:
         """Multipliers of the engines of an FPGA, as they were asked for. Raises :class:`InputError`."""
         return read_folding(str(self.words["folding"])) if self.words.get("folding") else ()
 
