@@ -14,6 +14,7 @@ from steelyard.cost.net_price import price_net
 from steelyard.deployment.runtime import find_runtime, precision_named
 from steelyard.errors import DoesNotFit, InputError
 from steelyard.estimation.estimate import estimate
+from steelyard.machine.catalogue import find_machine
 from steelyard.machine.die import in_service, silicon
 from steelyard.machine.process import chip_area_m2, memory_area_m2, multiply_j, sram_j_per_byte
 from steelyard.pareto import front_of
@@ -380,6 +381,20 @@ def test_no_memory_draws_more_in_a_newer_process_and_none_less_when_it_is_larger
     energies = np.array([sram_j_per_byte(2.0 ** np.arange(6, 26), nm) for nm in (3, 5, 7, 16, 28, 45, 65)])
     assert (np.diff(energies, axis=0) > 0).all()
     assert (np.diff(energies, axis=1) > 0).all()
+
+
+def test_arrays_in_memory_take_the_area_of_their_cells(tmp_path: Path) -> None:
+    """187 kB/mm2 in 22 nm: A. Kneip et al., IMAGINE, arXiv:2412.19750, whose macro has 1,152 x 256 cells of a bit."""
+    macro = BASE.replace("rows = 16", "rows = 1152").replace("columns = 16", "columns = 256").replace("28", "22")
+    macro = macro.replace("clock_hz", "serial_bits = 1\ncell_bits = 1\nclock_hz", 1)
+    (tmp_path / "npu.toml").write_text(macro)
+    one = find_machine(str(tmp_path / "npu.toml"))
+    own = chip_area_m2(one) - sum(float(memory_area_m2(m.capacity_bytes, 22, m.copies)) for m in one.memory[1:])
+    assert 1152 * 256 / 8 / own == pytest.approx(187e3 / 1e-6, rel=0.05)
+    path = tmp_path / "space.toml"
+    path.write_text("base = 'npu.toml'\n[choose]\ncompute.array.units = [1, 2]\n")
+    found = search_chip(path, ["resnet18"], front="area,latency")
+    assert found.best["area"].area_m2 == pytest.approx(chip_area_m2(one), rel=1e-9)
 
 
 def test_chips_that_skip_zeros_and_their_networks_are_searched(tmp_path: Path) -> None:

@@ -6,10 +6,13 @@
     E(byte)  = table(capacity), a power of the capacity between and beyond, the same of the process; memories below
                the smallest of the table, and all beyond the newest process, gain by it as that smallest does
     area     = multipliers x area(format) x cell(nm) / cell(45 nm) x 5,   bits x cell(nm) / share of cells
+    in memory  rows x columns x bits of a cell x cell(nm) / 0.15
 
 Multipliers with their registers and wires take five times what they alone do, and cells are 0.3 of a memory, a tenth
 of that in memories below 1 KiB: read off the floor plans of two chips (TPU v1 in 28 nm: 65,536 multipliers are 24 %
-and 24 MiB are 29 % of at most 331 mm2; Eyeriss in 65 nm: multipliers 9 % of the core). Sources of the rest:
+and 24 MiB are 29 % of at most 331 mm2; Eyeriss in 65 nm: multipliers 9 % of the core). Cells are 0.15 of an array that
+computes in memory by charge, converters included (A. Kneip et al., IMAGINE, arXiv:2412.19750: 187 kB/mm2 in 22 nm); one
+that adds in logic between its cells is larger, and its file states its area. Sources of the rest:
 ``catalogue/energy/processes.toml``.
 """
 
@@ -40,6 +43,8 @@ __all__ = [
 AROUND = 5.0
 #: Share of a memory's area that its cells are, and the same of memories made of registers.
 CELLS, REGISTERS = 0.3, 0.03
+#: The same of an array that computes in memory.
+COMPUTING = 0.15
 #: Memories below this are registers, bytes.
 SMALL = 1024.0
 #: Formats that are priced as another one.
@@ -125,7 +130,9 @@ def _engine_m2(engine: Compute, nm: float) -> float:
 
 
 def multiplier_area_m2(engine: Compute, nm: float) -> float:
-    """Area of one multiplier of an engine, of its widest format, m2; 0: no process is known."""
+    """Area of a multiplier of an engine, of its widest format, or of a cell that computes, m2; 0: process not known."""
+    if nm and engine.cell_bits:
+        return engine.cell_bits * _cell_m2(nm) / COMPUTING
     return max(float(multipliers_area_m2(f, nm, 1.0)) for f in engine.peak) if nm else 0.0
 
 
