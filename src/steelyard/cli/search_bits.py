@@ -61,7 +61,7 @@ def search_bits(
     """Find the bits of every layer's weights and activations that lose least within limits.
 
     What is lost you say, by layer and bits; time, energy and memory are those of an estimate. Every answer is the
-    exact optimum at its limits.
+    exact optimum at its limits, or says how far from it it may be.
     """
     from steelyard.exploration.bits import search_bits as search
 

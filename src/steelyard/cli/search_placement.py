@@ -27,7 +27,8 @@ def search_placement(
 ) -> None:
     """Find the device of every layer: least time of an item, or the fastest pipeline, over the energy.
 
-    Copies between devices and the memory of each count. Every answer is the exact optimum at its limits.
+    Copies between devices and the memory of each count. Every answer is the exact optimum at its limits, or says how
+    far from it it may be.
     """
     from steelyard.exploration.placement import search_placement as search
 

@@ -41,7 +41,7 @@ def search_prune(
     """Find how many channels every layer keeps so that least is lost within limits.
 
     What is lost you say, by layer and share; layers whose outputs are added keep the same. Every answer is the exact
-    optimum at its limits.
+    optimum at its limits, or says how far from it it may be.
     """
     from steelyard.exploration.prune import search_prune as search
 

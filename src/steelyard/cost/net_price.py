@@ -46,6 +46,7 @@ __all__ = [
     "UNMEASURED",
     "NetPrice",
     "by_arithmetic",
+    "drawn_frac",
     "energy_j",
     "log_spread",
     "price_net",
@@ -189,9 +190,7 @@ def price_net(
         kernel_j = array.kernel_j - (array.arithmetic_j - arithmetic) + static_power_w(machine) * kernel_s
     busy_s, busy_j = kernel_s.sum(axis=0), kernel_j.sum(axis=0)
     energy = energy_j(busy_j, busy_s, time, machine)
-    waiting = static_power_w(machine) * np.maximum(0.0, time - busy_s)
-    rated = np.clip((energy - waiting) / np.maximum(busy_j, 1e-300), 0.0, 1.0)  # where the rated power binds
-    operations = arithmetic.sum(axis=0) * rated
+    operations = arithmetic.sum(axis=0) * drawn_frac(busy_j, busy_s, time, machine)
     return NetPrice(kernels, site, kernel_s, kernel_j, limit, time, host, energy, operations, reach, array, stream)
 
 
@@ -311,3 +310,10 @@ def energy_j(kernels_j: Array, kernels_s: Array, time_s: Array, machine: Machine
     """Energy of a pass: of its kernels, and the power of a device at work besides; at most its rated power."""
     energy = kernels_j + static_power_w(machine) * np.maximum(0.0, time_s - kernels_s)
     return np.asarray(np.minimum(energy, machine.most_w * time_s) if machine.most_w else energy, dtype=np.float64)
+
+
+def drawn_frac(kernels_j: Array, kernels_s: Array, time_s: Array, machine: Machine) -> Array:
+    """Energy of kernels in :func:`energy_j` over what they would draw: less than 1 where the rated power binds."""
+    waiting = static_power_w(machine) * np.maximum(0.0, time_s - kernels_s)
+    left = energy_j(kernels_j, kernels_s, time_s, machine) - waiting
+    return np.clip(left / np.maximum(kernels_j, 1e-300), 0.0, 1.0)

@@ -2,7 +2,8 @@
 
 What is chosen lies at places (layers); figures (latency, energy, bytes, loss) are sums over the choices, or the largest
 of several sums (a pass takes the longer of host and kernels, a pipeline as long as its busiest device). The best
-choices are those of whole programs (:mod:`steelyard.exploration.additive`), at several limits of one figure.
+choices, at several limits of one figure, are found by eliminating places (:mod:`steelyard.exploration.elimination`), or
+by whole programs (:mod:`steelyard.exploration.additive`) where several limits bind.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 LARGEST = 20_000
 #: Partial choices that are kept: first few for a good answer, then more for the proof.
 MOST = (300, 3_000, 30_000)
+#: Figures that differ by less, relative, are equal; weighings that are tried for the best one at most.
+_ROUNDING, _TURNS = 1e-12, 60
 #: Weighings of the limited figure beside the best one, of it.
 _BESIDE = (0.6, 0.8, 0.92, 1.0, 1.08, 1.25, 1.6)
 
@@ -157,7 +159,7 @@ def _weighed(goal: Floats, cost: Floats, weights: Floats) -> Floats:
 
 def least_by_elimination(
     places: Places, goals: Sequence[Sum], limits: Sequence[tuple[Sum, float]], gap: float
-) -> Found | bool | None:
+) -> Found | Literal[False] | None:
     """The choices of which the largest of some sums is least, whose sums keep their limits.
 
     Args:
@@ -229,7 +231,7 @@ def _solve(task: _Task, gap: float, shared: float) -> tuple[Codes, float] | None
     if not np.all(np.isfinite(ends.least)):
         return None
     over, best = ends.argmin(task.how, 0), ends.argmin(task.how, 1)
-    room = task.limit + 1e-12 * abs(task.limit) if math.isfinite(task.limit) else math.inf
+    room = task.limit + _ROUNDING * abs(task.limit) if math.isfinite(task.limit) else math.inf
     if task.of(over)[1] <= room:
         return over, float(ends.least[0])
     if task.of(best)[1] > room:
@@ -251,13 +253,13 @@ def _solve(task: _Task, gap: float, shared: float) -> tuple[Codes, float] | None
 def _multiplier(task: _Task, over: Codes, within: Codes, room: float) -> tuple[Codes, float]:
     """The price of the limited figure with the largest bound, and the best choices met on the way to it."""
     best, weight = within, 0.0
-    for _ in range(60):
+    for _ in range(_TURNS):
         (g0, c0), (g1, c1) = task.of(over), task.of(within)
         if not (c0 > c1 and g1 > g0):
             break
         weight = (g1 - g0) / (c0 - c1)
         tables = task.tables(np.array([[1.0, weight]]))
-        if float(tables.least[0]) >= g0 + weight * c0 - 1e-12 * max(1.0, abs(g0 + weight * c0)):
+        if float(tables.least[0]) >= g0 + weight * c0 - _ROUNDING * max(1.0, abs(g0 + weight * c0)):
             break
         new = tables.argmin(task.how, 0)
         if task.of(new)[1] <= room:
@@ -274,8 +276,8 @@ def _search(
     """Choices better than those known, and the bound of what was left out for being too many."""
     how = task.how
     most_of = weights[:, 0] * (known - gap * abs(known + shared)) + weights[:, 1] * room
-    most_of = most_of + 1e-12 * np.maximum(1.0, np.abs(most_of))
-    most_of[0] -= 2e-12 * max(1.0, abs(float(most_of[0])))  # what is as good is not better
+    most_of = most_of + _ROUNDING * np.maximum(1.0, np.abs(most_of))
+    most_of[0] -= 2 * _ROUNDING * max(1.0, abs(float(most_of[0])))  # what is as good is not better
     codes = np.zeros((1, len(how.sizes)), dtype=np.int64)
     values, dropped = tables.least[None].copy(), math.inf
     steps = list(zip(how.order, how.beside, tables.each, strict=True))[::-1]

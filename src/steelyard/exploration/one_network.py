@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_kernels import is_product
-from steelyard.cost.net_price import NetPrice, log_spread, price_net, reach_of
+from steelyard.cost.net_price import NetPrice, drawn_frac, log_spread, price_net, reach_of
 from steelyard.deployment.runtime import Precision
 from steelyard.errors import InputError
 from steelyard.machine.catalogue import account
@@ -73,10 +73,13 @@ class OneNetwork:
         sum and the waiting are the energy of an estimate.
         """
         each = np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[:, 0]
-        power = static_power_w(self.scenario.cluster.machine)
-        waiting = power * max(0.0, float(priced.time_s[0] - priced.kernel_s[:, 0].sum()))
-        left = max(0.0, float(priced.energy_j[0]) - waiting)
-        return each * min(1.0, left / max(float(each.sum()), 1e-300)), power
+        return each * self.drawn_frac(priced), static_power_w(self.scenario.cluster.machine)
+
+    def drawn_frac(self, priced: NetPrice) -> float:
+        """That factor (:func:`steelyard.cost.net_price.drawn_frac`)."""
+        busy_j = np.broadcast_to(priced.kernel_j, priced.kernel_s.shape).sum(axis=0)
+        machine = self.scenario.cluster.machine
+        return float(drawn_frac(busy_j, priced.kernel_s.sum(axis=0), priced.time_s, machine)[0])
 
     def weights(self, node: Node) -> float:
         """Elements of the weights of a layer."""

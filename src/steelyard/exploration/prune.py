@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steelyard.choices import Group
+from steelyard.cost.energy import static_power_w
 from steelyard.errors import InputError, UnknownName, check_whole, complete, show
 from steelyard.exploration.additive import Sum
 from steelyard.exploration.allocation import (
@@ -277,10 +278,7 @@ def _tables(task: _Open, losses: list[list[float]]) -> tuple[tuple[Group, ...], 
             table[at] = values[belongs[name] == k, at].sum(axis=0)
         sums[name] = Sum(float(values[belongs[name] < 0, 0].sum()), table)
     priced = network.price()
-    spent, power = network.energy_of(priced)
-    drawn = float(spent.sum()) / max(
-        float(np.sum(np.broadcast_to(priced.kernel_j, priced.kernel_s.shape)[:, 0])), 1e-300
-    )
+    drawn, power = network.drawn_frac(priced), static_power_w(network.scenario.cluster.machine)
     lost = np.zeros(offset)
     for k, row in enumerate(losses):
         lost[groups[k].offset : groups[k].offset + len(groups[k])] = row
@@ -291,12 +289,7 @@ def _tables(task: _Open, losses: list[list[float]]) -> tuple[tuple[Group, ...], 
     waiting = Sum(working.shared + power * (host - kernel.shared), working.choices - power * kernel.choices)
     return tuple(groups), {
         "loss": Measure((Sum(0.0, lost),)),
-        "latency_s": Measure(
-            (
-                Sum(kernel.shared + step, kernel.choices),
-                Sum(host + step, np.zeros(offset)),
-            )
-        ),
+        "latency_s": Measure((Sum(kernel.shared + step, kernel.choices), Sum(host + step, np.zeros(offset)))),
         "energy_j": Measure((working, waiting)),
         "memory_bytes": Measure((Sum(stored * weights.shared, stored * weights.choices),)),
         "macs": Measure((sums["macs"],)),
