@@ -341,6 +341,8 @@ def test_wrong_spaces_are_refused_by_field(space: Path, old: str, new: str, mess
         (["search", "chip", "--space", "SPACE", "--workloads", "resnet1"], "error: --workloads: "),
         (["search", "chip", "--space", "SPACE", "--workloads", "mixtral-8x7b"], "has experts, whose layers are not"),
         (["search", "chip", "--space", "SPACE", "--workloads", "llama-3.2-1b:sleep"], "unknown step 'sleep'"),
+        (["search", "chip", "--space", "SPACE", "--workloads", "resnet18:2"], "in a mix: --passes resnet18:2"),
+        (["search", "chip", "--space", "SPACE", "--workloads", "resnet18:decode"], "is a network, which has no step"),
     ],
 )
 def test_wrong_words_are_refused(

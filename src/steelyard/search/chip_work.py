@@ -138,6 +138,11 @@ def _one(name: str, precision: Precision, batch: int, context: int) -> _Kernels:
             raise InputError(f"{show(name)} is a pipeline: search for its networks one by one", field="workloads")
         return _network(name, precision, batch)
     model, _, step = name.partition(":")
+    if step and step not in _STEPS:
+        more = f"; so many of each in a mix: --passes {model}:{step}" if step.replace(".", "", 1).isdigit() else ""
+        raise InputError(f"{UnknownName('step', step, _STEPS).message} ({show(name)}){more}", field="workloads")
+    if step and asks_net({"model": model}):
+        raise InputError(f"{show(model)} is a network, which has no step {step}", field="workloads")
     return _served(model, step, batch, context)
 
 
