@@ -135,7 +135,7 @@ def _runs(graph: TensorGraph, starts: set[int]) -> list[list[tuple[int, int]]]:
     last = {graph.storage(o): len(graph.nodes) for o in graph.outputs}
     for k, node in enumerate(graph.nodes):
         last |= {graph.storage(i): max(k, last.get(graph.storage(i), 0)) for i in node.inputs}
-    alive = {graph.storage(i): i for i, t in enumerate(graph.tensors) if t.role == "input"}
+    alive = {i: i for i in graph.inputs}
     runs: list[list[tuple[int, int]]] = [[]]
     for k in range(len(graph.nodes) + 1):
         if len(alive) == 1 and (k in starts or k == len(graph.nodes)):

@@ -10,6 +10,7 @@ import numpy as np
 
 from steelyard.cost.array_chip import GOALS, Chip, chip_of, layers_of, mapped
 from steelyard.cost.array_fused import Stack, stacks_of
+from steelyard.cost.array_mapping import DIMS, HAS
 from steelyard.cost.array_zeros import done_share, taken_share
 from steelyard.cost.energy import static_power_w
 from steelyard.cost.net_effect import DENSE, Density
@@ -112,6 +113,21 @@ def on_array(
     return price if chip.fuses < 0 else _depth_first(graph, kernels, given, site, density, price, work)
 
 
+@dataclass(frozen=True, eq=False)
+class _Pass:
+    """A network of one scenario on a chip: its item's sizes, and what its other kernels work, ``[kernels]`` in s."""
+
+    graph: TensorGraph
+    kernels: NetKernels
+    chip: Chip
+    density: Density
+    at: int
+    """The scenario."""
+    batch: float
+    one: Mapping[str, Any]
+    work_s: Array
+
+
 def _depth_first(
     graph: TensorGraph,
     kernels: NetKernels,
@@ -122,56 +138,69 @@ def _depth_first(
     work: Array,
 ) -> ArrayPrice:
     """Stacks of layers run tile by tile where that is better by what the compiler maps for; ``apart``: one by one."""
-    chip = apart.chip
-    v, near = chip.fuses, chip.path[chip.fuses]
+    chip, idle_w = apart.chip, static_power_w(site.machine)
     kernel_s, kernel_j, busy_s = apart.kernel_s.copy(), apart.kernel_j.copy(), apart.busy_s.copy()
     place = {id(node): k for k, node in enumerate(graph.nodes)}
     where = [place[id(node)] for node in kernels.nodes]
-    bits, root, hz = chip.bits, chip.rates[-1] * chip.engine.clock_hz, chip.engine.clock_hz
+    level, (weight, each) = chip.levels[chip.fuses], chip.bits[:2] / 8.0
     of_time, of_energy = GOALS[chip.engine.maps_for]
     taken: list[Stack] = []
     for j in range(work.shape[1]):
         sizes = {n: float(np.broadcast_to(x, work.shape[1])[j]) for n, x in given.items()}
-        batch, one = sizes.get("batch", 1.0), {**sizes, "batch": 1.0}
-        room = float(chip.levels[v, 0])
-        chosen = stacks_of(graph, sizes, set(where), room, bits[1] / 8.0, bits[0] / 8.0, chip.levels[v, 2] > 0.0)
-        for stack in chosen:
+        one = {**sizes, "batch": 1.0}
+        asked = _Pass(graph, kernels, chip, density, j, sizes.get("batch", 1.0), one, work[:, j])
+        for stack in stacks_of(graph, sizes, set(where), float(level[0]), each, weight, level[2] > 0.0):
             inside = [i for i, k in enumerate(where) if stack.first <= k < stack.last]
-            tiles = stack.rows * stack.columns
-            took, used, busy = np.zeros(len(inside)), np.zeros(len(inside)), np.zeros(len(inside))
-            outside = batch * (stack.read_bytes / root[0] + stack.written_bytes / root[1])
-            for n, i in enumerate(inside):
-                node = kernels.nodes[i]
-                if not is_mapped(kernels.classes[i], node):
-                    passing = kernels.read[i, j] + kernels.written[i, j]
-                    took[n] = max(work[i, j], passing / near.bandwidth_bytes_per_s)
-                    used[n] = passing * chip.joules[v, 0] + kernels.flops[i, j] / 2.0 * chip.multiply_j
-                    continue
-                for columns, count in layers_of(graph, node, one):
-                    layer = np.array([float(x) for x in columns])
-                    own = float(layer[[1, 2, 5, 6, 7]].prod()) * bits[0] / 8.0
-                    layer[3:5] = np.ceil(layer[3] / stack.rows), np.ceil(layer[4] / stack.columns)
-                    levels = chip.levels.copy()
-                    levels[v, 0] -= stack.lines_bytes + (stack.weights_bytes - own if stack.resident else 0.0)
-                    levels[v + 1 :, 2] *= 0.0 if stack.resident else 1.0
-                    tiled = replace(chip, levels=levels, keeps=v)
-                    found = mapped(tuple(layer.tolist()), tiled, density=_density(graph, node, density))
-                    all_of = found.times(count * batch * tiles)
-                    took[n] += all_of.cycles / hz
-                    busy[n] += all_of.busy / hz
-                    used[n] += all_of.energy_j
-                    outside += all_of.read[-1] / root[0] + all_of.written[-1] / root[1]
-            read = batch * stack.read_bytes + (stack.weights_bytes if stack.resident else 0.0)
-            outside += stack.weights_bytes / root[0] if stack.resident else 0.0
-            moved_j = read * (chip.joules[-1, 0] + chip.joules[v, 1])
-            moved_j += batch * stack.written_bytes * (chip.joules[-1, 1] + chip.joules[v, 0])
-            time, energy = max(float(took.sum()), outside), float(used.sum()) + moved_j
+            took, used, busy = _in_tiles(asked, stack, inside)
+            time, energy = float(took.sum()), float(used.sum())
             was_s, was_j = float(apart.kernel_s[inside, j].sum()), float(apart.kernel_j[inside, j].sum())
-            idle = static_power_w(site.machine)
             gain = of_time * np.log(time / was_s)
-            gain += of_energy * np.log((energy + time * idle) / (was_j + was_s * idle))
+            gain += of_energy * np.log((energy + time * idle_w) / (was_j + was_s * idle_w))
             if gain < 0.0:
-                kernel_s[inside, j], kernel_j[inside, j] = took * time / took.sum(), used * energy / used.sum()
-                busy_s[inside, j] = busy
+                kernel_s[inside, j], kernel_j[inside, j], busy_s[inside, j] = took, used, busy
                 taken += [stack] if j == 0 else []
     return replace(apart, kernel_s=kernel_s, kernel_j=kernel_j, busy_s=busy_s, stacks=tuple(taken))
+
+
+def _in_tiles(asked: _Pass, stack: Stack, inside: list[int]) -> tuple[Array, Array, Array]:
+    """Time in s, energy in J and time at work of the kernels ``inside`` a stack, of all tiles and items.
+
+    What passes outside is shared out over them: they take as long as it does at least.
+    """
+    chip, kernels, j, v = asked.chip, asked.kernels, asked.at, asked.chip.fuses
+    root, hz = chip.rates[-1] * chip.engine.clock_hz, chip.engine.clock_hz
+    took, used, busy = np.zeros(len(inside)), np.zeros(len(inside)), np.zeros(len(inside))
+    read = asked.batch * stack.read_bytes + (stack.weights_bytes if stack.resident else 0.0)
+    written = asked.batch * stack.written_bytes
+    outside_s = read / root[0] + written / root[1]
+    for n, i in enumerate(inside):
+        node = kernels.nodes[i]
+        if not is_mapped(kernels.classes[i], node):
+            passing = kernels.read[i, j] + kernels.written[i, j]
+            took[n] = max(asked.work_s[i], passing / chip.path[v].bandwidth_bytes_per_s)
+            used[n] = passing * chip.joules[v, 0] + kernels.flops[i, j] / 2.0 * chip.multiply_j
+            continue
+        density = _density(asked.graph, node, asked.density)
+        for columns, count in layers_of(asked.graph, node, asked.one):
+            layer = np.array([float(x) for x in columns])
+            tiled = _tiled(chip, stack, layer)
+            layer[3:5] = np.ceil(layer[3] / stack.rows), np.ceil(layer[4] / stack.columns)
+            found = mapped(tuple(layer.tolist()), tiled, density=density)
+            all_of = found.times(count * asked.batch * stack.rows * stack.columns)
+            took[n] += all_of.cycles / hz
+            busy[n] += all_of.busy / hz
+            used[n] += all_of.energy_j
+            outside_s += all_of.read[-1] / root[0] + all_of.written[-1] / root[1]
+    moved_j = read * (chip.joules[-1, 0] + chip.joules[v, 1]) + written * (chip.joules[-1, 1] + chip.joules[v, 0])
+    return took * max(1.0, outside_s / took.sum()), used * (1.0 + moved_j / used.sum()), busy
+
+
+def _tiled(chip: Chip, stack: Stack, layer: Array) -> Chip:
+    """The chip as tiles of a layer see it: lines, and weights of the others that stay, take their room."""
+    v, levels = chip.fuses, chip.levels.copy()
+    levels[v, 0] -= stack.lines_bytes
+    if stack.resident:
+        own = float(layer[: len(DIMS)][HAS[0]].prod()) * chip.bits[0] / 8.0
+        levels[v, 0] -= stack.weights_bytes - own
+        levels[v + 1 :, 2] = 0.0
+    return replace(chip, levels=levels, keeps=v)
