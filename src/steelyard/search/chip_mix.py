@@ -20,15 +20,18 @@ from numpy.typing import NDArray
 
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.die import dies_per_wafer, in_service, silicon
+from steelyard.scenario.fields import fields_of
 from steelyard.units import parse_quantity
 
-__all__ = ["FIGURES", "WORDS", "Mix", "Service", "mix_of", "read_mix", "read_service"]
+__all__ = ["FIGURES", "WORDS", "Mix", "Service", "mix_of", "read_mix"]
 
 Floats = NDArray[np.float64]
 #: What the front may be of.
 FIGURES = ("latency", "energy", "area", "power", "usd", "carbon")
 #: What it is of where nothing is said.
 USUAL = ("latency", "energy", "area")
+#: USD of a kWh where nothing is said, as of plans.
+USD_PER_KWH: float = fields_of("plan")["power_price"].default
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Service:
     years: float = 0.0
     rate_per_s: float = 0.0
     """Mixes a second."""
-    usd_per_kwh: float = 0.1
+    usd_per_kwh: float = USD_PER_KWH
     g_per_kwh: float | None = None
     """Carbon intensity of the electricity; None: not known."""
 
@@ -64,7 +67,7 @@ class Service:
 
 
 def read_service(
-    years: float | str = 0.0, rate: float | str = 0.0, power_price: float | str = 0.1, carbon: float | str | None = None
+    years: float | str, rate: float | str, power_price: float | str, carbon: float | str | None
 ) -> Service:
     """A chip's years as they are given.
 
@@ -150,7 +153,7 @@ WORDS: Mapping[str, Any] = {
     "front": "",
     "years": 0.0,
     "rate": 0.0,
-    "power_price": 0.1,
+    "power_price": USD_PER_KWH,
     "carbon": None,
 }
 
