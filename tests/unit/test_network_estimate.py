@@ -119,6 +119,19 @@ def test_words_of_networks_are_refused_of_a_model_that_is_served() -> None:
         sy.estimate("llama-3.1-8b", "h100_sxm", runtime="eager")
 
 
+def test_an_explained_array_says_what_each_memory_moves(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "alexnet", "--on", "eyeriss", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["kernels"]
+    last = rows[-1]
+    assert last["op"] == "linear"  # weights used once: all of them come from outside, filled up to the array's width
+    assert last["bytes"] <= last["level_bytes"]["dram"] <= 1.05 * last["bytes"]
+    for row in rows:
+        if row["class"] == "conv":  # a value is used again inside: fewer bytes outside
+            assert row["level_bytes"]["dram"] < row["level_bytes"]["buffer"] < 4 * row["flops"]
+    assert main(["explain", "alexnet", "--on", "eyeriss"]) == 0
+    assert "moved  dram " in capsys.readouterr().out
+
+
 def test_the_command_line_answers_networks(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["estimate", "resnet50", "--on", "rtx_4090,rtx_3090", "--batch", "1,8", "--json"]) == 0
     data = json.loads(capsys.readouterr().out)

@@ -39,6 +39,8 @@ class ArrayPrice:
     """Products that take a cycle."""
     arithmetic_j: Array
     """Of the energy, that of products."""
+    moved: Array
+    """Bytes read and written of each level, ``[kernels, scenarios, levels]``, inner to outer, of layers one by one."""
     stacks: tuple[Stack, ...] = ()
     """Layers that run depth first, of the first scenario."""
 
@@ -93,11 +95,12 @@ def on_array(
     moved = kernels.bytes * site.machine.root.energy_j_per_byte
     kernel_s, busy_s = np.maximum(work, traffic), np.zeros(work.shape)
     kernel_j, macs = moved + kernels.flops / 2.0 * chip.multiply_j, np.zeros(work.shape)
-    arithmetic_j = np.zeros(work.shape)
+    arithmetic_j, level_bytes = np.zeros(work.shape), np.zeros((*work.shape, len(chip.path)))
+    level_bytes[..., -1] = kernels.bytes
     for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
         if not is_mapped(name, node):
             continue
-        kernel_s[i], kernel_j[i], busy_s[i] = 0.0, 0.0, 0.0
+        kernel_s[i], kernel_j[i], busy_s[i], level_bytes[i] = 0.0, 0.0, 0.0, 0.0
         own = _density(graph, node, density)
         for columns, count in layers_of(graph, node, given):
             rows = np.broadcast_arrays(*columns, np.zeros(work.shape[1]))[:-1]
@@ -107,9 +110,10 @@ def on_array(
                 kernel_s[i, j] += one.cycles / chip.engine.clock_hz
                 busy_s[i, j] += one.busy / chip.engine.clock_hz
                 kernel_j[i, j] += one.energy_j
+                level_bytes[i, j] += one.read + one.written
                 macs[i, j] += products * taken_share(chip.engine, own)
                 arithmetic_j[i, j] += products * done_share(chip.engine, own) * chip.multiply_j
-    price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j)
+    price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j, level_bytes)
     return price if chip.fuses < 0 else _depth_first(graph, kernels, given, site, density, price, work)
 
 

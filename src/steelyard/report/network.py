@@ -268,7 +268,22 @@ def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
                     "bound": "compute" if arithmetic[i] else "memory",
                 }
             )
+            if priced.array is not None and not priced.array.stacks:
+                levels = zip(priced.array.chip.path, priced.array.moved[i, column], strict=True)
+                rows[-1]["level_bytes"] = {level.name: float(moved) for level, moved in levels}
     return rows
+
+
+def _levels(rows: Sequence[dict[str, Any]]) -> list[Any]:
+    """What every memory of a chip reads and writes in a pass, the outermost first."""
+    found: dict[str, float] = {}
+    for row in rows:
+        for name, moved in reversed(row.get("level_bytes", {}).items()):
+            found[name] = found.get(name, 0.0) + moved * row["repeats"]
+    if not found:
+        return []
+    words = ", ".join(f"{name} {q(moved, 'B')}" for name, moved in found.items())
+    return [lines_table([Line("moved", f"{words}, read and written")]), ""]
 
 
 def _by_class(rows: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -309,6 +324,7 @@ def parts_explained(found: NetEstimate) -> list[Any]:
         styled(("kernels by class", "bold")),
         columns(head, _by_class(rows), numeric=head[1:]),
         "",
+        *_levels(rows),
         styled((f"the {len(dear)} that take longest of {len(rows):,}", "bold")),
         columns(
             ["module", "op", "class", "bytes", "time", "limit", "bound"],
