@@ -190,7 +190,8 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
         raise InputError(f"expected NAME or NAME:JOBS, such as process:4, got {show(executor)}", field="executor")
     jobs = int(count or 0) or (0 if name == "ray" else os.cpu_count() or 1)
     if name != "serial" and not (isinstance(given, str) and ":" in given):
-        raise InputError("only of a score FILE.py:FUNCTION, which other processes can run", field="executor")
+        words = "only of a score FILE.py:FUNCTION or MODULE:FUNCTION, which other processes can run"
+        raise InputError(words, field="executor")
     if callable(given):
         return Score(getattr(given, "__name__", "score"), "a function", False, function=given)
     if not isinstance(given, str):
@@ -202,7 +203,7 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
     place = _place(given)
     if place is None:
         near = suggest(given, PROXIES)
-        words = f"expected {', '.join(PROXIES)}, a CSV file or FILE.py:FUNCTION, got {show(given)}"
+        words = f"expected {', '.join(PROXIES)}, a CSV file, FILE.py:FUNCTION or MODULE:FUNCTION, got {show(given)}"
         raise InputError(words + (f"; did you mean {near[0]!r}?" if near else ""), field="score")
     own, of = place
     title = f"{Path(own).name}:{of}"

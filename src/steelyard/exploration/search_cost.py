@@ -44,6 +44,8 @@ __all__ = ["Phase", "Rung", "SearchCost", "Way", "search_cost"]
 
 #: Networks that are drawn to find the mean step, and items of a pass they are compared at.
 DRAWN, ITEMS = 1000, 64
+#: What a whole number of rungs or candidates may be off by where it was divided.
+_ROUNDING = 1e-9
 #: Ends of runs that are told.
 ENDS = ("p10", "p50", "p90")
 #: What candidates are trained with beside, as fields of ``train``.
@@ -231,9 +233,9 @@ def _rungs(text: str, candidates: int, epochs: float) -> tuple[Rung, ...]:
         factor = _number(text, "rungs", 1e6)
         if factor <= 1:
             raise InputError(f"expected a factor above 1, or 1000:5,200:20, got {show(text)}", field="rungs")
-        last = max(0, math.floor(math.log(min(max(candidates, 1), max(epochs, 1.0))) / math.log(factor) + 1e-9))
+        last = max(0, math.floor(math.log(min(max(candidates, 1), max(epochs, 1.0))) / math.log(factor) + _ROUNDING))
         each = range(last + 1)
-        return tuple(Rung(math.ceil(candidates / factor**i - 1e-9), epochs / factor ** (last - i)) for i in each)
+        return tuple(Rung(math.ceil(candidates / factor**i - _ROUNDING), epochs / factor ** (last - i)) for i in each)
     found = []
     for count, until in _pairs(text, "rungs", "CANDIDATES:EPOCHS of every rung, such as 1000:5,200:20"):
         if not re.fullmatch(r"[1-9]\d{0,8}", count):
