@@ -30,7 +30,7 @@ from steelyard.exploration.solver import SOLVERS, check_seed
 from steelyard.pareto import evenly, front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
-from steelyard.search.chip import ChipPoint, chip_point, files_of, inputs_of, read_asked
+from steelyard.search.chip import ChipPoint, chip_point, files_of, inputs_of, limited, mean_power_w, read_asked
 from steelyard.search.chip_mix import WORDS, Mix, mix_of
 from steelyard.search.chip_price import Chips, price_chips
 from steelyard.search.chip_space import ChipSpace, read_space
@@ -237,14 +237,10 @@ class _Task:
 
     def limited(self, time: Floats, joule: Floats, chip: Any) -> dict[str, tuple[Floats, float, str]]:
         """What is limited of pairs, by words: figures, the limit, the unit."""
-        area, rate = np.broadcast_to(self.chips.area_m2[chip], len(time)), self.mix.service.rate_per_s
-        found = {
-            "area": (area, self.limits["area_m2"], "m2"),
-            "power": ((joule / time).max(axis=1), self.limits["power_w"], "W"),
-            "latency": (time.max(axis=1), self.limits["latency_s"], "s"),
-            "a mix": (self.mix.sums(time), 1.0 / rate if rate else np.inf, "s"),
-        }
-        return {name: one for name, one in found.items() if np.isfinite(one[1])}
+        found = limited(time, joule, self.limits, self.mix)
+        if not np.isfinite(self.limits["area_m2"]):
+            return found
+        return {"area": (np.broadcast_to(self.chips.area_m2[chip], len(time)), self.limits["area_m2"], "m2"), **found}
 
     def figures(self, scores: Floats, time: Floats, joule: Floats, chip: Any) -> Figures:
         """Figures of pairs, and by how much limits are broken."""
@@ -253,7 +249,7 @@ class _Task:
             "latency": together,
             "energy": spent,
             "area": np.broadcast_to(self.chips.area_m2[chip], len(scores)),
-            "power": (joule / time).max(axis=1),
+            "power": mean_power_w(time, joule),
         }
         if {"usd", "carbon"} & set(self.mix.front):
             drawn = self.mix.service.power_w(static_power_w(self.chips.space.base), together, spent)

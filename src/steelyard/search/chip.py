@@ -24,7 +24,17 @@ from steelyard.search.chip_work import Work, read_work
 from steelyard.search.missed import missed, nearest_of
 from steelyard.units import parse_quantity
 
-__all__ = ["ChipPoint", "ChipSearch", "chip_point", "files_of", "inputs_of", "read_asked", "search_chip"]
+__all__ = [
+    "ChipPoint",
+    "ChipSearch",
+    "chip_point",
+    "files_of",
+    "inputs_of",
+    "limited",
+    "mean_power_w",
+    "read_asked",
+    "search_chip",
+]
 
 Floats = NDArray[np.float64]
 _LIMITS: Mapping[str, str] = {"area_m2": "m2", "power_w": "W", "latency_s": "s"}
@@ -168,19 +178,15 @@ def files_of(space: ChipSpace) -> dict[str, Any]:
 
 def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> ChipSearch:
     space, time, joule = chips.space, chips.time_s, chips.energy_j
-    power, slowest, together = (joule / time).max(axis=1), time.max(axis=1), mix.sums(time)
-    most_s = 1.0 / mix.service.rate_per_s if mix.service.rate_per_s else np.inf
-    limits = {
-        "power": (power, words["power_w"], "W"),
-        "latency": (slowest, words["latency_s"], "s"),
-        "a mix": (together, most_s, "s"),
-    }
-    good = np.flatnonzero(np.all([values <= most for values, most, _ in limits.values()], axis=0))
+    limits = limited(time, joule, words, mix)
+    kept = np.ones(len(time), dtype=np.bool_)
+    for values, most, _ in limits.values():
+        kept &= values <= most
+    good = np.flatnonzero(kept)
     if not len(good):
-        some = nearest_of({n: of for n, of in limits.items() if np.isfinite(of[1])})
-        small = " that are small enough" if len(power) < len(space) else ""
-        raise missed(f"chip of {len(power):,}{small}", some)
-    drawn = mix.service.power_w(static_power_w(space.base), together, mix.sums(joule))
+        small = " that are small enough" if len(time) < len(space) else ""
+        raise missed(f"chip of {len(time):,}{small}", nearest_of(limits))
+    drawn = mix.service.power_w(static_power_w(space.base), mix.sums(time), mix.sums(joule))
     usd, kg = mix.service.costs(chips.area_m2[good], chips.nm[good], drawn[good], chips.dies[good])
     latency, energy = mix.one(time, good)[good], mix.one(joule, good)[good]
     measures: dict[str, Floats] = {
@@ -188,7 +194,7 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
         "energy": energy,
         "product": latency * energy,
         "area": chips.area_m2[good],
-        "power": power[good],
+        "power": mean_power_w(time, joule)[good],
         "usd": usd,
         "carbon": kg,
     }
@@ -222,6 +228,22 @@ def _answer(chips: Chips, work: Work, mix: Mix, words: Mapping[str, Any]) -> Chi
         best={n: point(int(good[_least(measures[n], usd)])) for n in told},
         provenance=provenance_of(inputs_of(space, work.names, mix, words), **files_of(space)),
     )
+
+
+def mean_power_w(time: Floats, joule: Floats) -> Floats:
+    """The most that a workload draws in the mean, ``[chips]`` of ``[chips, workloads]``."""
+    return np.asarray((joule / time).max(axis=1), dtype=np.float64)
+
+
+def limited(time: Floats, joule: Floats, limits: Mapping[str, float], mix: Mix) -> dict[str, tuple[Floats, float, str]]:
+    """What is limited of chips, by words: figures, the limit, the unit; what has no limit is left out."""
+    rate = mix.service.rate_per_s
+    found = {
+        "power": (mean_power_w(time, joule), limits["power_w"], "W"),
+        "latency": (time.max(axis=1), limits["latency_s"], "s"),
+        "a mix": (mix.sums(time), 1.0 / rate if rate else np.inf, "s"),
+    }
+    return {name: one for name, one in found.items() if np.isfinite(one[1])}
 
 
 def _least(figure: Floats, usd: Floats) -> int:
