@@ -140,7 +140,7 @@ def in_passes(
     multiply = prod(one[:8]) * chip.multiply_j * done_share(chip.engine, density)
     joules = np.vstack([chip.joules, [multiply, chip.cycle_j, 0.0]])[None]
     goal, none = np.array([[*GOALS["energy"], 0.0]]), np.zeros(len(ways))
-    found, _ = best_nests(sizes, ways, none, levels, chip.bits, chip.rates[None], joules, goal, 20_000, q)
+    found, _, _ = best_nests(sizes, ways, none, levels, chip.bits, chip.rates[None], joules, goal, 20_000, q)
     pads = found[0, 3:6] @ chip.joules[:3, 0] + found[0, 3 + LEVELS : 6 + LEVELS] @ chip.joules[:3, 1]
     return found[0], float(multiply + pads)
 

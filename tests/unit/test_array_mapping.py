@@ -166,7 +166,7 @@ def in_passes(one: tuple[float, ...], inputs: float, side: float, **spread: floa
     joules = np.vstack([chip.joules, [[prod(one[:8]) * chip.multiply_j, chip.cycle_j, 0.0]]])[None]
     goal, none = np.array([[*GOALS["energy"], 0.0]]), np.zeros(len(ways))
     found: NDArray[np.float64]
-    found, _ = best_nests(
+    found, _, _ = best_nests(
         sizes, np.array(ways), none, chip.levels, chip.bits, chip.rates[None], joules, goal, 20_000, inputs
     )
     return np.asarray(found[0])

@@ -125,6 +125,9 @@ def test_an_explained_array_says_what_each_memory_moves(capsys: pytest.CaptureFi
     last = rows[-1]
     assert last["op"] == "linear"  # weights used once: all of them come from outside, filled up to the array's width
     assert last["bytes"] <= last["level_bytes"]["dram"] <= 1.05 * last["bytes"]
+    assert rows[0]["spread"]["rows"] <= 14  # row stationary: rows of outputs over the columns of 12 x 14 elements
+    assert 1 <= np.prod([*rows[0]["spread"].values()]) <= 12 * 14
+    assert set(rows[0]["tile"]) == {"inputs", "outputs", "rows"}
     for row in rows:
         if row["class"] == "conv":  # a value is used again inside: fewer bytes outside
             assert row["level_bytes"]["dram"] < row["level_bytes"]["buffer"] < 4 * row["flops"]

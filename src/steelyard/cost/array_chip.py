@@ -138,6 +138,10 @@ def chip_of(machine: Machine, engine: Compute, fmt: str, precision: Precision) -
     return Chip(engine, path, np.array(levels), rate, np.array(joules), multiply, cycle, bits, keeps, fuses)
 
 
+#: Loops of a layer in words, in the order of :data:`steelyard.cost.array_mapping.DIMS`.
+LOOPS = ("batch", "outputs", "inputs", "rows", "columns", "filter_rows", "filter_columns", "groups")
+
+
 @dataclass(frozen=True, eq=False)
 class Mapped:
     """A layer on a chip."""
@@ -149,6 +153,10 @@ class Mapped:
     read: NDArray[np.float64]
     written: NDArray[np.float64]
     """Bytes of each level, inner to outer."""
+    spread: Mapping[str, float]
+    """Loops that are spread over multipliers, and over how many."""
+    tile: Mapping[str, float]
+    """What runs before anything outside of it: inputs, outputs and rows."""
 
     def times(self, count: float) -> Mapped:
         """So many of them, one after the other."""
@@ -261,14 +269,18 @@ def _mapped(layer: NDArray[np.float64], chip: Chip, most: int, density: Density)
     goals = np.array([[*GOALS[chip.engine.maps_for], 0.0]])
     inputs = pass_inputs(layer, levels, chip.bits, chip.engine.dataflow)
     most = most * FLEXIBLE if chip.engine.dataflow == "flexible" else most
-    found, _ = best_nests(layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs, links)
+    asked = (layer, ways, fixed, levels, chip.bits, chip.rates[None], joules, goals, most, inputs, links)
+    found, _, (nest,) = best_nests(*asked)
     row, count = found[0], len(chip.levels)
+    way, *tile = nest
     return Mapped(
         float(row[MOVED]),
         float(row[0]),
         float(row[MOVED + 1]),
         row[3 : 3 + count],
         row[3 + LEVELS : 3 + LEVELS + count],
+        {n: float(many) for n, many in zip(LOOPS, ways[way], strict=True) if many > 1},
+        dict(zip(("inputs", "outputs", "rows"), tile, strict=True)),
     )
 
 

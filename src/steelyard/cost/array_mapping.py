@@ -394,7 +394,7 @@ def best_nests(
     most: int = MOST,
     inputs: float = np.inf,
     links: NDArray[np.float64] | None = None,
-) -> tuple[NDArray[np.float64], int]:
+) -> tuple[NDArray[np.float64], int, list[Nest]]:
     """The best loops of a layer for every goal.
 
     Args:
@@ -417,7 +417,7 @@ def best_nests(
 
     Returns:
         ``[goals, MOVED + 4]``: what the best nest moves, its cycles and joules, its goal (in logarithms) and
-        number; nests weighed.
+        number; nests weighed; the best ones.
     """
 
     def weigh(nests: list[Nest]) -> tuple[NDArray[np.float64], int, list[Nest]]:
@@ -442,7 +442,7 @@ def best_nests(
             break
         found[better] = more[better]
         at = [w if b else a for a, w, b in zip(at, where, better, strict=True)]
-    return found, weighed
+    return found, weighed, at
 
 
 def search_nests(

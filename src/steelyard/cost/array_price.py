@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.cost.array_chip import GOALS, Chip, chip_of, layers_of, mapped
+from steelyard.cost.array_chip import GOALS, Chip, Mapped, chip_of, layers_of, mapped
 from steelyard.cost.array_fused import Stack, stacks_of
 from steelyard.cost.array_mapping import DIMS, HAS
 from steelyard.cost.array_zeros import done_share, taken_share
@@ -41,6 +41,8 @@ class ArrayPrice:
     """Of the energy, that of products."""
     moved: Array
     """Bytes read and written of each level, ``[kernels, scenarios, levels]``, inner to outer, of layers one by one."""
+    nests: tuple[Mapped | None, ...] = ()
+    """Of each kernel that is a product its last layer in the first scenario."""
     stacks: tuple[Stack, ...] = ()
     """Layers that run depth first, of the first scenario."""
 
@@ -97,6 +99,7 @@ def on_array(
     kernel_j, macs = moved + kernels.flops / 2.0 * chip.multiply_j, np.zeros(work.shape)
     arithmetic_j, level_bytes = np.zeros(work.shape), np.zeros((*work.shape, len(chip.path)))
     level_bytes[..., -1] = kernels.bytes
+    nests: list[Mapped | None] = [None] * len(kernels)
     for i, (name, node) in enumerate(zip(kernels.classes, kernels.nodes, strict=False)):
         if not is_mapped(name, node):
             continue
@@ -107,13 +110,14 @@ def on_array(
             for j, layer in enumerate(zip(*rows, strict=True)):
                 products = float(np.prod(layer[:8])) * count
                 one = mapped(tuple(float(x) for x in layer), chip, density=own).times(count)
+                nests[i] = one if j == 0 else nests[i]
                 kernel_s[i, j] += one.cycles / chip.engine.clock_hz
                 busy_s[i, j] += one.busy / chip.engine.clock_hz
                 kernel_j[i, j] += one.energy_j
                 level_bytes[i, j] += one.read + one.written
                 macs[i, j] += products * taken_share(chip.engine, own)
                 arithmetic_j[i, j] += products * done_share(chip.engine, own) * chip.multiply_j
-    price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j, level_bytes)
+    price = ArrayPrice(chip, kernel_s, kernel_j, busy_s, macs, arithmetic_j, level_bytes, tuple(nests))
     return price if chip.fuses < 0 else _depth_first(graph, kernels, given, site, density, price, work)
 
 

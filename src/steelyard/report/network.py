@@ -271,6 +271,8 @@ def kernels_of(found: NetEstimate) -> list[dict[str, Any]]:
             if priced.array is not None and not priced.array.stacks:
                 levels = zip(priced.array.chip.path, priced.array.moved[i, column], strict=True)
                 rows[-1]["level_bytes"] = {level.name: float(moved) for level, moved in levels}
+                if (nest := priced.array.nests[i]) is not None:
+                    rows[-1] |= {"spread": dict(nest.spread), "tile": dict(nest.tile)}
     return rows
 
 
