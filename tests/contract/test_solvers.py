@@ -29,7 +29,7 @@ choose = { channels = [16, 24], kernel = [3, 5], depth = [1, 2] }
 
 
 class TestSolvers(SolverContract):
-    @pytest.fixture(params=["annealing", "bandit", "evolution", "nsga2", "nsga3", "random", "tpe"])
+    @pytest.fixture(params=["annealing", "bandit", "evolution", "halving", "nsga2", "nsga3", "random", "tpe"])
     def solver(self, request: pytest.FixtureRequest) -> Any:
         if request.param in ("nsga2", "nsga3", "tpe"):
             pytest.importorskip("optuna")

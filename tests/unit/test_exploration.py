@@ -417,3 +417,25 @@ def test_predictors_are_compared_on_measured_networks(tmp_path: Path, capsys: py
     with pytest.raises(InputError, match="at least four"):
         file.write_text("".join(file.read_text().splitlines(keepends=True)[:4]))
         search_predictor(str(file), space="nb201")
+
+
+def test_halving_asks_the_best_third_again_with_three_times_the_effort(tmp_path: Path) -> None:
+    asked: list[tuple[float, tuple[str, ...]]] = []
+
+    def score(architectures: list[str], effort: float) -> list[float]:
+        asked.append((effort, tuple(architectures)))
+        return [float(len(name)) for name in architectures]
+
+    words = {"space": "ofa", "on": "pixel_3", "solver": "halving", "budget": 92, "seed": 3}
+    log = str(tmp_path / "log.jsonl")
+    found = search_network(score=score, log=log, **words)
+    efforts = [effort for effort, _ in asked[:3]]
+    assert efforts == [pytest.approx(1 / 9), pytest.approx(1 / 3), 1.0]
+    rungs = [set(names) for _, names in asked[:3]]
+    assert [len(names) for names in rungs] == [64, 22, 6] and rungs[0] > rungs[1] > rungs[2]
+    assert found.tried == 92 and set(found.architectures) <= rungs[2]
+    asked.clear()
+    again = search_network(score=score, log=log, **words)
+    assert again.architectures == found.architectures and len(asked) == 1  # the log has all rungs; the front is scored
+    with pytest.raises(InputError, match="no function with a parameter 'effort'"):
+        search_network(score=lambda names: [0.0] * len(names), **words)

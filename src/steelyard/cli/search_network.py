@@ -43,7 +43,7 @@ class Effort:
     """How it is looked for."""
 
     solver: Annotated[
-        str, option("auto, evolution, annealing, bandit, random, tpe, nsga2, nsga3, or of a plug-in", topic=RUN)
+        str, option("auto, evolution, annealing, bandit, halving, random, tpe, nsga2, nsga3, a plug-in", topic=RUN)
     ] = "auto"
     budget: Annotated[int, option("networks a solver may try (default: 5000)", topic=RUN)] = 5000
     seed: Annotated[int, option("of the solver (default: 0)", topic=RUN)] = 0

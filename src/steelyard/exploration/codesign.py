@@ -26,7 +26,7 @@ from steelyard.errors import InputError, Problem, check_whole, complete, show
 from steelyard.estimation.space import graph_prices
 from steelyard.exploration.explore import Figures, explore
 from steelyard.exploration.scores import Score, read_score
-from steelyard.exploration.solver import SOLVERS, check_seed
+from steelyard.exploration.solver import SOLVERS, check_efforts, check_seed
 from steelyard.pareto import evenly, front_of
 from steelyard.provenance import provenance_of
 from steelyard.scenario.words import Problems
@@ -370,6 +370,7 @@ class _Task:
             "prices": [f"{x:.6e}" for x in (*chips.time_s.sum(0), *chips.energy_j.sum(0), chips.area_m2.sum())],
             "mix": self.mix.inputs,
         }
+        check_efforts(name, "chips and networks together have none")
         found = explore(
             price,
             (*sizes, *self.networks.sizes),

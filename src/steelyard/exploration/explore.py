@@ -42,7 +42,7 @@ Told = tuple[Codes, Floats, Floats]
 
 @dataclass(frozen=True, eq=False)
 class Explored:
-    """Every point that was tried, in that order."""
+    """Every point that was tried with all effort, in that order."""
 
     codes: Codes
     values: Floats
@@ -51,6 +51,8 @@ class Explored:
     """Points tried, and the hypervolume of the front by then (relative to the last)."""
     ended: str
     """Why: ``budget``, ``every point``, ``no progress``."""
+    asked: int
+    """Points that were asked for, those scored with a part of the effort among them."""
 
     @property
     def front(self) -> NDArray[np.intp]:
@@ -104,6 +106,7 @@ def explore(
     log: str = "",
     question: Any = None,
     progress: Callable[[int, int], object] | None = None,
+    partly: Callable[[Codes, float], Figures] | None = None,
 ) -> Explored:
     """Search.
 
@@ -119,6 +122,7 @@ def explore(
         log: a file that keeps every batch as it ends; one that is there is gone on from.
         question: what the log must have been of, as JSON.
         progress: is called with points tried and the budget.
+        partly: what points cost with a share of the effort, for solvers that ask so (``effort``); None: with all of it.
 
     Raises:
         InputError: no such solver; the log is of another search or no log.
@@ -151,15 +155,20 @@ def explore(
                 raise InputError(
                     f"{Path(log).name} was written by another version of the search; name a new file", field="log"
                 )
+            effort = 1.0 if partly is None else float(getattr(made, "effort", 1.0))
             if found is None:
-                figures = price(codes)
+                figures = price(codes) if partly is None or effort == 1 else partly(codes, effort)
                 found = (codes, figures.values, figures.broken)
                 if log:
                     writer = writer or _writer(log, head, end)
                     _append(writer, _line(found), log)
             made.tell(*found)
-            kept.append(found)
             tried += len(codes)
+            if effort < 1:
+                if progress is not None:
+                    progress(tried, budget)
+                continue
+            kept.append(found)
             seen.update(row.tobytes() for row in codes)
             before = len(best)
             fine = found[1][(found[2] <= 0) & np.isfinite(found[1]).all(axis=1)]
@@ -180,7 +189,7 @@ def explore(
             writer.close()
     kept = kept or [(np.zeros((0, len(sizes)), dtype=np.int64), np.zeros((0, objectives)), np.zeros(0))]
     codes, values, broken = (np.concatenate([part[i] for part in kept]) for i in range(3))
-    return Explored(codes.astype(np.int64), values, broken, tuple(_history(kept)), ended)
+    return Explored(codes.astype(np.int64), values, broken, tuple(_history(kept)), ended, tried)
 
 
 def _history(kept: Sequence[Told]) -> Iterator[tuple[int, float]]:

@@ -19,7 +19,7 @@ from steelyard.estimation.space import SpaceEstimate, answer_space, space_prices
 from steelyard.exploration.additive import Sum, best_within
 from steelyard.exploration.explore import Explored, Figures, explore, front_kept
 from steelyard.exploration.scores import Score, read_score
-from steelyard.exploration.solver import SOLVERS, check_seed
+from steelyard.exploration.solver import SOLVERS, check_efforts, check_seed
 from steelyard.interval import Z80
 from steelyard.pareto import evenly
 from steelyard.provenance import Ledger, provenance_of
@@ -294,6 +294,12 @@ class _Task:
             "z": self.z,
             "prices": [[f"{x:.6e}" for x in (s.shared, *s.choices)] for e in self.sheets for s in self._sums(e, 0.0)],
         }
+
+        def partly(codes: Codes, effort: float) -> Figures:
+            return self._priced(self.space.settled(codes), effort)
+
+        if not self.score.efforts:
+            check_efforts(name, f"{self.score.name} is no function with a parameter 'effort'")
         found: Explored = explore(
             self.price,
             self.space.sizes,
@@ -304,10 +310,11 @@ class _Task:
             log=log,
             question=question,
             progress=progress,
+            partly=partly if self.score.efforts else None,
         )
         self._check_scored(found.values)
         front = np.unique(self.space.settled(found.codes[found.front]), axis=0)
-        return front, len(found.codes), name, False, found.history, found.ended
+        return front, found.asked, name, False, found.history, found.ended
 
     def _check_scored(self, values: Floats) -> None:
         """Raises :class:`InputError`: no network that was tried has a score."""
@@ -326,9 +333,9 @@ class _Task:
                 progress(min(at + chunk, len(codes)), len(codes))
         return Figures(np.concatenate([p.values for p in parts]), np.concatenate([p.broken for p in parts]))
 
-    def _priced(self, codes: Codes) -> Figures:
+    def _priced(self, codes: Codes, effort: float = 1.0) -> Figures:
         found = [sheet.of(codes) for sheet in self.sheets]
-        scores = self.score.of(self.space, codes, self.sheets[0].prices)
+        scores = self.score.of(self.space, codes, self.sheets[0].prices, effort)
         values = np.stack([-scores, *(f.latency_s for f in found)], axis=1)
         over = np.zeros(len(codes))
         for sheet, f in zip(self.sheets, found, strict=True):

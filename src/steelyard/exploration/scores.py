@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -61,23 +62,41 @@ class Score:
     """The architectures of a table, which alone have a score."""
     known: Floats | None = None
     """Their scores."""
-    function: Callable[[list[str]], Any] | None = None
+    function: Callable[..., Any] | None = None
     file: str = ""
     """``FILE.py``, or the module, that has the function, which other processes can run."""
     executor: str = "serial"
     """Who calls it: ``serial``, ``process`` or ``ray``."""
     jobs: int = 1
 
-    def of(self, space: Space, codes: Codes, prices: SpacePrices) -> Floats:
-        """Scores of architectures; NaN where there is none. Raises :class:`InputError`: the user's function fails."""
+    def of(self, space: Space, codes: Codes, prices: SpacePrices, effort: float = 1.0) -> Floats:
+        """Scores of architectures; NaN where there is none.
+
+        Args:
+            space: whose architectures they are.
+            codes: the architectures.
+            prices: what proxies are read off.
+            effort: share of the whole effort, for functions with that parameter.
+
+        Raises:
+            InputError: the user's function fails.
+        """
         if self.proxy:
             return np.asarray(prices[self.name](space.counts(codes)))
         if self.function is not None and self.executor != "serial":
-            return self._elsewhere(space, codes)
+            return self._elsewhere(space, codes, effort)
         if self.function is not None:
-            parts = [self._called(space, codes[at : at + _AT_ONCE]) for at in range(0, len(codes), _AT_ONCE)]
+            parts = [self._called(space, codes[at : at + _AT_ONCE], effort) for at in range(0, len(codes), _AT_ONCE)]
             return np.concatenate(parts) if parts else np.zeros(0)
         return np.array([self._table.get(row.tobytes(), np.nan) for row in np.ascontiguousarray(codes)])
+
+    @cached_property
+    def efforts(self) -> bool:
+        """Whether it can be asked with a part of the effort: a function with a parameter ``effort``."""
+        try:
+            return self.function is not None and "effort" in signature(self.function).parameters
+        except (TypeError, ValueError):  # a function that does not say
+            return False
 
     @property
     def content(self) -> Any:
@@ -89,11 +108,11 @@ class Score:
         assert self.codes is not None and self.known is not None
         return {row.tobytes(): v for row, v in zip(np.ascontiguousarray(self.codes), self.known, strict=True)}
 
-    def _elsewhere(self, space: Space, codes: Codes) -> Floats:
+    def _elsewhere(self, space: Space, codes: Codes, effort: float) -> Floats:
         """Scores by the executors of sweeps: NaN where a process died. Raises :class:`InputError`: it fails."""
         names = [space.spell(c) for c in codes.tolist()]
         size = max(1, -(-len(names) // (4 * max(self.jobs, 1))))
-        chunks = [_chunk(self.file, self.name, names[at : at + size]) for at in range(0, len(names), size)]
+        chunks = [_chunk(self.file, self.name, names[at : at + size], effort) for at in range(0, len(names), size)]
         found, died = dict[str, float](), 0
         for _, priced in execute(self.executor, chunks, self.jobs, score_chunk):
             wrong = next((p for p, s in zip(priced.problems, priced.statuses, strict=True) if s == REFUSED), "")
@@ -106,22 +125,23 @@ class Score:
                 raise InputError(f"{self.name} of each of {died:,} architectures: {said}", field="score")
         return np.array([found.get(n, np.nan) for n in names], dtype=np.float64)
 
-    def _called(self, space: Space, codes: Codes) -> Floats:
-        return self.scored([space.spell(c) for c in codes.tolist()])
+    def _called(self, space: Space, codes: Codes, effort: float) -> Floats:
+        return self.scored([space.spell(c) for c in codes.tolist()], effort)
 
-    def scored(self, names: list[str]) -> Floats:
+    def scored(self, names: list[str], effort: float = 1.0) -> Floats:
         """Numbers that the user's function gives. Raises :class:`InputError`: it fails."""
         assert self.function is not None
         with theirs(f"{self.name} failed", "score"):
-            found = np.asarray(self.function([*names]), dtype=np.float64)
+            more = {"effort": effort} if self.efforts else {}
+            found = np.asarray(self.function([*names], **more), dtype=np.float64)
         if found.shape != (len(names),):
             shape = f"{len(names)} numbers, one for each architecture"
             raise InputError(f"{self.name}: expected {shape}, got {show(str(found.shape))}", field="score")
         return found
 
 
-def _chunk(file: str, name: str, names: list[str]) -> Chunk:
-    return Chunk("score", file, tuple(names), tuple({"function": name} for _ in names))
+def _chunk(file: str, name: str, names: list[str], effort: float) -> Chunk:
+    return Chunk("score", file, tuple(names), tuple({"function": name, "effort": effort} for _ in names))
 
 
 def score_chunk(chunk: Chunk) -> Priced:
@@ -130,7 +150,7 @@ def score_chunk(chunk: Chunk) -> Priced:
     try:
         function = _function(chunk.folder, chunk.values[0]["function"])
         score = Score(chunk.values[0]["function"], "", False, function=function)
-        values = score.scored(names).tolist()
+        values = score.scored(names, chunk.values[0]["effort"]).tolist()
         statuses, problems = [OK] * len(names), [""] * len(names)
     except InputError as error:
         values, statuses, problems = [], [REFUSED] * len(names), [str(error)] * len(names)
@@ -176,7 +196,8 @@ def read_score(given: Any, space: Space, executor: str = "") -> Score:
     Args:
         given: name of a proxy; path of a CSV with the columns ``architecture`` and ``score``; ``FILE.py:FUNCTION``
             or ``MODULE:FUNCTION``, which runs it; or a function, called with a list of architectures, that returns a
-            number for each.
+            number for each. A function with a parameter ``effort`` can be asked by solvers with a share of the whole
+            effort, of the epochs of a training say.
         space: whose architectures they are.
         executor: who calls ``FILE.py:FUNCTION``: ``serial``, ``process:JOBS`` or ``ray``, as for sweeps; empty: serial.
 

@@ -13,11 +13,11 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from steelyard.errors import check_whole
+from steelyard.errors import InputError, check_whole
 from steelyard.registry import Registry
 from steelyard.scenario.words import Problems
 
-__all__ = ["SOLVERS", "Codes", "Floats", "Solver", "check_seed"]
+__all__ = ["SOLVERS", "Codes", "Floats", "Solver", "check_efforts", "check_seed"]
 
 Codes = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -26,6 +26,9 @@ Floats = NDArray[np.float64]
 @runtime_checkable
 class Solver(Protocol):
     """Proposes points of a space of choices.
+
+    A solver may have an attribute ``effort``: with which share of the whole effort (of the epochs of a training, say)
+    the points that it asked for last are to be scored, above 0 to 1. Points of less than all of it are on no front.
 
     Args (of the class):
         sizes: how many values each place has.
@@ -52,6 +55,15 @@ class Solver(Protocol):
 
 #: Solvers by name.
 SOLVERS: Registry[type[Solver]] = Registry("solver", "steelyard.solvers")
+
+
+def check_efforts(solver: str, what: str) -> None:
+    """Refuse a solver that scores with less effort where nothing can. Raises :class:`InputError`."""
+    if hasattr(SOLVERS.get(solver), "effort"):
+        raise InputError(
+            f"{solver} scores points with a part of the effort first: {what}; expected another solver, or auto",
+            field="solver",
+        )
 
 
 def check_seed(seed: Any, problems: Problems) -> None:

@@ -1,4 +1,4 @@
-"""Solvers of our own: random points, evolution (NSGA-II), simulated annealing, a bandit of values."""
+"""Solvers of our own: random points, evolution (NSGA-II), simulated annealing, a bandit of values, halving."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from steelyard.exploration.solver import Codes, Floats
 
-__all__ = ["Annealing", "Bandit", "Evolution", "Random", "crowding", "ranks"]
+__all__ = ["Annealing", "Bandit", "Evolution", "Halving", "Random", "crowding", "ranks"]
 
 
 def ranks(values: Floats, broken: Floats) -> NDArray[np.int64]:
@@ -204,3 +204,36 @@ class Bandit(Random):
         places = np.arange(codes.shape[1])
         for code, good in zip(codes, won, strict=True):
             (self.good if good else self.bad)[places, code] += 1.0
+
+
+class Halving(Random):
+    """Successive halving (Jamieson and Talwalkar 2016): points are drawn and scored with a ninth of the effort, the best
+    third of them with a third, the best third of those with all; then again.
+
+    Best are those of the first fronts, with most room around them within one.
+    """
+
+    name = "halving"
+    EFFORTS = (1 / 9, 1 / 3, 1.0)
+
+    def __init__(self, sizes: Sequence[int], objectives: int, seed: int) -> None:
+        super().__init__(sizes, objectives, seed)
+        self.rung = 0
+        self.best = np.zeros((0, len(self.sizes)), dtype=np.int64)
+
+    @property
+    def effort(self) -> float:
+        """Of the points that were asked for last."""
+        return self.EFFORTS[self.rung]
+
+    def ask(self, n: int) -> Codes:
+        """Points of the next rung, drawn ones for the first."""
+        return self.best[:n] if self.rung else super().ask(n)
+
+    def tell(self, codes: Codes, values: Floats, broken: Floats) -> None:
+        """Keep the best third for the next rung."""
+        super().tell(codes, values, broken)
+        levels = ranks(values, broken)
+        order = np.lexsort((-crowding(values, levels), levels))
+        self.best = codes[order[: -(-len(codes) // 3)]]
+        self.rung = (self.rung + 1) % len(self.EFFORTS)
