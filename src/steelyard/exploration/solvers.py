@@ -207,7 +207,7 @@ class Bandit(Random):
 
 
 class Halving(Random):
-    """Successive halving (Jamieson and Talwalkar 2016): points are drawn and scored with a ninth of the effort, the best
+    """Successive halving (Jamieson and Talwalkar 2016): points are drawn, scored with a ninth of the effort, the best
     third of them with a third, the best third of those with all; then again.
 
     Best are those of the first fronts, with most room around them within one.
