@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from steelyard.exploration.predictors import Context
+from steelyard.interval import Z80
 from steelyard.workload.networks.search_space import find_space
 
 __all__ = ["PredictorContract"]
@@ -75,4 +76,4 @@ class PredictorContract:
         made = predictor(context)
         made.fit(codes[:20], seconds[:20])
         times, spreads = made.predict(codes[20:])
-        assert np.mean(np.abs(np.log(times / seconds[20:])) < 1.2816 * spreads) > 0.5
+        assert np.mean(np.abs(np.log(times / seconds[20:])) < Z80 * spreads) > 0.5
