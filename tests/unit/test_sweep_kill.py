@@ -25,7 +25,7 @@ from steelyard.studies.study import read_study
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs kill -9")
 
 FULL = os.environ.get("STEELYARD_KILL") == "full"
-KILLS, BATCHES = (10, 25) if FULL else (2, 8)
+KILLS, BATCHES = (10, 25) if FULL else (2, 4)
 
 STUDY = """
 name = "killed"
