@@ -164,9 +164,9 @@ def explore(
                     _append(writer, _line(found), log)
             made.tell(*found)
             tried += len(codes)
+            if progress is not None:
+                progress(tried, budget)
             if effort < 1:
-                if progress is not None:
-                    progress(tried, budget)
                 continue
             kept.append(found)
             seen.update(row.tobytes() for row in codes)
@@ -176,8 +176,6 @@ def explore(
             front = front_of(both) if len(both) else np.zeros(0, dtype=np.intp)
             still = 0 if (front >= before).any() else still + 1
             best = both[front]
-            if progress is not None:
-                progress(tried, budget)
             if len(seen) >= total:
                 ended = "every point"
                 break
