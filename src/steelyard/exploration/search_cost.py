@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from steelyard._display import Result
-from steelyard.errors import DoesNotFit, InputError, Problem, UnknownName, check_whole, complete, show
+from steelyard.errors import DoesNotFit, InputError, UnknownName, check_whole, complete, show
 from steelyard.estimation.network import estimates_of
 from steelyard.estimation.space import answer_space, space_prices
 from steelyard.provenance import Ledger, provenance_of
@@ -33,7 +33,7 @@ from steelyard.scenario.net_training import NetTrainScenario
 from steelyard.scenario.network import asks_net
 from steelyard.scenario.space import read_space_scenario
 from steelyard.scenario.training import read_train_scenario
-from steelyard.scenario.words import Problems
+from steelyard.scenario.words import Problems, foreign
 from steelyard.techniques._base import relabelled
 from steelyard.training.estimate import TrainEstimate, answer_train
 from steelyard.units import parse_quantity
@@ -174,8 +174,7 @@ def search_cost(
     """
     problems = Problems()
     known = problems.read(find_space, space)
-    for name in sorted(words.keys() - set(_TRAIN)):
-        problems.add([Problem(name, f"expected a word of the question: {', '.join(_TRAIN)}")])
+    problems.add(foreign(words, _TRAIN))
     problems.read(check_whole, candidates, "candidates", 1, 10**9, "networks")
     problems.read(check_whole, last, "last", 0, 10**6, "networks")
     passes = problems.read(_number, epochs, "epochs", 1e6)

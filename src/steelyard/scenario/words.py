@@ -32,6 +32,7 @@ from steelyard.units import parse_quantity
 __all__ = [
     "Problems",
     "flags_of",
+    "foreign",
     "is_auto",
     "missing",
     "read_value",
@@ -182,6 +183,12 @@ def with_offload(words: Mapping[str, Any], problems: Problems) -> Mapping[str, A
     said += [text for name, key in spelled.items() if (text := problems.read(offloading, key, words[name]))]
     said.sort(key=lambda text: text.startswith("tensors:"))
     return {**{n: v for n, v in words.items() if n not in spelled}, "offload": ",".join(said)}
+
+
+def foreign(words: Collection[str], known: Collection[str]) -> list[Problem]:
+    """A problem for each word that is none of the question's."""
+    expected = f"expected a word of the question: {', '.join(known)}"
+    return [Problem(name, expected) for name in sorted(set(words) - set(known))]
 
 
 def missing(asked: Field) -> str:

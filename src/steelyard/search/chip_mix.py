@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from steelyard.errors import InputError, Problem, UnknownName, raise_all, show
 from steelyard.machine.die import dies_per_wafer, in_service, silicon
 from steelyard.scenario.fields import fields_of
+from steelyard.scenario.words import Problems, foreign
 from steelyard.units import parse_quantity
 
 __all__ = ["FIGURES", "WORDS", "Mix", "Service", "mix_of", "read_mix"]
@@ -80,17 +81,10 @@ def read_service(
     Raises:
         InputError: a number is wrong, or years without a rate.
     """
-    problems: list[Problem] = []
+    problems = Problems()
 
     def number(field: str, value: Any, unit: str, most: float) -> float:
-        try:
-            found = parse_quantity(value, unit, field)
-        except InputError as error:
-            problems.extend(error.problems)
-            return 0.0
-        if not 0 <= found <= most:
-            problems.append(Problem(field, f"expected 0 to {most:g}, got {show(str(value))}"))
-        return found
+        return problems.read(_bounded, field, value, unit, most) or 0.0
 
     found = Service(
         number("years", years or 0.0, "1", 100),
@@ -98,12 +92,19 @@ def read_service(
         number("power_price", power_price, "1", 100),
         None if carbon in (None, "") else number("carbon", carbon, "1", 1e6),
     )
-    if not problems and (found.years > 0) != (found.rate_per_s > 0):
+    problems.done()
+    if (found.years > 0) != (found.rate_per_s > 0):
         field, words = ("rate", "years need passes a second, such as 20/s")
         if not found.years:
             field, words = "years", "passes a second are of years in service, such as 3"
-        problems.append(Problem(field, f"expected a number above 0: {words}"))
-    raise_all(problems)
+        raise InputError(f"expected a number above 0: {words}", field=field)
+    return found
+
+
+def _bounded(field: str, value: Any, unit: str, most: float) -> float:
+    found = parse_quantity(value, unit, field)
+    if not 0 <= found <= most:
+        raise InputError(f"expected 0 to {most:g}, got {show(str(value))}", field=field)
     return found
 
 
@@ -169,10 +170,7 @@ def mix_of(names: Sequence[str], words: Mapping[str, Any]) -> Mix:
     Raises:
         InputError: every problem of them.
     """
-    wrong = [
-        Problem(n, f"expected a word of the question: {', '.join(WORDS)}") for n in sorted(words.keys() - WORDS.keys())
-    ]
-    raise_all(wrong)
+    raise_all(foreign(words, WORDS))
     passes, over, front, *years = ({**WORDS, **words}[name] for name in WORDS)
     return read_mix(names, passes, over, front, read_service(*years))
 
